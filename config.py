@@ -93,6 +93,7 @@ class DrawingOptions:
     steps: int = option(25, "sampling steps for each cover", least=1)
     guidance_scale: float = option(7.5, "classifier-free guidance scale; 1 = off", least=1)
     scheduler: str = option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"))
+    num_samples: int = option(4, "held-out books in previews and in the grid", least=1, resume="free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,6 @@ class TrainingOptions(DrawingOptions, ModelOptions, DataOptions):
         3, "versions that stay besides 'best' and 'latest', newest first", least=0, resume="free"
     )
     validation_rows: int = option(64, "held-out covers in the validation loss", least=1)
-    num_samples: int = option(4, "held-out books drawn as previews", least=1, resume="free")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,12 +365,17 @@ def checked(cls, raw, where):
     return values
 
 
-def parse(cls, argv=None):
-    """(options, given) from the command line. argv: a list, or None for sys.argv[1:]. UserError for any mistake."""
+def read_command_line(cls, argv=None):
+    """{name: checked value} of what the user typed or put in --config. argv: a list, or None for sys.argv[1:]."""
     words = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
     path = words.pop("config", None)
     given = checked(cls, load_json(path), f"{path}: ") if path else {}
-    given |= checked(cls, words, "")
+    return given | checked(cls, words, "")
+
+
+def parse(cls, argv=None):
+    """(options, given) from the command line. UserError for any mistake."""
+    given = read_command_line(cls, argv)
     return check(cls(**given)), given
 
 
@@ -383,10 +388,10 @@ def inherit(cls, saved_path, given, names=None):
     return check(cls(**(checked(cls, saved, f"{saved_path}: ") | given)))
 
 
-def refuse_changes(options, saved_path, given):
+def refuse_changes(cls, saved_path, given):
     """UserError that names the first given option which would change what the run has already done."""
-    saved = checked(type(options), load_json(saved_path), f"{saved_path}: ")
-    for field in dataclasses.fields(options):
+    saved = checked(cls, load_json(saved_path), f"{saved_path}: ")
+    for field in dataclasses.fields(cls):
         name = field.name
         if name in given and field.metadata["resume"] == "fixed" and field.metadata["saved"]:
             was = saved.get(name, field.default)
@@ -451,12 +456,26 @@ def num_workers(options):
     return min(8, os.cpu_count() or 1) if options.num_workers is None else options.num_workers
 
 
+def launch_on_gpus(num_gpus, script, argv=None):
+    """Run `script` again in num_gpus processes through `accelerate launch` and never return; nothing to do for one
+    process, or inside a launched one. UserError if the machine has fewer GPUs."""
+    if num_gpus == 1 or "LOCAL_RANK" in os.environ:
+        return
+    import torch
+
+    if torch.cuda.device_count() < num_gpus:
+        raise UserError(f"--num_gpus {num_gpus}: this machine has {torch.cuda.device_count()} that torch can use")
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_gpus)]
+    os.execv(sys.executable, [*words, script, *(sys.argv[1:] if argv is None else argv)])
+
+
 def run_script(main):
     """Run a script's main() and leave: a UserError becomes one line on standard error and exit status 2."""
     try:
         code = main()
     except UserError as problem:
-        print("error: " + " ".join(str(problem).split()), file=sys.stderr)
+        # a DataLoader worker hands its error on inside the text of a traceback: the sentence is at the end
+        print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,0 +1,313 @@
+"""Runs on disk: versions (complete pipelines), their aliases, and the training state that an exact resume needs.
+
+    runs/<run_id>/config.json      the options
+                  untouched/       the parts that do not learn, as they were loaded; versions hard-link them
+                  versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
+                  versions.json    {"versions": {"v1": {"step": 500, "validation_loss": ...}}, "aliases": {"latest": ...}}
+                  state/000040/    fp32 weights of the parts that learn, optimizer, position
+
+Everything is written under a name that starts with ".tmp" and renamed when complete. A save is three renames: version,
+state, versions.json. The state's rename is what counts: it carries a copy of versions.json, and a resumed run goes back
+to exactly that, so being killed between two of them loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+
+import filelock
+import torch
+from safetensors.torch import load_file, save_file
+
+from config import UserError, to_json
+
+GIB = 2**30
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def write_text(path, text):
+    """Write a text file so that it is there whole or not at all."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    with writing(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def writing(temporary):
+    """Whatever goes wrong inside, `temporary` (a file or folder) is gone; a full disk is a UserError."""
+    try:
+        yield
+    except BaseException as problem:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        # safetensors reports a full disk in the text of an error of its own
+        if getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(problem):
+            raise UserError(
+                f"the disk is full: can't write {temporary.parent}; what was saved before is intact; "
+                "free some space (old runs, --keep_versions), then go on with --run_id"
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def publish(folder):
+    """A temporary folder to fill; it takes the place of `folder`, at once and whole, when the block ends well."""
+    temporary = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with writing(temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)  # only ever a folder that no versions.json or state speaks of
+        os.rename(temporary, folder)
+
+
+def require_room(folder, needed, what):
+    """UserError unless the disk of `folder` has `needed` bytes to spare for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {needed / GIB:.2f} GiB in {folder}, and {free / GIB:.2f} GiB are free: free some space, "
+            "lower --keep_versions or choose another --output_dir; nothing was written"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def open_run(run, options, position, parts, learning):
+    """(the run's folder, its lock): made if `run` is None, with everything in it as `position` says.
+
+    The lock keeps a second process from working on the same run; the operating system drops it with the process.
+    UserError if the folder can't be had or the disk has no room for the first version.
+    """
+    if run is None:
+        run_id = options.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run = pathlib.Path(options.output_dir).expanduser() / run_id
+        if run.exists():
+            raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
+    try:
+        for name in ("samples", "versions", "state"):
+            (run / name).mkdir(parents=True, exist_ok=True)
+        held = lock(run)
+    except OSError as problem:
+        raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
+    weights = bytes_of(parts, learning)
+    untouched = 0 if (run / "untouched").exists() else bytes_of(parts, {"vae", "unet", "text_encoder"} - {*learning})
+    # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
+    moments = weights * (2 if options.optimizer == "adamw" else 0.5)
+    require_room(run, untouched + 2 * weights + moments, "this run with its first version")
+    write_json(run / "config.json", to_json(options))
+    write_json(run / "versions.json", position["ledger"])
+    prune(run, position["ledger"])
+    keep_untouched(run, parts, learning)
+    return run, held
+
+
+def lock(run):
+    """The run's lock, held: a context manager that lets go. UserError if another process holds it."""
+    try:
+        return filelock.FileLock(run / ".lock").acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"another process is training run {run.name}: wait for it or stop it") from None
+
+
+def list_runs(output_dir):
+    """Folders of the runs in output_dir, the one last started or resumed at the end."""
+    configs = pathlib.Path(output_dir).expanduser().glob("*/config.json")
+    return [path.parent for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path))]
+
+
+def find_run(output_dir, run_id):
+    """The folder of the run run_id, or of the newest if run_id is None. UserError names those that are there."""
+    runs = list_runs(output_dir)
+    if run_id is None:
+        if not runs:
+            raise UserError(
+                f"there is no run in {output_dir}: train one first, or say where they are with --output_dir"
+            )
+        return runs[-1]
+    folder = pathlib.Path(output_dir).expanduser() / run_id
+    if folder not in runs:
+        names = ", ".join(run.name for run in runs[-8:]) or "none"
+        raise UserError(f"no run {run_id} in {output_dir}; there: {names}; --output_dir says where to look")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Versions
+
+
+def read_ledger(run):
+    """What versions.json says, or that there are none yet."""
+    try:
+        return json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"versions": {}, "aliases": {}}
+    except (OSError, ValueError) as problem:
+        raise UserError(f"can't read {run / 'versions.json'}: {problem}; `--run_id {run.name}` restores it") from None
+
+
+def keep_untouched(run, parts, learning):
+    """Save what does not learn once, as it was loaded, before any of it is cast to half precision."""
+    if (run / "untouched").exists():
+        return
+    with publish(run / "untouched") as folder:
+        parts.pipeline().save_config(folder)  # model_index.json
+        for name in ("tokenizer", "scheduler", "vae", "unet", "text_encoder"):
+            if name not in learning:
+                getattr(parts, name).save_pretrained(folder / name)
+        # transformers writes tokenizer.json alone; older tools read CLIP's own two files
+        parts.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+
+
+def save_version(run, name, parts, learning):
+    """Write versions/<name>: the learning parts as they are now, in fp32, beside hard links to the untouched ones."""
+    with publish(run / "versions" / name) as folder:
+        shutil.copytree(run / "untouched", folder, dirs_exist_ok=True, copy_function=link_or_copy)
+        for part in learning:
+            getattr(parts, part).save_pretrained(folder / part)
+
+
+def link_or_copy(source, destination):
+    """A hard link where the file system has them."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)
+
+
+def add_version(ledger, step, validation_loss, keep_versions):
+    """(ledger with the next version, its name): aliases set, and entries dropped that keep_versions does not keep.
+
+    'best' is the least validation loss; versions saved without one (on a signal) can't be it.
+    """
+    versions = dict(ledger["versions"])
+    name = f"v{1 + max((int(v[1:]) for v in versions), default=0)}"
+    versions[name] = {"step": step, "validation_loss": validation_loss}
+    scored = [v for v in versions if versions[v]["validation_loss"] is not None]
+    aliases = {"latest": name}
+    if scored:
+        aliases["best"] = min(scored, key=lambda v: versions[v]["validation_loss"])
+    others = [v for v in versions if v not in aliases.values()]
+    for old in others[: max(0, len(others) - keep_versions)]:
+        del versions[old]
+    return {"versions": versions, "aliases": aliases}, name
+
+
+def prune(run, ledger):
+    """Delete version folders and temporary folders that the ledger does not speak of."""
+    for folder in (run / "versions").iterdir():
+        if folder.name not in ledger["versions"]:
+            shutil.rmtree(folder)
+
+
+def resolve_version(output_dir, run_id, version, pretrained_model):
+    """(name, source for models.load_parts, run folder or None) of a version: v0, vN, latest, best or a folder.
+
+    UserError if there is no such run or version, and which there are.
+    """
+    if not re.fullmatch(r"v\d+|latest|best", version):
+        folder = pathlib.Path(version).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"--version {version}: expected v0, v1 ..., latest, best, or a folder, and no such folder")
+        run = folder.resolve().parent.parent
+        return folder.resolve().name, str(folder), run if (run / "config.json").is_file() else None
+    if version == "v0" and run_id is None and not list_runs(output_dir):
+        return "v0", pretrained_model, None
+    run = find_run(output_dir, run_id)
+    if version == "v0":
+        saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return "v0", saved["pretrained_model"], run
+    ledger = read_ledger(run)
+    name = ledger["aliases"].get(version, version)
+    if name not in ledger["versions"]:
+        there = ", ".join(["v0", *ledger["versions"], *ledger["aliases"]])
+        raise UserError(f"run {run.name} has no version {version}; there: {there}")
+    return name, str(run / "versions" / name), run
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training state: save and load share the names below.
+
+POSITION, OPTIMIZER, WEIGHTS = "position.json", "optimizer.pt", "{}.safetensors"
+
+
+def save_state(run, position, parts, learning, optimizer, scaler=None):
+    """Publish state/<step>: `position` (JSON, with at least "step"), fp32 weights, optimizer and loss scaler."""
+    with publish(run / "state" / f"{position['step']:09d}") as folder:
+        for part in learning:
+            weights = {name: t.contiguous() for name, t in getattr(parts, part).state_dict().items()}
+            save_file(weights, folder / WEIGHTS.format(part))
+        moments = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+        torch.save(moments, folder / OPTIMIZER)
+        write_json(folder / POSITION, position)
+    for old in (run / "state").iterdir():
+        if old.name != f"{position['step']:09d}":
+            shutil.rmtree(old)
+
+
+def save(run, position, parts, learning, optimizer, scaler, validation_loss, keep_versions):
+    """Save the next version and the state of `position`, whose "ledger" then lists it; returns the version's name.
+
+    UserError, with everything saved before intact, if the disk has no room.
+    """
+    require_room(run, bytes_of(parts, learning) * 2 + bytes_of_optimizer(optimizer), "the next version")
+    ledger, name = add_version(position["ledger"], position["step"], validation_loss, keep_versions)
+    save_version(run, name, parts, learning)
+    position["ledger"] = ledger
+    save_state(run, position, parts, learning, optimizer, scaler)
+    write_json(run / "versions.json", ledger)
+    prune(run, ledger)
+    return name
+
+
+def read_position(run):
+    """(position, folder) of the newest complete state, or (None, None) if nothing was saved yet."""
+    folders = sorted(folder for folder in (run / "state").glob("[0-9]*") if (folder / POSITION).is_file())
+    if not folders:
+        return None, None
+    return json.loads((folders[-1] / POSITION).read_text(encoding="utf-8")), folders[-1]
+
+
+def load_weights(folder, parts, learning):
+    """Put the fp32 weights of a state folder into the learning parts."""
+    for part in learning:
+        getattr(parts, part).load_state_dict(load_file(folder / WEIGHTS.format(part)))
+
+
+def load_optimizer(folder, optimizer, scaler=None):
+    """Put optimizer moments and loss scale of a state folder back."""
+    moments = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(moments["optimizer"])
+    if scaler and moments["scaler"]:
+        scaler.load_state_dict(moments["scaler"])
+
+
+def bytes_of_optimizer(optimizer):
+    """Bytes that the optimizer's moments take now."""
+    states = optimizer.state_dict()["state"].values()
+    return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def bytes_of(parts, names):
+    """Bytes that the weights of the named parts take on disk, as they are now."""
+    return sum(tensor.nbytes for name in names for tensor in getattr(parts, name).state_dict().values())

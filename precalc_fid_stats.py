@@ -1,0 +1,50 @@
+"""Real covers -> reference statistics: features of every cover of a split, their mean and covariance, one file.
+
+python -m precalc_fid_stats --data_root DIR --resolution 512x768
+"""
+
+from __future__ import annotations
+
+import time
+
+import config
+
+
+def main(argv=None):
+    options, _ = config.parse(config.StatsOptions, argv)
+
+    import sys
+
+    import torch
+
+    import dataset
+    import metrics
+
+    # Everything that can be wrong comes before the long work
+    start = time.monotonic()
+    metrics.require_writable(options.fid_stats_path)
+    extractor = metrics.load_extractor(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    data = dataset.open_data(options)
+    books = data.books(options.split)
+    if len(books) < 2:
+        raise config.UserError(f"statistics need at least 2 covers, and --split {options.split} has {len(books)}")
+
+    def read(book):  # -> uint8 (H, W, 3); load_image gives k / 127.5 - 1 for whole k, so nothing is lost
+        pixels = dataset.load_image(book.image, config.size(options))
+        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+    images = metrics.read_ahead(read, books, config.num_workers(options))
+    moments = metrics.moments(images, extractor, len(books), f"{options.split} covers")
+    metrics.save_stats(options.fid_stats_path, moments, metrics.stats_info(options, extractor, data))
+
+    if warning := metrics.warn_small(moments.n, extractor.dims):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(
+        f"{moments.n} real covers ({options.split}, {options.resolution}), {extractor.dims} features for "
+        f"{extractor.score_name}, {extractor.resize} resize -> {options.fid_stats_path} "
+        f"in {time.monotonic() - start:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    config.run_script(main)

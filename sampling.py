@@ -1,0 +1,106 @@
+"""Drawing covers: the sampler by name, one generator for each row, grids of pictures.
+
+A cover is a function of (model version, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch
+it was drawn in, of its place there, or of what was drawn before.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import diffusion
+import models
+
+
+def make_sampler(config, name):
+    """The diffusers scheduler called `name` on the noise schedule of `config`.
+
+    dpm++: DPM-Solver++(2M), arXiv:2211.01095; ddim: arXiv:2010.02502 with eta 0; pndm: arXiv:2202.09778;
+    euler: algorithm 2 of arXiv:2206.00364 without churn. Nothing but the noise schedule is taken from config: with
+    from_config, a scheduler read from disk would keep settings (timestep_spacing) that one from the hub leaves open,
+    and v0 would be drawn in another way than v1.
+    """
+    import diffusers
+
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    schedule = {key: config[key] for key in keys}
+    if name == "dpm++":
+        return diffusers.DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++")
+    if name == "euler":
+        return diffusers.EulerDiscreteScheduler(**schedule)
+    # as Stable Diffusion 1.x has them
+    spacing = dict(timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
+    if name == "ddim":
+        return diffusers.DDIMScheduler(**schedule, **spacing, clip_sample=False)
+    return diffusers.PNDMScheduler(**schedule, **spacing, skip_prk_steps=True)
+
+
+def starting_latents(parts, seed, rows, size):
+    """Fixed standard normal latents float32 (len(rows), 4, H/8, W/8): a function of (seed, row) alone."""
+    return diffusion.normal(seed, diffusion.DRAWING, rows, models.latent_shape(parts, size))
+
+
+@torch.inference_mode()
+def draw(parts, prompts, rows, seed, size, steps, guidance_scale, scheduler):
+    """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
+
+    All of our samplers are deterministic, so the latents are the only random numbers there are.
+    """
+    pipeline = parts.pipeline()
+    pipeline.scheduler = make_sampler(parts.scheduler.config, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    width, height = size
+    latents = pipeline(
+        list(prompts),
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        latents=starting_latents(parts, seed, rows, size).to(parts.unet.device, parts.unet.dtype),
+        output_type="latent",
+        return_dict=False,
+    )[0]
+    return models.decode_latents(parts.vae, latents)
+
+
+def save_png(path, image):
+    """Write a picture (uint8 (H, W, 3) or PIL image) as PNG, whole or not at all."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def grid(images, columns, labels=(), most_pixels=384):
+    """One PIL picture of many: uint8 images (N, H, W, 3) row by row, `columns` a row, each under its label.
+
+    Pictures higher than most_pixels are shrunk to that height; labels may be fewer than images, or none.
+    """
+    height, width = images.shape[1:3]
+    scale = min(1, most_pixels / height)
+    width, height = round(width * scale), round(height * scale)
+    text = 16 if any(labels) else 0
+    gap = 6
+    lines = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + text + gap) + gap), "white")
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(11)
+    for i, image in enumerate(images):
+        x = gap + i % columns * (width + gap)
+        y = gap + i // columns * (height + text + gap)
+        if i < len(labels):
+            pen.text((x, y), shorten(labels[i], width, font), fill="black", font=font)
+        page.paste(Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.LANCZOS), (x, y + text))
+    return page
+
+
+def shorten(text, width, font):
+    """As much of a label as fits into `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

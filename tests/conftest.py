@@ -1,0 +1,59 @@
+"""Shared by all tests: one private cache, no internet, and small data drawn by the project itself."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """The cache folder of this test session: nothing of the user's is read or written."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder / "book-covers"
+
+
+@pytest.fixture
+def run_script():
+    """Run a script as a user does, in its own process; returns the finished process with its text."""
+
+    def run(script, *args, cwd=ROOT, timeout=240, **env):
+        words = [sys.executable, "-m", script, *map(str, args)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """26 covers of random stripes in the Goodreads layout; 22 to train on and 4 held out, as df_*.csv say."""
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("small_data")
+    images = root / "images" / "images"
+    images.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    rows = []
+    for row in range(26):
+        stripes = random.integers(0, 256, (6, 1, 3), np.uint8).repeat(16, 0).repeat(64, 1)
+        Image.fromarray(stripes).save(images / f"{row}.jpg", quality=95)
+        genres = random.choice(["Fantasy", "Romance", "Mystery"], 2, replace=False)
+        rows.append([f"Author {row % 20}", f"It is about {row} things.", f"Book {row}", "|".join(genres)])
+    table = pd.DataFrame(rows, columns=["book_authors", "book_desc", "book_title", "genres"])
+    for name in ("edition", "format", "isbn", "pages", "rating", "rating_count", "review_count"):
+        table[f"book_{name}"] = ""
+    table["image_url"] = ""
+    table.to_csv(root / "book_data.csv", index=False)
+    for name, part in {"train": range(22), "test": range(22, 26)}.items():
+        pd.Series(list(part)).to_csv(root / f"df_{name}.csv", index=False)
+    return root

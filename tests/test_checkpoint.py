@@ -1,0 +1,189 @@
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+import checkpoint
+import models
+from config import TrainingOptions, UserError
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return models.freeze(models.build_tiny(), ["text_encoder"])
+
+
+@pytest.fixture
+def options(tmp_path):
+    return TrainingOptions(output_dir=str(tmp_path / "runs"), pretrained_model="tiny", run_name="one")
+
+
+def new_position():
+    return {"step": 0, "ledger": {"versions": {}, "aliases": {}}}
+
+
+def ledger_of(*losses, keep=0):
+    ledger, names = {"versions": {}, "aliases": {}}, []
+    for step, loss in enumerate(losses, 1):
+        ledger, name = checkpoint.add_version(ledger, step, loss, keep)
+        names.append(name)
+    return ledger, names
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "versions", "best"),
+    [
+        ([3.0, 2.0, 1.0], 0, ["v3"], "v3"),
+        ([1.0, 2.0, 3.0], 0, ["v1", "v3"], "v1"),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 2, ["v1", "v3", "v4", "v5"], "v1"),
+        ([5.0, 1.0, 4.0, 3.0], 1, ["v2", "v3", "v4"], "v2"),
+        ([2.0, None, None], 0, ["v1", "v3"], "v1"),
+        ([None, None], 5, ["v1", "v2"], None),
+        ([1.0, 1.0], 0, ["v1", "v2"], "v1"),
+    ],
+)
+def test_aliases_and_pruning(losses, keep, versions, best):
+    ledger, names = ledger_of(*losses, keep=keep)
+    assert names == [f"v{i + 1}" for i in range(len(losses))]  # numbers are never used twice
+    assert list(ledger["versions"]) == versions
+    assert ledger["aliases"].get("best") == best and ledger["aliases"]["latest"] == names[-1]
+
+
+def save(run, position, parts, loss=1.0):
+    optimizer = torch.optim.AdamW(parts.text_encoder.parameters())
+    return checkpoint.save(run, position, parts, ["text_encoder"], optimizer, None, loss, 1)
+
+
+def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, options):
+    from diffusers import StableDiffusionPipeline
+
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    with lock:
+        position["step"] = 3
+        assert save(run, position, parts) == "v1"
+    folder = run / "versions" / "v1"
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    assert type(pipeline.scheduler).__name__ == "PNDMScheduler"
+    for name in ("unet", "vae", "text_encoder"):
+        for a, b in zip(getattr(pipeline, name).parameters(), getattr(parts, name).parameters(), strict=True):
+            assert torch.equal(a, b)
+    weights = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".safetensors")]
+    assert {path.suffix for path in weights} == {".safetensors"}
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    assert os.path.samefile(folder / unet, run / "untouched" / unet)
+    assert not (run / "untouched" / "text_encoder").exists()
+    assert {"vocab.json", "merges.txt"} <= {path.name for path in (folder / "tokenizer").iterdir()}
+
+
+def test_state_comes_back_as_it_was(parts, options):
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    optimizer = torch.optim.AdamW(parts.text_encoder.parameters(), lr=0.1)
+    for p in parts.text_encoder.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    with lock:
+        position["step"] = 7
+        checkpoint.save(run, position, parts, ["text_encoder"], optimizer, None, 1.0, 1)
+    saved, folder = checkpoint.read_position(run)
+    assert saved == position == {"step": 7, "ledger": json.loads((run / "versions.json").read_text())}
+    other = models.freeze(models.build_tiny(), ["text_encoder"])
+    fresh = torch.optim.AdamW(other.text_encoder.parameters(), lr=0.1)
+    checkpoint.load_weights(folder, other, ["text_encoder"])
+    checkpoint.load_optimizer(folder, fresh)
+    for a, b in zip(parts.text_encoder.parameters(), other.text_encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
+
+
+def test_a_second_process_is_refused_while_the_first_trains(parts, options):
+    run, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+    with lock, pytest.raises(UserError, match="another process is training run one"):
+        checkpoint.lock(run)
+    with checkpoint.lock(run):
+        pass  # free again
+
+
+def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    position["step"] = 1
+    with lock:
+        save(run, position, parts)
+    (run / "versions" / "v2").mkdir()  # published, but the state that speaks of it never was
+    (run / "versions" / ".tmp-1-v3").mkdir()
+    (run / "state" / ".tmp-1-9").mkdir()
+    saved, _ = checkpoint.read_position(run)
+    with checkpoint.open_run(run, options, saved, parts, ["text_encoder"])[1]:
+        pass
+    assert [path.name for path in (run / "versions").iterdir()] == ["v1"]
+
+
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkeypatch):
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    with lock:
+        position["step"] = 1
+        save(run, position, parts)
+        before = sorted(path for path in run.rglob("*"))
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        position["step"] = 2
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", full)
+            with pytest.raises(UserError, match="the disk is full: can't write .*what was saved before is intact"):
+                save(run, position, parts)
+        saved, _ = checkpoint.read_position(run)
+        assert saved["step"] == 1
+        assert not [path for path in run.rglob(".tmp*")]
+        assert {path for path in before} <= {*run.rglob("*")}
+
+        usage = checkpoint.shutil.disk_usage(run)
+        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(UserError, match="the next version needs .* GiB are free: free some space"):
+            save(run, position, parts)
+
+
+def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, options, monkeypatch):
+    usage = checkpoint.shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match="this run with its first version needs"):
+        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+
+
+def test_names_that_are_not_there(parts, options, tmp_path):
+    output_dir = options.output_dir
+    with pytest.raises(UserError, match="there is no run in"):
+        checkpoint.resolve_version(output_dir, None, "latest", "tiny")
+    assert checkpoint.resolve_version(output_dir, None, "v0", "tiny") == ("v0", "tiny", None)
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    with lock:
+        position["step"] = 1
+        save(run, position, parts)
+    with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
+        checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    with pytest.raises(UserError, match=r"no run two in .*; there: one"):
+        checkpoint.resolve_version(output_dir, "two", "latest", "tiny")
+    with pytest.raises(UserError, match="run one has no version v9; there: v0, v1, latest, best"):
+        checkpoint.resolve_version(output_dir, "one", "v9", "tiny")
+    with pytest.raises(UserError, match="expected v0, v1 ..., latest, best, or a folder"):
+        checkpoint.resolve_version(output_dir, "one", "newest", "tiny")
+    folder = run / "versions" / "v1"
+    for version in ("latest", "best", "v1", str(folder)):
+        assert checkpoint.resolve_version(output_dir, None, version, "tiny") == ("v1", str(folder), run)
+    assert checkpoint.resolve_version(output_dir, "one", "v0", "else") == ("v0", "tiny", run)
+    (run / "versions.json").write_text("{")
+    with pytest.raises(UserError, match="can't read"):
+        checkpoint.resolve_version(output_dir, "one", "latest", "tiny")
+
+
+def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="choose another --output_dir"):
+        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])

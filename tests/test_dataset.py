@@ -1,0 +1,415 @@
+import csv
+import io
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import covers
+import dataset
+import models
+from config import DatasetOptions, StatsOptions, TrainingOptions, UserError
+from dataset import BookCoverDataset, load_image, open_data
+from prompts import TEMPLATES, build_prompt
+
+SIZE = (32, 48)
+FIELDS = ("book_authors", "book_desc", "book_title", "genres")
+
+
+def jpeg(seed, size=(40, 60)):
+    colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(file, "JPEG")
+    return file.getvalue()
+
+
+def row(i, **changes):
+    book = dict(book_title=f"Book {i}", book_authors=f"Ann {i}|Bo Ray", genres="Fantasy|Horror", book_desc="A tale.")
+    return book | changes
+
+
+def write_folder(root, rows, images=None):
+    """A data folder with these rows; images: {row: bytes or None} where they differ from a fine JPEG."""
+    (root / "images/images").mkdir(parents=True)
+    write_table(root, rows)
+    for i in range(len(rows)):
+        data = (images or {}).get(i, jpeg(i))
+        if data is not None:
+            (root / f"images/images/{i}.jpg").write_bytes(data)
+    return root
+
+
+def write_table(root, rows):
+    with open(root / "book_data.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """opened(root, **options) -> Data, with a cache folder of its own."""
+
+    def call(root, cls=DatasetOptions, **options):
+        return open_data(cls(data_root=str(root), cache_dir=str(tmp_path / "cache"), **options))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A data folder of 40 rows without any fault."""
+    return write_folder(tmp_path_factory.mktemp("plain") / "data", [row(i) for i in range(40)])
+
+
+def rows_of(books):
+    return [book.row for book in books]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# open_data
+
+
+def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path, opened):
+    rows = [row(i) for i in range(40)]
+    rows[0] |= dict(book_title="NA", book_authors="", genres="", book_desc="")
+    rows[1] |= dict(book_title="None", book_authors="nan")
+    rows[2] |= dict(book_title=' Commas, "quotes"\nand\tlines ', book_desc="“Typography” — it’s fine…")
+    rows[3] |= dict(book_title=" \n")
+    rows[4] |= dict(book_title="Преступление и наказание")
+    rows[5] |= dict(book_title="Wuthering Heights", book_authors="Emily Brontë")
+    rows[10] |= dict(book_title="Café", book_desc="word " * 30)
+    images = {6: None, 7: b"", 8: jpeg(8)[:300], 9: jpeg(9, (20, 60)), 11: jpeg(0), 12: jpeg(3), 13: jpeg(3)}
+    data = opened(write_folder(tmp_path / "data", rows, images))
+    reasons = {i: (kind, reason) for i, kind, reason in data.dropped}
+    assert sorted([*reasons, *rows_of(data.kept)]) == list(range(40))
+    assert reasons.pop(3) == ("no title", "no title")
+    assert reasons.pop(4)[0] == "not English"
+    assert reasons.pop(6) == ("no image file", "no image file")
+    assert reasons.pop(7) == ("image: empty file", "image: empty file")
+    assert reasons.pop(8)[0] in ("image: not an image", "image: can't be decoded")
+    assert reasons.pop(9) == ("image: too small", "image: too small: 20x60 pixels")
+    assert reasons.pop(11) == ("same picture as an earlier row", "same picture as row 0")
+    assert reasons.pop(13)[1] == "same picture as row 12"  # row 3 has it too, but is not kept
+    assert reasons == {}
+
+    books = {book.row: book for book in data.kept}
+    assert (books[0].title, books[0].authors, books[0].genres, books[0].desc) == ("NA", (), (), "")
+    assert (books[1].title, books[1].authors) == ("None", ("nan",))
+    assert books[2].title == 'Commas, "quotes" and lines'
+    assert books[5].authors == ("Emily Brontë",)
+    assert (books[14].width, books[14].height, books[14].authors) == (40, 60, ("Ann 14", "Bo Ray"))
+
+    with open(data.cache / "quarantine.csv", newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert [int(line["row"]) for line in listed] == [3, 4, 6, 7, 8, 9, 11, 13]
+    assert listed[-2] == dict(row="11", file="images/images/11.jpg", reason="same picture as row 0")
+
+
+def test_min_ascii_0_keeps_every_language(tmp_path, opened):
+    root = write_folder(tmp_path / "data", [row(i, book_title=f"戦争と平和 {i}", book_desc="") for i in range(30)])
+    assert len(opened(root, min_ascii=0.0).kept) == 30
+    with pytest.raises(UserError, match=r"no usable book in .*not English 30.*quarantine\.csv; --min_ascii 0"):
+        opened(root)
+
+
+def test_editions_of_one_book_never_straddle_the_split(tmp_path, opened):
+    rows = [
+        row(i // 3, book_title=("Book {}", "BOOK {} (2nd ed.)", "book, {}")[i % 3].format(i // 3)) for i in range(90)
+    ]
+    data = opened(write_folder(tmp_path / "data", rows), test_fraction=0.4)
+    sides = {}
+    for book in data.kept:
+        sides.setdefault(book.row // 3, set()).add(book.split)
+    assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
+    assert "books in several editions 30 90 rows; 0 in both splits" in " ".join(data.report().split())
+
+
+def test_the_order_is_mixed_and_does_not_change_when_rows_are_added(plain, tmp_path, opened):
+    data = opened(plain)
+    order = rows_of(data.books("all"))
+    assert order != sorted(order) and sorted(order) == list(range(40))
+    assert rows_of(data.books("train")) == [i for i in order if i not in rows_of(data.books("test"))]
+    with pytest.raises(ValueError, match="no split"):
+        data.books("validation")
+
+    longer = opened(write_folder(tmp_path / "longer", [row(i) for i in range(60)]))
+    for split in ("train", "test", "all"):
+        assert [i for i in rows_of(longer.books(split)) if i < 40] == rows_of(data.books(split))
+
+
+def test_split_files_are_honoured(plain, tmp_path, opened):
+    root = shutil.copytree(plain, tmp_path / "data")
+    (root / "df_train.csv").write_text(",book_title\n" + "".join(f"{i},x\n" for i in range(30)))
+    (root / "df_test.csv").write_text(",book_title\n" + "".join(f"{i},x\n" for i in range(30, 38)))
+    data = opened(root)
+    assert sorted(rows_of(data.books("train"))) == list(range(30))
+    assert sorted(rows_of(data.books("test"))) == list(range(30, 38))
+    assert [(i, kind) for i, kind, _ in data.dropped] == [(38, "in no split"), (39, "in no split")]
+
+    (root / "df_test.csv").write_text(",book_title\n")
+    with pytest.raises(UserError, match=r"no usable book in the test split, by df_train\.csv and df_test\.csv"):
+        opened(root)
+
+
+def test_an_empty_split_says_which_option_to_change(tmp_path, opened):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(3)])
+    with pytest.raises(UserError, match=r"the test split is empty: all 3 .*raise --test_fraction \(now 0.001\)"):
+        opened(root, test_fraction=0.001)
+    data = opened(root, test_fraction=0.5)
+    shares = [dataset.hashlib.blake2b(f"split\0book{i}/ann{i}".encode(), digest_size=8).digest() for i in range(3)]
+    shares = [int.from_bytes(share, "big") / 2**64 for share in shares]  # the rule, written out
+    assert {book.row: book.split for book in data.kept} == {
+        i: "test" if share < 0.5 else "train" for i, share in enumerate(shares)
+    }
+    only = write_folder(tmp_path / "only", [row(shares.index(min(shares)))])
+    with pytest.raises(UserError, match=r"the train split is empty: all 1 .*lower --test_fraction"):
+        opened(only, test_fraction=min(shares) + 0.01)
+    with pytest.raises(UserError, match=r"no usable book in .*book_data\.csv has no rows"):
+        opened(write_folder(tmp_path / "none", []))
+
+
+def test_missing_folders_and_columns_are_errors(tmp_path, opened):
+    with pytest.raises(UserError, match=r"no data folder .*kaggle"):
+        opened(tmp_path / "nowhere")
+    root = write_folder(tmp_path / "data", [row(i) for i in range(3)])
+    (root / "book_data.csv").write_text("book_title,genres\na,b\n")
+    with pytest.raises(UserError, match="has no column book_authors, book_desc"):
+        opened(root)
+    shutil.rmtree(root / "images")
+    with pytest.raises(UserError, match="no folder images/images"):
+        opened(root)
+
+
+def test_the_data_folder_is_never_written_to(plain, opened):
+    def listing():
+        return sorted((str(path), path.stat().st_mtime_ns) for path in [plain, *plain.rglob("*")])
+
+    before = listing()
+    data = opened(plain)
+    data.report()
+    assert listing() == before and data.cache.is_dir() and plain not in data.cache.parents
+
+
+def test_the_second_start_decodes_nothing_and_finds_the_same(plain, opened, monkeypatch):
+    first = opened(plain)
+    monkeypatch.setattr(covers, "check_file", None)
+    second = opened(plain, resolution="64x64", min_ascii=0.5)  # the index does not depend on the options
+    assert second.kept == first.kept
+
+
+def test_a_changed_table_decodes_nothing_anew(plain, tmp_path, opened, monkeypatch):
+    root = shutil.copytree(plain, tmp_path / "data")
+    first = opened(root)
+    monkeypatch.setattr(covers, "check_file", None)
+    write_table(root, [row(i, book_desc="Another tale.") for i in range(40)])
+    assert rows_of(opened(root).kept) == rows_of(first.kept)
+
+
+def test_the_fingerprint_tells_of_contents_alone(plain, tmp_path, opened):
+    data = opened(plain)
+    prints = {data.fingerprint(data.books("all")), data.fingerprint(data.books("train"))}
+    prints.add(data.fingerprint(data.books("all")[::-1]))
+    assert len(prints) == 3
+
+    moved = shutil.copytree(plain, tmp_path / "moved")
+    assert opened(moved).fingerprint(opened(moved).books("all")) == data.fingerprint(data.books("all"))
+    (moved / "images/images/5.jpg").write_bytes(jpeg(1000))
+    prints.add(data.fingerprint(opened(moved).books("all")))
+    for change in (dict(book_title="Other"), dict(book_authors="A"), dict(genres=""), dict(book_desc="")):
+        write_table(moved, [row(i, **(change if i == 7 else {})) for i in range(40)])
+        prints.add(data.fingerprint(opened(moved).books("all")))
+    assert len(prints) == 8
+
+
+def test_demo_is_made_in_the_cache(plain, tmp_path, opened, monkeypatch):
+    asked = []
+
+    def ensure(cache_dir, count=400, workers=1):
+        asked.append((cache_dir, workers))
+        return plain
+
+    monkeypatch.setitem(sys.modules, "demo_data", types.SimpleNamespace(ensure=ensure))
+    assert len(opened("demo", num_workers=3).kept) == 40
+    assert asked == [(tmp_path / "cache", 3)]
+
+
+def test_any_options_class_with_data_options_serves(plain, opened):
+    assert opened(plain, TrainingOptions).kept == opened(plain, StatsOptions).kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# report and script
+
+
+def test_report(tmp_path, opened):
+    rows = [row(i) for i in range(40)]
+    rows[1] |= dict(book_title="long " * 60, book_desc="")
+    rows[2] |= dict(book_title="")
+    images = {3: b"x", 4: b"y", 5: jpeg(5, (60, 60)), 6: jpeg(6, (40, 54))}
+    root = write_folder(tmp_path / "data", rows, images)
+    (root / "images/images/77.jpg").write_bytes(jpeg(77))
+    data = opened(root, resolution="512x768")
+    lines = [" ".join(line.split()) for line in data.report(lambda text: len(text.split()) + 2).split("\n")]
+    for expected in [
+        f"data folder {root}",
+        "rows 40",
+        "dropped 3",
+        "image: not an image 2",
+        "no title 1",
+        "kept 37",
+        f"train {len(data.books('train'))} by title and first author, --test_fraction 0.1",
+        f"test {len(data.books('test'))}",
+        "without a description 1",
+        "without an author 0",
+        "image files without a row 1",
+        "width / height percentiles 1, 25, 50, 75, 99: 0.667, 0.667, 0.667, 0.667, 0.907",
+        "from 0.65 35 " + "#" * 40,
+        "from 0.70 1 ##",
+        "from 1.00 1 ##",
+        "resize to 512x768 Lanczos, antialiased; the whole cover stays visible",
+        "largest distortion 14.8% row 5; the limit is 15%",  # 512 x 588 of 60 x 60
+        "covers with filled edges 1 what stretching leaves gets the colour of the edge",
+        "largest filled area 23.4% row 5",
+        "prompts over 77 tokens 0 before shortening",
+        "longest 75 row 1",
+        f"index {data.cache / 'images.csv'}",
+        f"quarantine {data.cache / 'quarantine.csv'}",
+    ]:
+        assert expected in lines, expected
+    assert "prompts" not in data.report()
+
+
+def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
+    def count(text):
+        return 100 if text.endswith("A tale.") else 10
+
+    assert "prompts over 77 tokens                   40" in opened(plain, include_desc=True).report(count)
+    assert "prompts over 77 tokens                    0" in opened(plain).report(count)
+
+
+def test_the_script_prints_the_report(plain, tmp_path, run_script):
+    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache")
+    assert done.returncode == 0 and "kept                                   40" in done.stdout, done.stderr
+    assert "prompts over 77 tokens" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_the_script_ends_a_users_mistake_with_one_line(tmp_path, run_script):
+    done = run_script("dataset", "--data_root", tmp_path / "nowhere", "--cache_dir", tmp_path / "cache")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: there is no data folder") and done.stderr.count("\n") == 1
+
+
+def test_importing_the_script_loads_nothing_heavy():
+    code = "import sys, dataset; print({'torch', 'pandas', 'numpy', 'PIL', 'tqdm', 'transformers'} & set(sys.modules))"
+    root = pathlib.Path(dataset.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# load_image, BookCoverDataset
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.load_tokenizer("tiny")
+
+
+@pytest.fixture
+def books(plain, opened):
+    return opened(plain).books("all")
+
+
+def test_load_image_gives_bytes_that_can_be_had_back(plain):
+    path = plain / "images/images/3.jpg"
+    pixels = load_image(path, SIZE)
+    assert pixels.shape == (3, 48, 32) and pixels.dtype == torch.float32 and pixels.is_contiguous()
+    with Image.open(path) as image:
+        expected = np.asarray(image.resize(SIZE, Image.Resampling.LANCZOS))
+    assert np.array_equal(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy(), expected)
+    whole = torch.arange(256, dtype=torch.float32) / 127.5 - 1
+    assert torch.isin(pixels, whole).all() and torch.equal(((whole + 1) * 127.5).round(), torch.arange(256.0))
+
+
+def test_a_plain_index_has_the_canonical_prompt(books, tokenizer):
+    data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions(caption_dropout=1.0))
+    item = data[2]
+    expected = tokenizer(build_prompt(books[2]), padding="max_length", max_length=77, return_tensors="pt").input_ids[0]
+    assert len(data) == 40 and set(item) == {"pixel_values", "input_ids", "row"} and item["row"] == books[2].row
+    assert item["input_ids"].dtype == torch.int64 and torch.equal(item["input_ids"], expected)
+    assert torch.equal(item["pixel_values"], load_image(books[2].image, SIZE))
+    assert torch.equal(BookCoverDataset(books, SIZE, tokenizer, StatsOptions())[2]["input_ids"], expected)
+
+
+def test_in_training_the_prompt_is_a_function_of_seed_and_position(books, tokenizer):
+    def prompts(seed, dropout=0.3):
+        data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions(seed=seed, caption_dropout=dropout))
+        return [data.prompt(books[0], position) for position in range(2000)]
+
+    assert prompts(1) == prompts(1) != prompts(2)
+    assert prompts(1).count("") / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard deviations
+    assert set(prompts(1, 1.0)) == {""}
+    without = prompts(1, 0.0)
+    for template in TEMPLATES:
+        share = without.count(build_prompt(books[0], template)) / 2000
+        assert share == pytest.approx(1 / len(TEMPLATES), abs=0.04)
+    assert all(prompt in ("", whole) for prompt, whole in zip(prompts(1), without, strict=True))
+
+    data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions(seed=1, caption_dropout=0.3))
+    empty = torch.tensor(tokenizer("", padding="max_length", max_length=77).input_ids)
+    assert torch.equal(data[0, prompts(1).index("")]["input_ids"], empty)
+
+
+def test_descriptions_fill_the_prompt_but_never_overflow_it(plain, tmp_path, opened, tokenizer):
+    root = shutil.copytree(plain, tmp_path / "data")
+    write_table(root, [row(i, book_desc="" if i == 1 else "the night of the king " * 30) for i in range(40)])
+    books = sorted(opened(root).kept, key=lambda book: book.row)
+    data = BookCoverDataset(books, SIZE, tokenizer, DatasetOptions(include_desc=True))
+    prompt = data.prompt(books[0])
+    assert prompt.startswith(build_prompt(books[0]) + ". the night of the king the")
+    assert 75 <= dataset.count_tokens(tokenizer, prompt) <= 77
+    assert data.prompt(books[1]) == build_prompt(books[1])
+    assert data[0]["input_ids"].tolist() == tokenizer(prompt, padding="max_length", max_length=77)["input_ids"]
+    assert BookCoverDataset(books, SIZE, tokenizer, DatasetOptions()).prompt(books[0]) == build_prompt(books[0])
+
+
+def test_count_tokens_sees_start_and_end_and_does_not_stop_at_77(tokenizer, capfd):
+    assert dataset.count_tokens(tokenizer, "") == 2
+    assert dataset.count_tokens(tokenizer, "the " * 500) == 502
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_worker_processes_yield_the_same_items(books, tokenizer, start):
+    data = BookCoverDataset(books[:8], SIZE, tokenizer, TrainingOptions())
+    keys = [(i % 8, position) for position, i in enumerate([3, 1, 4, 1, 5, 2, 6, 7])]
+    loader = torch.utils.data.DataLoader(data, batch_size=4, sampler=keys, num_workers=1, multiprocessing_context=start)
+    batches = list(loader)
+    assert [batch["pixel_values"].shape for batch in batches] == [(4, 3, 48, 32)] * 2
+    rows = torch.cat([batch["row"] for batch in batches]).tolist()
+    ids = torch.cat([batch["input_ids"] for batch in batches])
+    assert rows == [data[key]["row"] for key in keys]
+    assert torch.equal(ids, torch.stack([data[key]["input_ids"] for key in keys]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanished_or_broke_since_the_check(plain, tmp_path, opened, tokenizer, workers):
+    root = shutil.copytree(plain, tmp_path / "data")
+    books = opened(root).books("all")
+    os.unlink(books[0].image)
+    pathlib.Path(books[1].image).write_bytes(b"broken")
+    data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions())
+    for i, reason in enumerate(("can't be read: No such file or directory", "not an image")):
+        loader = torch.utils.data.DataLoader(data, batch_size=1, sampler=[i], num_workers=workers)
+        with pytest.raises(UserError) as caught:
+            list(loader)
+        start = f"row {books[i].row}: {books[i].image}: {reason}; put it right or start again"
+        assert str(caught.value).startswith(start) and "\n" not in str(caught.value)
+    assert len(opened(root).kept) == 38  # "start again" helps

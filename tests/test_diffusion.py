@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+import diffusion
+from config import UserError
+
+
+def make_scheduler(prediction_type="epsilon"):
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
+    )
+
+
+class PlainUNet(torch.nn.Module):
+    """Predicts scale * x + mean of the text: simple enough for a closed form."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, timesteps, encoder_hidden_states, return_dict):
+        return (self.scale * x + encoder_hidden_states.mean(dim=(1, 2))[:, None, None, None],)
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(3, 4, 6, 8, generator=generator)
+    noise = torch.randn(3, 4, 6, 8, generator=generator)
+    text = torch.randn(3, 77, 5, generator=generator)
+    return latents, noise, text, torch.tensor([0, 400, 999])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("snr_gamma", [None, 5.0])
+def test_loss_against_the_formulas_written_out(prediction_type, snr_gamma):
+    latents, noise, text, timesteps = make_batch()
+    scheduler = make_scheduler(prediction_type)
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2  # scaled linear
+    alpha_bar = np.cumprod(1 - betas)
+    unet = PlainUNet()
+    found = diffusion.loss(unet, scheduler, latents, text, noise, timesteps, snr_gamma)
+    for i, t in enumerate(timesteps.tolist()):
+        x_0, eps = latents[i].double().numpy(), noise[i].double().numpy()
+        a, s = alpha_bar[t] ** 0.5, (1 - alpha_bar[t]) ** 0.5
+        predicted = 0.5 * (a * x_0 + s * eps) + text[i].double().mean().item()
+        wanted = eps if prediction_type == "epsilon" else a * eps - s * x_0
+        snr = a**2 / s**2
+        weight = 1 if snr_gamma is None else min(snr, snr_gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+        assert found[i].item() == pytest.approx(weight * np.mean((predicted - wanted) ** 2), rel=1e-4)
+
+
+def test_an_unknown_prediction_type_is_refused():
+    latents, noise, text, timesteps = make_batch()
+    with pytest.raises(UserError, match="predicts 'sample'"):
+        diffusion.loss(PlainUNet(), make_scheduler("sample"), latents, text, noise, timesteps)
+
+
+def test_random_numbers_are_functions_of_seed_purpose_and_position():
+    together = diffusion.normal(3, diffusion.NOISE, range(10, 14), (4, 8, 8))
+    alone = diffusion.normal(3, diffusion.NOISE, [12], (4, 8, 8))
+    assert torch.equal(together[2:3], alone)
+    assert not torch.equal(alone, diffusion.normal(3, diffusion.POSTERIOR, [12], (4, 8, 8)))
+    assert not torch.equal(alone, diffusion.normal(4, diffusion.NOISE, [12], (4, 8, 8)))
+    many = diffusion.normal(0, diffusion.NOISE, range(200), (4, 8, 8))
+    assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02  # 51,200 draws: 4.5 standard errors
+    state = torch.get_rng_state()
+    diffusion.normal(0, diffusion.NOISE, range(3), (2,))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_timesteps_cover_the_whole_range_evenly():
+    timesteps = diffusion.uniform_timesteps(0, range(4000), 1000)
+    assert timesteps.dtype == torch.int64 and timesteps.min() < 5 and timesteps.max() > 994 and timesteps.max() < 1000
+    counts = np.bincount(timesteps.numpy() // 100, minlength=10)
+    assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
+
+
+@pytest.mark.parametrize("count", [1, 3, 64, 1000])
+def test_stratified_timesteps_take_one_from_each_stratum(count):
+    timesteps = diffusion.stratified_timesteps(count, 1000)
+    assert (timesteps.double() * count // 1000).tolist() == list(range(count))
+
+
+def test_every_epoch_visits_every_cover_once_in_another_order():
+    first, second = (diffusion.epoch_order(0, epoch, 50) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert list(first) != list(second)
+    assert list(first) == list(diffusion.epoch_order(0, 0, 50))

@@ -1,0 +1,160 @@
+import hashlib
+
+import pytest
+import torch
+
+import models
+from config import UserError
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return models.load_parts("tiny")
+
+
+def digest(module):
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in module.state_dict().values())).hexdigest()
+
+
+def test_tiny_is_the_same_every_time_and_leaves_the_global_generator_alone(tiny):
+    state = torch.get_rng_state()
+    again = models.build_tiny()
+    assert torch.equal(state, torch.get_rng_state())
+    for name in ("vae", *models.PARTS):
+        assert digest(getattr(tiny, name)) == digest(getattr(again, name))
+
+
+def test_tiny_tokenizer_knows_every_text_and_its_format_is_clips(tiny):
+    tokenizer = tiny.tokenizer
+    text = "A fantasy book cover by Čapek; 日本語, العربية & 🙂!"
+    ids = tokenizer(text).input_ids
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id not in ids[1:-1]  # it is the unknown token, too
+    assert len(tokenizer("a book cover").input_ids) == 5  # whole words
+    padded = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert padded.shape == (1, 77)
+
+
+def test_a_saved_pipeline_loads_with_the_same_weights(tiny, tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path / "saved")
+    parts = models.load_parts(str(tmp_path / "saved"))
+    for name in ("vae", *models.PARTS):
+        assert digest(getattr(parts, name)) == digest(getattr(tiny, name))
+        assert not any(p.requires_grad for p in getattr(parts, name).parameters())
+    assert parts.tokenizer("book cover").input_ids == tiny.tokenizer("book cover").input_ids
+    assert torch.equal(parts.noise_scheduler.alphas_cumprod, tiny.noise_scheduler.alphas_cumprod)
+
+
+def test_encoding_draws_from_the_posterior_with_the_noise_it_is_given(tiny):
+    images = torch.linspace(-1, 1, 3 * 16 * 24).reshape(1, 3, 24, 16)
+    posterior = tiny.vae.encode(images).latent_dist
+    factor = tiny.vae.config.scaling_factor
+    assert torch.equal(models.encode_images(tiny.vae, images, torch.zeros(1, 4, 3, 2)), posterior.mean * factor)
+    noise = torch.full((1, 4, 3, 2), 2.0)
+    wanted = (posterior.mean + 2 * (0.5 * posterior.logvar).exp()) * factor
+    torch.testing.assert_close(models.encode_images(tiny.vae, images, noise), wanted)
+    assert models.latent_shape(tiny, (16, 24)) == (4, 3, 2)
+
+
+def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
+    latents = torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(0))
+    images = models.decode_latents(tiny.vae, latents)
+    plain = tiny.pipeline().image_processor.postprocess(
+        tiny.vae.decode(latents / tiny.vae.config.scaling_factor)[0].detach(), output_type="np"
+    )
+    assert images.shape == (2, 24, 16, 3) and images.dtype == torch.uint8
+    assert (images.double() - torch.from_numpy(plain) * 255).abs().max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
+def test_freeze_lets_just_these_learn(learning):
+    parts = models.freeze(models.build_tiny(), learning)
+    for name in ("vae", *models.PARTS):
+        module = getattr(parts, name)
+        assert module.training == (name in learning)
+        assert all(p.requires_grad == (name in learning) for p in module.parameters())
+    with models.evaluating(parts):
+        assert not parts.unet.training and not torch.is_grad_enabled()
+    assert parts.unet.training == ("unet" in learning) and torch.is_grad_enabled()
+
+
+def saved_bytes(parts):
+    """Bytes that autograd keeps for the backward pass of a loss through text encoder and UNet."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    ids = parts.tokenizer("a book", padding="max_length", return_tensors="pt").input_ids
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        text = models.encode_text(parts.text_encoder, ids)
+        out = parts.unet(torch.randn(1, 4, 12, 8), torch.tensor([5]), text, return_dict=False)[0]
+    out.square().mean().backward()
+    weights = {p.data_ptr() for name in models.PARTS for p in getattr(parts, name).parameters()}
+    return sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+@pytest.mark.parametrize("learning", [["text_encoder"], ["unet"], ["unet", "text_encoder"]])
+def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
+    gradients, sizes = [], []
+    for checkpointing in (False, True):
+        parts = models.freeze(models.build_tiny(), learning)
+        if checkpointing:
+            models.enable_checkpointing(parts, learning)
+        torch.manual_seed(0)
+        sizes.append(saved_bytes(parts))
+        gradients.append([p.grad for name in learning for p in getattr(parts, name).parameters()])
+    assert sizes[1] < 0.5 * sizes[0], sizes
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nope", "no such folder, and not a hub id"),
+        ("./nope/x", "no such folder"),
+        ("someone/some-model", "hf download someone/some-model --local-dir DIR"),
+    ],
+)
+def test_sources_that_can_not_be_had(source, message):
+    for load in (models.load_parts, models.load_tokenizer):
+        with pytest.raises(UserError, match=message):
+            load(source)
+
+
+def test_a_folder_that_is_not_a_pipeline(tmp_path):
+    with pytest.raises(UserError, match=r"not a Stable Diffusion pipeline: it has no model_index\.json"):
+        models.load_parts(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["x", "Y"]}')
+    with pytest.raises(UserError, match="can't load a Stable Diffusion pipeline"):
+        models.load_parts(str(tmp_path))
+    (tmp_path / "model_index.json").write_text("not json")
+    with pytest.raises(UserError, match="can't load a Stable Diffusion pipeline"):
+        models.load_parts(str(tmp_path))
+
+
+def test_a_pipeline_with_a_damaged_weights_file(tiny, tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="can't load a Stable Diffusion pipeline"):
+        models.load_parts(str(tmp_path))
+
+
+def test_fp16_without_a_gpu_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert models.pick_precision("auto") == "no"
+    with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
+        models.pick_precision("fp16")
+
+
+def test_what_does_not_learn_goes_to_half_precision():
+    parts = models.place(models.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
+    assert (parts.unet.dtype, parts.vae.dtype, parts.text_encoder.dtype) == (
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    )

@@ -1,0 +1,435 @@
+"""The training script on `tiny`: real files, real processes, real signals."""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import checkpoint
+import config
+import diffusion
+import models
+import training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WEIGHTS = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+}
+BOTH = ("--train_unet", "--train_text_encoder")
+
+
+@pytest.fixture
+def arguments(small_data, tmp_path):
+    """Words for a short run: 22 covers, 5 a window, so an epoch has 5 updates and the last takes 2 covers."""
+
+    def words(*more, name="run"):
+        fixed = f"""--data_root {small_data} --output_dir {tmp_path}/runs --pretrained_model tiny --resolution 32x48
+        --batch_size 5 --lr 1e-3 --lr_text_encoder 2e-3 --num_workers 0 --sample_every 0 --validation_rows 4"""
+        return [*fixed.split(), "--run_name", name, *map(str, more)]
+
+    return words
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def read_log(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def resume(runs, *more, name="run"):
+    return ["--output_dir", str(runs), "--run_id", name, *map(str, more)]
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def final_state(run):
+    """{file: hash} of the newest state: weights and optimizer."""
+    _, folder = checkpoint.read_position(run)
+    return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
+
+
+def start(words):
+    """The training script in its own process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "training", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_update(run, step, process):
+    """Return as soon as the run has logged the update."""
+    for _ in range(2400):
+        if (run / "metrics.jsonl").exists() and f'{{"step": {step}, "loss"' in (run / "metrics.jsonl").read_text():
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    raise AssertionError(f"no update {step}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is learned
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_type):
+    """Five updates, the last of them short and all in two batches, against the libraries' own functions."""
+    parts = models.build_tiny()
+    parts.scheduler.register_to_config(prediction_type=prediction_type)
+    parts.pipeline().save_pretrained(tmp_path / "pretrained")
+    words = arguments(*BOTH, "--max_steps", 5, "--optimizer", "adamw", "--batch_size", 3, "--grad_acc_steps", 2)
+    assert training.main([*words, "--pretrained_model", str(tmp_path / "pretrained"), "--max_grad_norm", "0.5"]) == 0
+
+    # The same in plain lines. 22 covers, 6 an update: the fourth has 4; the fifth is in the second epoch
+    options = config.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
+    import dataset
+
+    books = dataset.open_data(options).books("train")
+    covers = dataset.BookCoverDataset(books, (32, 48), parts.tokenizer, options)
+    scheduler = parts.noise_scheduler
+    parts.unet.requires_grad_(True), parts.text_encoder.requires_grad_(True)
+    unet, text_encoder = list(parts.unet.parameters()), list(parts.text_encoder.parameters())
+    groups = [{"params": unet, "lr": 1e-3}, {"params": text_encoder, "lr": 2e-3}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    plain = []  # (loss, norm of the gradient) of each update
+    steady = {}  # weight -> least size of its gradient in any update
+    for positions in ([*range(0, 6)], [*range(6, 12)], [*range(12, 18)], [*range(18, 22)], [*range(22, 28)]):
+        order = diffusion.epoch_order(0, positions[0] // 22, 22)
+        batch = [covers[int(order[p % 22]), p] for p in positions]
+        images, ids = (torch.stack([item[name] for item in batch]) for name in ("pixel_values", "input_ids"))
+        noise = diffusion.normal(0, diffusion.NOISE, positions, (4, 6, 4))
+        timesteps = diffusion.uniform_timesteps(0, positions, 1000)
+        posterior = parts.vae.encode(images).latent_dist
+        draws = diffusion.normal(0, diffusion.POSTERIOR, positions, (4, 6, 4))
+        latents = ((posterior.mean + posterior.std * draws) * parts.vae.config.scaling_factor).detach()
+        prediction = parts.unet(
+            scheduler.add_noise(latents, noise, timesteps), timesteps, parts.text_encoder(ids).last_hidden_state
+        ).sample
+        wanted = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, timesteps)
+        loss = torch.nn.functional.mse_loss(prediction, wanted)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([*unet, *text_encoder], 0.5)
+        plain.append((loss.item(), norm.item()))
+        for p in [*unet, *text_encoder]:
+            steady[p] = min(steady.get(p, 1), (p.grad.square().mean().sqrt() / norm).item())
+        optimizer.step()
+        optimizer.zero_grad()
+
+    log = [(line["loss"], line["grad_norm"]) for line in read_log(runs / "run") if "loss" in line]
+    assert [loss for loss, _ in log] == pytest.approx([loss for loss, _ in plain], rel=1e-5)
+    assert [norm for _, norm in log] == pytest.approx([norm for _, norm in plain], rel=1e-4)
+    # Adam divides each gradient by its own size: where that is nothing but rounding, so is what becomes of the weight
+    compared = 0
+    for name in models.PARTS:
+        trained = load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name])
+        began = dict(getattr(models.build_tiny(), name).named_parameters())
+        for key, wanted in getattr(parts, name).named_parameters():
+            if steady[wanted] > 1e-5:
+                error, moved = (trained[key] - wanted).abs().mean(), (wanted - began[key]).abs().mean()
+                assert error <= 1e-2 * moved, key
+                compared += wanted.numel()
+    assert compared > 0.75 * sum(p.numel() for p in steady)
+
+
+@pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
+def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, learning):
+    words = [f"--train_{name}={name in learning}" for name in models.PARTS]
+    assert training.main(arguments(*words, "--max_steps", 2)) == 0
+    models.build_tiny().pipeline().save_pretrained(tmp_path / "v0")
+    for name, file in WEIGHTS.items():
+        same = digest(tmp_path / "v0" / file) == digest(runs / "run" / "versions" / "v1" / file)
+        assert same == (name not in learning), name
+
+
+def test_accumulated_batches_give_the_same_update_as_one(arguments, runs):
+    """An epoch's short last update included: each cover weighs the same in its update."""
+    common = (*BOTH, "--optimizer", "adamw", "--epochs", 1)
+    assert training.main(arguments(*common, "--batch_size", 6, name="one")) == 0
+    assert training.main(arguments(*common, "--batch_size", 2, "--grad_acc_steps", 3, name="three")) == 0
+    losses = [[line["loss"] for line in read_log(runs / name) if "loss" in line] for name in ("one", "three")]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_schedule_counts_optimizer_updates(arguments, runs):
+    words = arguments("--max_steps", 6, "--lr_scheduler", "linear", "--warmup_steps", 2, "--grad_acc_steps", 2)
+    assert training.main(words) == 0
+    rates = [line["lr_text_encoder"] for line in read_log(runs / "run") if "loss" in line]
+    assert rates == pytest.approx([0, 1e-3, 2e-3, 1.5e-3, 1e-3, 0.5e-3])
+
+
+def test_two_processes_equal_one(arguments, runs, small_data):
+    """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses."""
+    common = (*BOTH, "--optimizer", "adamw", "--max_steps", 6)
+    assert training.main(arguments(*common, "--batch_size", 3, "--grad_acc_steps", 2, name="one")) == 0
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    words = arguments(*common, "--batch_size", 3, name="two")
+    done = subprocess.run([*launch, "training.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    for name in ("loss", "validation_loss", "grad_norm"):
+        one, two = ([line[name] for line in read_log(runs / run) if name in line] for run in ("one", "two"))
+        assert one == pytest.approx(two, rel=1e-4), name
+
+
+def test_validation_is_fixed_and_best_goes_by_it(arguments, runs):
+    words = arguments("--max_steps", 4, "--validate_every", 1, "--save_every", 2, "--lr_text_encoder", 1e-12)
+    assert training.main(words) == 0
+    losses = [line["validation_loss"] for line in read_log(runs / "run") if "validation_loss" in line]
+    assert len(losses) == 5  # v0 and each update
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-6)  # the same covers, noise and timesteps each time
+    ledger = json.loads((runs / "run" / "versions.json").read_text())
+    scores = {name: version["validation_loss"] for name, version in ledger["versions"].items()}
+    assert scores == {"v1": losses[2], "v2": losses[4]}
+    assert scores[ledger["aliases"]["best"]] == min(scores.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stopping and going on
+
+LONG = ("--max_steps", 12, "--save_every", 3, "--validate_every", 2, "--sample_every", 5, "--steps", 2)  # 2.4 epochs
+
+
+@pytest.fixture(scope="module")
+def unbroken(small_data, tmp_path_factory):
+    """The run that the broken ones should equal, and its words."""
+    runs = tmp_path_factory.mktemp("unbroken")
+    fixed = f"""--data_root {small_data} --pretrained_model tiny --resolution 32x48 --batch_size 5 --lr 1e-3
+        --lr_text_encoder 2e-3 --num_workers 2 --validation_rows 4 --train_unet --num_samples 2"""
+    words = [*fixed.split(), *map(str, LONG)]
+    process = start([*words, "--output_dir", str(runs), "--run_name", "run"])
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    return runs / "run", words
+
+
+def without_times(log):
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "memory_gib")} for line in log]
+
+
+def assert_equals_unbroken(run, unbroken):
+    assert final_state(run) == final_state(unbroken)
+    for name in ("versions.json",):
+        assert (run / name).read_text() == (unbroken / name).read_text()
+    versions = json.loads((run / "versions.json").read_text())["versions"]
+    assert sorted(path.name for path in (run / "versions").iterdir()) == sorted(versions)
+    for version in versions:
+        for file in WEIGHTS.values():
+            assert digest(run / "versions" / version / file) == digest(unbroken / "versions" / version / file)
+    assert without_times(read_log(run)) == without_times(read_log(unbroken))
+    for path in (unbroken / "samples").iterdir():
+        assert digest(path) == digest(run / "samples" / path.name), path.name
+
+
+def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
+    """SIGKILL in the first epoch, and again in the second, after the first resume."""
+    reference, words = unbroken
+    process = start([*words, "--output_dir", str(runs), "--run_name", "run"])
+    for update in (4, 8):
+        wait_for_update(runs / "run", update, process)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        process = start(resume(runs))
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    assert_equals_unbroken(runs / "run", reference)
+
+
+KILL_AT_RENAME = """
+import os, sys
+sys.path.insert(0, {root!r})
+left = {renames}
+def dying(call):
+    def rename(*paths):
+        global left
+        left -= 1
+        if left == 0:
+            os._exit(9)
+        return call(*paths)
+    return rename
+os.rename, os.replace = dying(os.rename), dying(os.replace)
+import training
+sys.exit(training.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("renames", [9, 10, 11])
+def test_killed_inside_a_save_is_bit_identical(unbroken, runs, renames):
+    """Before the version's, the state's and versions.json's rename of some save: nothing may be lost or doubled."""
+    reference, words = unbroken
+    code = KILL_AT_RENAME.format(root=str(ROOT), renames=renames)
+    process = subprocess.run(
+        [sys.executable, "-c", code, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert process.returncode == 9, process.stderr
+    assert training.main(resume(runs, "--num_workers", 0)) == 0
+    assert_equals_unbroken(runs / "run", reference)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
+    reference, words = unbroken
+    process = start([*words, "--output_dir", str(runs), "--run_name", "run", "--save_every", "100"])
+    wait_for_update(runs / "run", 3, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert f"python -m training --output_dir {runs} --run_id run" in output
+    stopped = checkpoint.read_position(runs / "run")[0]["step"]
+    assert 3 <= stopped < 12
+    assert training.main(resume(runs, "--save_every", 3, "--num_workers", 0)) == 0
+    assert final_state(runs / "run") == final_state(reference)
+
+
+def test_more_steps_go_on_and_a_complete_run_says_so(arguments, runs, capsys):
+    assert training.main(arguments("--epochs", 1)) == 0
+    assert training.main(resume(runs)) == 0
+    assert "run is complete at update 5" in capsys.readouterr().out
+    assert training.main(resume(runs, "--epochs", 2)) == 0
+    assert [line["step"] for line in read_log(runs / "run") if "loss" in line] == list(range(1, 11))
+    assert training.main(arguments("--epochs", 2, name="whole")) == 0
+    assert final_state(runs / "run") == final_state(runs / "whole")
+    assert json.loads((runs / "run" / "config.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 1), ("batch_size", 4), ("num_examples", 20), ("lr", 0.5), ("train_unet", True), ("resolution", "64x64")],
+)
+def test_what_would_change_the_past_is_refused_by_name(arguments, runs, name, value):
+    if not (runs / "run").exists():
+        assert training.main(arguments("--max_steps", 1)) == 0
+    with pytest.raises(config.UserError, match=f"--{name} .* would change the past"):
+        training.main(resume(runs, f"--{name}", value))
+
+
+def test_other_data_is_refused(arguments, runs, small_data, tmp_path):
+    import shutil
+
+    assert training.main(arguments("--max_steps", 1)) == 0
+    moved = tmp_path / "moved"
+    shutil.copytree(small_data, moved)
+    assert training.main(resume(runs, "--data_root", moved, "--max_steps", 2)) == 0  # the same data elsewhere
+    text = (moved / "book_data.csv").read_text()
+    (moved / "book_data.csv").write_text(text.replace("Book 3", "Another book"))
+    with pytest.raises(config.UserError, match="the covers under --data_root are not those that this run began with"):
+        training.main(resume(runs, "--data_root", moved, "--max_steps", 3))
+
+
+def test_killed_before_the_first_save_starts_again(arguments, runs):
+    assert training.main(arguments("--max_steps", 2, name="whole")) == 0
+    process = start(arguments("--max_steps", 500, "--save_every", 500))
+    wait_for_update(runs / "run", 1, process)
+    process.kill()
+    process.communicate()
+    assert training.main(resume(runs, "--max_steps", 2, "--num_workers", 0)) == 0
+    assert final_state(runs / "run") == final_state(runs / "whole")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can go wrong
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, runs, run_script):
+    done = run_script("training", *arguments("--max_steps", 9, "--save_every", 1, "--lr_text_encoder", 1e30))
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: update ") and "is not finite; rows [" in error
+    assert "Traceback" not in done.stderr
+    ledger = json.loads((runs / "run" / "versions.json").read_text())
+    latest = ledger["aliases"]["latest"]
+    assert f"the last good version is {latest}" in error
+    for name in models.PARTS:
+        for tensor in load_file(runs / "run" / "versions" / latest / WEIGHTS[name]).values():
+            assert tensor.isfinite().all()
+    update, rows = error.split("update ")[1].split(":")[0], error.split("rows [")[1].split("]")[0]
+    assert int(update) == ledger["versions"][latest]["step"] + 1
+    assert {int(row) for row in rows.split(",")} <= set(range(22))
+
+
+def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
+    import shutil
+
+    broken = tmp_path / "data"
+    shutil.copytree(small_data, broken)
+    words = arguments("--max_steps", 200, "--save_every", 1, "--data_root", broken, "--num_workers", 1)
+    process = start(words)
+    wait_for_update(runs / "run", 1, process)
+    for path in (broken / "images" / "images").iterdir():
+        path.unlink()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    error = output.splitlines()[-1]
+    assert error.startswith("error: row ") and "Traceback" not in error
+    assert json.loads((runs / "run" / "versions.json").read_text())["versions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run_id", "nope"], "no run nope in"),
+        (["--data_root", "/nowhere"], "there is no data folder /nowhere"),
+        (["--pretrained_model", "/nowhere"], "no such folder, and not a hub id"),
+        (["--num_gpus", "9"], "--num_gpus 9: this machine has"),
+        (["--mixed_precision", "fp16"], "fp16 needs a CUDA GPU"),
+    ],
+)
+def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
+    given = arguments() if words[0] != "--run_id" else arguments()[:-2]
+    with pytest.raises(config.UserError, match=message):
+        training.main([*given, *words])
+    assert not (runs / "run").exists()
+
+
+def test_the_places_of_two_epochs_are_taken_once_each():
+    places = [place for step in range(10) for place in training.places_of(step, 22, 5)]
+    assert places == list(range(44))
+    assert [len(training.places_of(step, 22, 5)) for step in range(5)] == [5, 5, 5, 5, 2]
+
+
+def test_mixed_precision_keeps_fp32_masters(arguments, runs):
+    """bf16 arithmetic in its own process: saved weights stay fp32, and the frozen parts are saved as they came."""
+    words = arguments("--train_unet", "--train_text_encoder", "False", "--max_steps", 2, "--mixed_precision", "bf16")
+    process = start(words)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    version = runs / "run" / "versions" / "v1"
+    unet = load_file(version / WEIGHTS["unet"])
+    assert {tensor.dtype for tensor in unet.values()} == {torch.float32}
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in unet.values())
+    vae = load_file(version / WEIGHTS["vae"])
+    for key, tensor in models.build_tiny().vae.state_dict().items():
+        assert torch.equal(vae[key], tensor)
+    assert os.path.samefile(version / WEIGHTS["vae"], runs / "run" / "untouched" / WEIGHTS["vae"])
