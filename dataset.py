@@ -16,8 +16,6 @@ import config
 from config import UserError
 from prompts import MAX_TOKENS, TEMPLATES, Book, build_prompt
 
-CAPTION_STREAM = 1  # keeps the random choices of captions apart from others made from the same seed and position
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data folder -> Data
@@ -230,23 +228,24 @@ class BookCoverDataset:
             pixel_values = load_image(book.image, self.size)
         except UserError as problem:
             raise type(problem)(f"row {book.row}: {problem}") from None
+        text = self.prompt(book) if position is None else self.training_prompt(book, position)
         limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(self.prompt(book, position), padding="max_length", truncation=True, max_length=limit)
+        tokens = self.tokenizer(text, padding="max_length", truncation=True, max_length=limit)
         input_ids = torch.tensor(tokens["input_ids"], dtype=torch.int64)
         return dict(pixel_values=pixel_values, input_ids=input_ids, row=book.row)
 
-    def prompt(self, book, position=None):
-        """The prompt of a book at a position of the training, or (None) the canonical one."""
-        template = TEMPLATES[0]
-        if position is not None:
-            import numpy as np
-
-            random = np.random.default_rng([self.options.seed, CAPTION_STREAM, position])
-            template = TEMPLATES[random.integers(len(TEMPLATES))]
-            if random.random() < self.options.caption_dropout:
-                return ""
+    def prompt(self, book, template=TEMPLATES[0]):
+        """The prompt of a book, shortened to what the text encoder reads."""
         count = functools.partial(count_tokens, self.tokenizer)
         return build_prompt(book, template, count, self.tokenizer.model_max_length, self.descriptions.get(book.row, ""))
+
+    def training_prompt(self, book, position):
+        """The prompt of a book at a position of the training: one of the templates, or nothing (caption dropout)."""
+        import diffusion
+
+        random = diffusion.rng(self.options.seed, diffusion.CAPTION, position)
+        template = TEMPLATES[random.integers(len(TEMPLATES))]
+        return "" if random.random() < self.options.caption_dropout else self.prompt(book, template)
 
 
 def descriptions(books, tokenizer, options):

@@ -47,23 +47,30 @@ def starting_latents(parts, seed, rows, size):
 def draw(parts, prompts, rows, seed, size, steps, guidance_scale, scheduler):
     """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
 
-    All of our samplers are deterministic, so the latents are the only random numbers there are.
+    All of our samplers are deterministic, so the latents are the only random numbers there are. Matrix products round
+    differently with the number of rows, so on a CPU, where batches gain little, each cover is computed by itself: the
+    same bytes whatever is drawn beside it. On a GPU they go together, equal but for that rounding.
     """
     pipeline = parts.pipeline()
     pipeline.scheduler = make_sampler(parts.scheduler.config, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     width, height = size
-    latents = pipeline(
-        list(prompts),
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        latents=starting_latents(parts, seed, rows, size).to(parts.unet.device, parts.unet.dtype),
-        output_type="latent",
-        return_dict=False,
-    )[0]
-    return models.decode_latents(parts.vae, latents)
+    at_once = 1 if parts.unet.device.type == "cpu" else len(prompts)
+    images = []
+    for first in range(0, len(prompts), at_once):
+        chunk = slice(first, first + at_once)
+        latents = pipeline(
+            list(prompts[chunk]),
+            width=width,
+            height=height,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            latents=starting_latents(parts, seed, rows[chunk], size).to(parts.unet.device, parts.unet.dtype),
+            output_type="latent",
+            return_dict=False,
+        )[0]
+        images.append(models.decode_latents(parts.vae, latents))
+    return torch.cat(images)
 
 
 def save_png(path, image):

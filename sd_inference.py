@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 
 import config
 
@@ -56,9 +57,10 @@ def make_folder(folder):
 
 def load(options, source):
     """models.Parts of the version, ready to draw: half precision on a GPU."""
-    import accelerate
-
     import models
+
+    models.quiet_libraries()
+    import accelerate
 
     precision = models.pick_precision(options.mixed_precision)
     return models.place(models.load_parts(source), accelerate.PartialState().device, precision)
@@ -83,12 +85,16 @@ def draw(options, parts, prompts, rows):
 def draw_prompt(options, subject, folder):
     """One cover for --prompt, and its settings beside it."""
     import checkpoint
+    import dataset
     import sampling
 
     make_folder(folder)
     settings = {**settings_of(options, subject), "prompt": options.prompt}
     name = f"{subject['version']}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
     parts = load(options, subject["pretrained_model"])
+    tokens, limit = dataset.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
+    if tokens > limit:
+        print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
     image = draw(options, parts, [options.prompt], [0])[0]
     sampling.save_png(folder / f"{name}.png", image)
     checkpoint.write_json(folder / f"{name}.json", settings)
@@ -105,17 +111,14 @@ def draw_grid(options, subject, folder):
 
     import checkpoint
     import dataset
-    import models
     import prompts
     import sampling
 
     books = dataset.open_data(options).books(options.split)[: options.num_samples]
     make_folder(folder)
     parts = load(options, subject["pretrained_model"])
-    counter = models.token_counter(parts.tokenizer)
-    cells = [
-        (book.row, prompts.build_prompt(book, template, counter)) for book in books for template in prompts.TEMPLATES
-    ]
+    covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
+    cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
     images = []
     with tqdm(total=len(cells), desc=f"drawing {subject['version']}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
@@ -147,7 +150,7 @@ def draw_and_score(options, subject, folder):
     reference = metrics.load_reference(options, extractor, data)
     require_same_settings(folder / "settings.json", settings_of(options, subject))
 
-    # Draw what is missing; each cover is a function of its row, so it does not matter who draws it, or with which others
+    # Draw what is missing. Each cover is a function of its row: who draws it, and beside which others, changes nothing
     missing = [book for book in books if not (folder / f"{book.row}.png").exists()]
     if missing:
         draw_covers(options, subject, folder, missing[state.process_index :: state.num_processes], len(books))
@@ -171,9 +174,9 @@ def draw_and_score(options, subject, folder):
             **settings_of(options, subject),
         },
     )
-    print(
-        f"{extractor.score_name} = {distance:.4f}: {moments.n} covers of {subject['version']}, {reference.n} real ones"
-    )
+    for warning in {metrics.warn_small(n, extractor.dims) for n in (moments.n, reference.n)} - {None}:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{extractor.score_name} = {distance:.4f} ({moments.n} covers of {subject['version']}, {reference.n} real)")
     print(f"covers, settings.json and metrics.json in {folder}")
 
 
@@ -181,17 +184,15 @@ def draw_covers(options, subject, folder, books, total):
     """Draw one cover for each of the books, in batches; every picture is on disk as soon as it is drawn."""
     from tqdm import tqdm
 
-    import models
-    import prompts
+    import dataset
     import sampling
 
     parts = load(options, subject["pretrained_model"])
-    counter = models.token_counter(parts.tokenizer)
+    covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     with tqdm(total=total, initial=total - len(books), desc=f"drawing {subject['version']}", unit="cover") as bar:
         for first in range(0, len(books), options.batch_size):
             batch = books[first : first + options.batch_size]
-            texts = [prompts.build_prompt(book, count_tokens=counter) for book in batch]
-            images = draw(options, parts, texts, [book.row for book in batch])
+            images = draw(options, parts, [covers.prompt(book) for book in batch], [book.row for book in batch])
             for book, image in zip(batch, images, strict=True):
                 sampling.save_png(folder / f"{book.row}.png", image)
             bar.update(len(batch))

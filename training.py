@@ -62,12 +62,13 @@ class Session:
 
 def set_up(options, run):
     """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
-    import accelerate
-    import diffusers.optimization
-
     import checkpoint
     import dataset
     import models
+
+    models.quiet_libraries()
+    import accelerate
+    import diffusers.optimization
 
     # Data
     precision = models.pick_precision(options.mixed_precision)

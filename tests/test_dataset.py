@@ -351,7 +351,7 @@ def test_a_plain_index_has_the_canonical_prompt(books, tokenizer):
 def test_in_training_the_prompt_is_a_function_of_seed_and_position(books, tokenizer):
     def prompts(seed, dropout=0.3):
         data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions(seed=seed, caption_dropout=dropout))
-        return [data.prompt(books[0], position) for position in range(2000)]
+        return [data.training_prompt(books[0], position) for position in range(2000)]
 
     assert prompts(1) == prompts(1) != prompts(2)
     assert prompts(1).count("") / 2000 == pytest.approx(0.3, abs=0.04)  # 4 standard deviations

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+
+import diffusion
+import models
+import sampling
+
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return models.load_parts("tiny")
+
+
+def draw(parts, rows, scheduler="dpm++", guidance_scale=7.5, steps=3):
+    return sampling.draw(parts, [f"book {row}" for row in rows], rows, 0, SIZE, steps, guidance_scale, scheduler)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])
+def test_a_cover_is_a_function_of_its_row(tiny, scheduler):
+    together, alone = draw(tiny, [3, 1, 4], scheduler), draw(tiny, [1], scheduler)
+    assert together.shape == (3, 48, 32, 3) and together.dtype == torch.uint8
+    assert torch.equal(together[1], alone[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_ddim_equals_the_update_written_out(tiny):
+    """Guidance (Ho and Salimans, arXiv:2207.12598) and DDIM (arXiv:2010.02502, eq. 12 with sigma 0) in plain lines."""
+    ids = tiny.tokenizer(["book 7", ""], padding="max_length", return_tensors="pt").input_ids
+    alpha_bar = tiny.noise_scheduler.alphas_cumprod.double()
+    with torch.no_grad():
+        text, empty = models.encode_text(tiny.text_encoder, ids)
+        x = diffusion.normal(0, diffusion.DRAWING, [7], (4, 6, 4))
+        steps = 4
+        for t in [751, 501, 251, 1]:  # leading spacing with an offset of 1
+            conditional = tiny.unet(x, torch.tensor(t), text[None]).sample
+            unconditional = tiny.unet(x, torch.tensor(t), empty[None]).sample
+            eps = unconditional + 3.0 * (conditional - unconditional)
+            before = alpha_bar[max(t - 1000 // steps, 0)]
+            x_0 = (x - (1 - alpha_bar[t]).sqrt() * eps) / alpha_bar[t].sqrt()
+            x = (before.sqrt() * x_0 + (1 - before).sqrt() * eps).float()
+        wanted = models.decode_latents(tiny.vae, x)
+    found = draw(tiny, [7], "ddim", guidance_scale=3.0, steps=steps)
+    assert (found.int() - wanted.int()).abs().max() <= 1
+
+
+def test_a_sampler_takes_only_the_noise_schedule_from_the_model(tiny):
+    """v0 from the hub leaves timestep_spacing open, a saved v1 does not: both must be drawn in the same way."""
+    open_config = dict(DDIMScheduler.from_config(tiny.scheduler.config, timestep_spacing="trailing").config)
+    for name in ("dpm++", "ddim", "pndm", "euler"):
+        first, second = (sampling.make_sampler(c, name) for c in (tiny.scheduler.config, open_config))
+        first.set_timesteps(10), second.set_timesteps(10)
+        assert first.config == second.config and torch.equal(first.timesteps, second.timesteps)
+        assert torch.equal(first.alphas_cumprod, tiny.noise_scheduler.alphas_cumprod)
+
+
+def test_png_comes_back_as_it_was(tmp_path):
+    image = torch.randint(0, 256, (9, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sampling.save_png(tmp_path / "a.png", image)
+    with Image.open(tmp_path / "a.png") as found:
+        assert np.array_equal(np.asarray(found), image.numpy())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_grid_puts_pictures_in_reading_order_below_their_labels():
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 90, 9], [200, 200, 0]], dtype=torch.uint8)
+    images = colours[:, None, None].expand(5, 48, 32, 3)
+    page = np.asarray(sampling.grid(images, columns=3, labels=["a label that is far too long", "b"]))
+    for colour, (line, column) in zip(colours.numpy(), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)], strict=True):
+        where = np.argwhere((page == colour).all(-1))
+        assert len(where) == 48 * 32
+        assert where.min(0)[0] // (page.shape[0] // 2) == line and where.min(0)[1] // (page.shape[1] // 3) == column
+    assert (page[:16] < 128).any()  # letters
+    assert page.shape[:2] == (2 * (48 + 16 + 6) + 6, 3 * (32 + 6) + 6)

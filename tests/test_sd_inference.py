@@ -1,0 +1,188 @@
+"""The inference script on `tiny` and on a version that was trained: real files, real pictures, real scores."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+import precalc_fid_stats
+import sd_inference
+import training
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tmp_path_factory):
+    """Folder of runs with one run of two versions."""
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    words = f"""--data_root {small_data} --output_dir {runs} --run_name run --pretrained_model tiny --resolution 32x48
+        --train_unet --lr 1e-3 --max_steps 2 --save_every 1 --sample_every 0 --num_workers 0 --steps 3
+        --validation_rows 2 --seed 5"""
+    assert training.main(words.split()) == 0
+    return runs
+
+
+@pytest.fixture(scope="module")
+def stats(small_data, tmp_path_factory):
+    """EfficientNet statistics of the held-out covers."""
+    path = tmp_path_factory.mktemp("stats") / "fid_stats.npz"
+    words = f"--data_root {small_data} --resolution 32x48 --fid_features efficientnet --fid_stats_path {path}"
+    assert not precalc_fid_stats.main([*words.split(), "--split", "all"])
+    return path
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG" and image.mode == "RGB"
+        return np.asarray(image)
+
+
+def score(trained, stats, folder, *more, version="v1"):
+    words = f"--output_dir {trained} --version {version} --calc_fid True --fid_features efficientnet --split all"
+    return [*words.split(), "--fid_stats_path", str(stats), "--save_dir", str(folder), *map(str, more)]
+
+
+def test_covers_do_not_depend_on_batch_size_or_restarts(trained, stats, tmp_path, capsys):
+    """The same row gives the same picture at batch size 1 and 4, and after a stop half-way."""
+    assert sd_inference.main(score(trained, stats, tmp_path / "four", "--num_imgs", 6, "--batch_size", 4)) == 0
+    assert sd_inference.main(score(trained, stats, tmp_path / "one", "--num_imgs", 6, "--batch_size", 1)) == 0
+    four, one = tmp_path / "four" / "v1", tmp_path / "one" / "v1"
+    names = sorted(path.name for path in four.glob("*.png"))
+    assert len(names) == 6 and names == sorted(path.name for path in one.glob("*.png"))
+    for name in names:
+        assert np.array_equal(pixels(four / name), pixels(one / name)), name
+        assert pixels(one / name).shape == (48, 32, 3)
+
+    before = {name: (four / name).read_bytes() for name in names}
+    kept = (four / names[0]).stat().st_mtime_ns
+    for name in names[1:4]:
+        (four / name).unlink()
+    assert sd_inference.main(score(trained, stats, tmp_path / "four", "--num_imgs", 6, "--batch_size", 4)) == 0
+    assert {name: (four / name).read_bytes() for name in names} == before
+    assert (four / names[0]).stat().st_mtime_ns == kept  # what was there was not drawn again
+    scores = [json.loads((folder / "metrics.json").read_text())["distance"] for folder in (one, four)]
+    assert scores[0] == scores[1]
+    assert "6 images for 1280 feature dimensions" in capsys.readouterr().err
+
+
+def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path, capsys):
+    assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 3, version="latest")) == 0
+    out = capsys.readouterr().out
+    assert "FD (EfficientNet-Lite0) = " in out and "(3 covers of v2, 26 real)" in out
+    assert "FID" not in out
+    metrics = json.loads((tmp_path / "v2" / "metrics.json").read_text())
+    assert (metrics["n"], metrics["n_reference"], metrics["version"], metrics["run_id"]) == (3, 26, "v2", "run")
+    settings = json.loads((tmp_path / "v2" / "settings.json").read_text())
+    assert (settings["seed"], settings["steps"], settings["resolution"]) == (5, 3, "32x48")  # from the run
+
+
+def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
+    """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
+    import dataset
+    import metrics
+    import sampling
+
+    options = config.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    books = dataset.open_data(options).books("all")
+    for book in books:
+        image = ((dataset.load_image(book.image, (32, 48)) + 1) * 127.5).round().byte().permute(1, 2, 0)
+        sampling.save_png(folder / f"{book.row}.png", image)
+    assert sd_inference.main(score(trained, stats, tmp_path)) == 0
+    assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(0, abs=1e-6)
+    assert metrics.load_stats(stats, {}).n == len(books) == 26
+
+
+def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
+    import prompts
+
+    words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--num_samples", "2"]
+    for version in ("v0", "v2"):
+        assert sd_inference.main([*words, "--version", version]) == 0
+    first, second = pixels(tmp_path / "v0_grid.png"), pixels(tmp_path / "v2_grid.png")
+    assert first.shape == second.shape and not np.array_equal(first, second)
+    cells = [json.loads((tmp_path / f"{v}_grid.json").read_text())["cells"] for v in ("v0", "v2")]
+    assert cells[0] == cells[1] and len(cells[0]) == 2 * len(prompts.TEMPLATES)
+    assert len({row for row, _ in cells[0]}) == 2
+
+
+def test_one_prompt_in_the_default_folder(trained):
+    words = ["--output_dir", str(trained), "--version=best", "--prompt", "A fantasy book cover with author Ann Oak"]
+    assert sd_inference.main(words) == 0
+    (path,) = (trained / "run" / "covers").glob("*_prompt_*.png")
+    assert pixels(path).shape == (48, 32, 3)
+    settings = json.loads(path.with_suffix(".json").read_text())
+    assert settings["prompt"] == words[-1] and settings["version"] in ("v1", "v2")
+    shutil.rmtree(trained / "run" / "covers")
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said(trained, tmp_path, capsys):
+    words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a book " * 90]
+    assert sd_inference.main(words) == 0
+    assert "the prompt has 182 tokens, and only the first 77 are read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])
+def test_v0_without_a_run_by_every_sampler(tmp_path, scheduler):
+    words = f"--output_dir {tmp_path}/none --pretrained_model tiny --version v0 --resolution 32 --steps 4"
+    words = [*words.split(), "--scheduler", scheduler, "--save_dir", str(tmp_path), "--prompt", "a book"]
+    assert sd_inference.main(words) == 0
+    assert pixels(next(tmp_path.glob("v0_prompt_*.png"))).shape == (32, 32, 3)
+
+
+def test_a_folder_is_a_version_and_its_run_is_found(trained, tmp_path):
+    folder = trained / "run" / "versions" / "v2"
+    assert sd_inference.main(["--version", str(folder), "--save_dir", str(tmp_path), "--prompt", "a book"]) == 0
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone)
+    words = ["--version", str(alone), "--save_dir", str(tmp_path), "--prompt", "a book", "--resolution", "32x48"]
+    assert sd_inference.main([*words, "--seed", "5", "--steps", "3"]) == 0
+    (first,), (second,) = tmp_path.glob("v2_prompt_*.png"), tmp_path.glob("alone_prompt_*.png")
+    assert np.array_equal(pixels(first), pixels(second))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can go wrong
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained, stats, tmp_path):
+    assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
+    with pytest.raises(config.UserError, match="were drawn with seed 5, and now it is 6: choose another --save_dir"):
+        sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2, "--seed", 6))
+    assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 3)) == 0  # more of the same is fine
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--fid_stats_path", "/nowhere/fid_stats.npz"], "no statistics of real covers at .*precalc_fid_stats"),
+        (["--resolution", "64x64"], "was made with resolution 32x48, but 64x64 is needed: make it with: python -m"),
+        (["--split", "test"], "was made with split all, but test is needed"),
+        (["--min_ascii", "0", "--test_fraction", "0.5", "--version", "v7"], "run run has no version v7"),
+        (["--run_id", "nope"], "no run nope in"),
+        (["--version", "/nowhere"], "expected v0, v1 ..., latest, best, or a folder"),
+        (["--save_dir", "/proc/nowhere"], "can't make /proc/nowhere.*choose another --save_dir"),
+        (["--fid_features", "inception", "--fid_weights", "/nowhere.pth"], "no weights file /nowhere.pth"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_drawn(trained, stats, tmp_path, more, message):
+    with pytest.raises(config.UserError, match=message):
+        sd_inference.main(score(trained, stats, tmp_path / "covers", *more))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_damaged_cover_is_named(trained, stats, tmp_path):
+    assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
+    path = next((tmp_path / "v1").glob("*.png"))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(config.UserError, match=f"can't read {path}"):
+        sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2))
+
+
+def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
+    done = run_script("sd_inference", "--output_dir", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no run in") and done.stderr.count("\n") == 1
