@@ -3,7 +3,7 @@
     runs/<run_id>/config.json      the options
                   untouched/       the parts that do not learn, as they were loaded; versions hard-link them
                   versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
-                  versions.json    {"versions": {"v1": {"step": 500, "validation_loss": ...}}, "aliases": {"latest": ...}}
+                  versions.json    the versions with step and validation loss, and the aliases latest and best
                   state/000040/    fp32 weights of the parts that learn, optimizer, position
 
 Everything is written under a name that starts with ".tmp" and renamed when complete. A save is three renames: version,

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -471,6 +472,7 @@ def launch_on_gpus(num_gpus, script, argv=None):
 
 def run_script(main):
     """Run a script's main() and leave: a UserError becomes one line on standard error and exit status 2."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels that we do not use
     try:
         code = main()
     except UserError as problem:

@@ -16,7 +16,6 @@ import config
 from config import UserError
 from prompts import MAX_TOKENS, TEMPLATES, Book, build_prompt
 
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Data folder -> Data
 

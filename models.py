@@ -7,7 +7,6 @@ folder (a saved version of a run is one) or builds `tiny`: the same classes at t
 from __future__ import annotations
 
 import contextlib
-import logging
 import pathlib
 from dataclasses import dataclass
 
@@ -141,8 +140,6 @@ def cannot_load(source, folder, problem):
 
 def quiet_libraries():
     """The libraries' own progress bars and notes off: our scripts say what is going on."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels that we do not use
-
     import diffusers
     import huggingface_hub
     import transformers

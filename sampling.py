@@ -11,6 +11,7 @@ import os
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+import config
 import diffusion
 import models
 
@@ -44,17 +45,19 @@ def starting_latents(parts, seed, rows, size):
 
 
 @torch.inference_mode()
-def draw(parts, prompts, rows, seed, size, steps, guidance_scale, scheduler):
+def draw(parts, prompts, rows, options):
     """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
+
+    options: any class with DrawingOptions' fields, seed and resolution.
 
     All of our samplers are deterministic, so the latents are the only random numbers there are. Matrix products round
     differently with the number of rows, so on a CPU, where batches gain little, each cover is computed by itself: the
     same bytes whatever is drawn beside it. On a GPU they go together, equal but for that rounding.
     """
     pipeline = parts.pipeline()
-    pipeline.scheduler = make_sampler(parts.scheduler.config, scheduler)
+    pipeline.scheduler = make_sampler(parts.scheduler.config, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    width, height = size
+    width, height = size = config.size(options)
     at_once = 1 if parts.unet.device.type == "cpu" else len(prompts)
     images = []
     for first in range(0, len(prompts), at_once):
@@ -63,9 +66,9 @@ def draw(parts, prompts, rows, seed, size, steps, guidance_scale, scheduler):
             list(prompts[chunk]),
             width=width,
             height=height,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            latents=starting_latents(parts, seed, rows[chunk], size).to(parts.unet.device, parts.unet.dtype),
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            latents=starting_latents(parts, options.seed, rows[chunk], size).to(parts.unet.device, parts.unet.dtype),
             output_type="latent",
             return_dict=False,
         )[0]

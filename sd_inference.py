@@ -44,7 +44,7 @@ def inherited():
 
 def settings_of(options, subject):
     """What determines a picture, less its prompt and its row."""
-    names = ("seed", "resolution", "steps", "guidance_scale", "scheduler", "mixed_precision")
+    names = ("seed", "resolution", "steps", "guidance_scale", "scheduler", "mixed_precision", "include_desc")
     return {**subject, **{name: getattr(options, name) for name in names}}
 
 
@@ -57,29 +57,12 @@ def make_folder(folder):
 
 def load(options, source):
     """models.Parts of the version, ready to draw: half precision on a GPU."""
-    import models
-
-    models.quiet_libraries()
     import accelerate
+
+    import models
 
     precision = models.pick_precision(options.mixed_precision)
     return models.place(models.load_parts(source), accelerate.PartialState().device, precision)
-
-
-def draw(options, parts, prompts, rows):
-    """uint8 (B, H, W, 3): one cover for each prompt, from the latents that belong to its row."""
-    import sampling
-
-    return sampling.draw(
-        parts,
-        prompts,
-        rows,
-        options.seed,
-        config.size(options),
-        options.steps,
-        options.guidance_scale,
-        options.scheduler,
-    )
 
 
 def draw_prompt(options, subject, folder):
@@ -95,7 +78,7 @@ def draw_prompt(options, subject, folder):
     tokens, limit = dataset.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
     if tokens > limit:
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
-    image = draw(options, parts, [options.prompt], [0])[0]
+    image = sampling.draw(parts, [options.prompt], [0], options)[0]
     sampling.save_png(folder / f"{name}.png", image)
     checkpoint.write_json(folder / f"{name}.json", settings)
     print(f"drew {folder / name}.png")
@@ -123,7 +106,7 @@ def draw_grid(options, subject, folder):
     with tqdm(total=len(cells), desc=f"drawing {subject['version']}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(draw(options, parts, texts, rows))
+            images.append(sampling.draw(parts, texts, rows, options))
             bar.update(len(rows))
     page = sampling.grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{subject['version']}_grid"
@@ -192,7 +175,8 @@ def draw_covers(options, subject, folder, books, total):
     with tqdm(total=total, initial=total - len(books), desc=f"drawing {subject['version']}", unit="cover") as bar:
         for first in range(0, len(books), options.batch_size):
             batch = books[first : first + options.batch_size]
-            images = draw(options, parts, [covers.prompt(book) for book in batch], [book.row for book in batch])
+            texts = [covers.prompt(book) for book in batch]
+            images = sampling.draw(parts, texts, [book.row for book in batch], options)
             for book, image in zip(batch, images, strict=True):
                 sampling.save_png(folder / f"{book.row}.png", image)
             bar.update(len(batch))

@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkey
         position["step"] = 2
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_file", full)
-            with pytest.raises(UserError, match="the disk is full: can't write .*what was saved before is intact"):
+            with pytest.raises(UserError, match=r"the disk is full: can't write .*what was saved before is intact"):
                 save(run, position, parts)
         saved, _ = checkpoint.read_position(run)
         assert saved["step"] == 1
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkey
 
         usage = checkpoint.shutil.disk_usage(run)
         monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(UserError, match="the next version needs .* GiB are free: free some space"):
+        with pytest.raises(UserError, match=r"the next version needs .* GiB are free: free some space"):
             save(run, position, parts)
 
 
@@ -172,7 +172,7 @@ def test_names_that_are_not_there(parts, options, tmp_path):
         checkpoint.resolve_version(output_dir, "two", "latest", "tiny")
     with pytest.raises(UserError, match="run one has no version v9; there: v0, v1, latest, best"):
         checkpoint.resolve_version(output_dir, "one", "v9", "tiny")
-    with pytest.raises(UserError, match="expected v0, v1 ..., latest, best, or a folder"):
+    with pytest.raises(UserError, match=r"expected v0, v1 ..., latest, best, or a folder"):
         checkpoint.resolve_version(output_dir, "one", "newest", "tiny")
     folder = run / "versions" / "v1"
     for version in ("latest", "best", "v1", str(folder)):

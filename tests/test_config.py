@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_every_option_is_owned_once_and_explained():
     owners = {}
     for cls in (TrainingOptions, InferenceOptions, config.StatsOptions):
         for owner in cls.__mro__[:-1]:
-            for name in owner.__dict__.get("__annotations__", {}):
+            for name in inspect.get_annotations(owner):
                 assert owners.setdefault(name, owner) is owner or name == "run_id", f"{name} is declared twice"
         for field in dataclasses.fields(cls):
             assert field.metadata["help"]

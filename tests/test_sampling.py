@@ -4,11 +4,10 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
+import config
 import diffusion
 import models
 import sampling
-
-SIZE = (32, 48)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +16,10 @@ def tiny():
 
 
 def draw(parts, rows, scheduler="dpm++", guidance_scale=7.5, steps=3):
-    return sampling.draw(parts, [f"book {row}" for row in rows], rows, 0, SIZE, steps, guidance_scale, scheduler)
+    options = config.InferenceOptions(
+        resolution="32x48", seed=0, steps=steps, guidance_scale=guidance_scale, scheduler=scheduler
+    )
+    return sampling.draw(parts, [f"book {row}" for row in rows], rows, options)
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])

@@ -92,7 +92,9 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
         image = ((dataset.load_image(book.image, (32, 48)) + 1) * 127.5).round().byte().permute(1, 2, 0)
         sampling.save_png(folder / f"{book.row}.png", image)
     assert sd_inference.main(score(trained, stats, tmp_path)) == 0
-    assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(0, abs=1e-6)
+    assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(
+        0, abs=1e-2
+    )  # by rounding; see there
     assert metrics.load_stats(stats, {}).n == len(books) == 26
 
 

@@ -1,0 +1,127 @@
+"""Everything that one process of a run works with: data, model, optimizer, and where the run stands."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import accelerate
+import bitsandbytes
+import diffusers.optimization
+import torch
+
+import checkpoint
+import config
+import dataset
+import models
+
+
+@dataclass
+class Session:
+    """Everything that one process of a run works with."""
+
+    options: config.TrainingOptions
+    accelerator: object  # device, mixed precision, and the processes that train together
+    run: object  # pathlib.Path of the run's folder
+    lock: object  # of that folder, held
+    parts: object  # models.Parts on the device
+    learning: list  # names of the parts that learn
+    noise_scheduler: object  # DDPMScheduler, for the forward process
+    optimizer: object
+    lr_multiplier: object  # optimizer update -> factor on the learning rates
+    covers: object  # BookCoverDataset of the training rows
+    held_out: object  # BookCoverDataset of the validation rows
+    position: dict  # what is saved as state/*/position.json
+    total: int  # optimizer updates after which the run is complete
+
+    @property
+    def window(self):
+        """Covers in one optimizer update, over all processes."""
+        return self.position["window"]
+
+
+def set_up(options, run):
+    """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
+    # Data
+    precision = models.pick_precision(options.mixed_precision)
+    accelerator = accelerate.Accelerator(mixed_precision=precision)
+    with accelerator.main_process_first():  # the first process builds the index, the others read it
+        data = dataset.open_data(options)
+    books = data.books("train")[: options.num_examples]
+    held_out = data.books("test")[: options.validation_rows]
+
+    # Model: from the pretrained source, or from the newest version and the fp32 weights of the saved state
+    learning = [name for name in models.PARTS if getattr(options, f"train_{name}")]
+    saved, state = checkpoint.read_position(run) if run else (None, None)
+    position = {
+        "step": 0,  # optimizer updates done
+        "window": options.batch_size * options.grad_acc_steps * accelerator.num_processes,
+        "precision": precision,
+        "fingerprint": data.fingerprint(books + held_out),
+        "ledger": {"versions": {}, "aliases": {}},
+    }
+    if saved:
+        refuse_other_past(saved, position)
+        position = saved
+        parts = models.load_parts(str(run / "versions" / saved["ledger"]["aliases"]["latest"]))
+        checkpoint.load_weights(state, parts, learning)
+    else:
+        parts = models.load_parts(options.pretrained_model)
+    models.freeze(parts, learning)
+    if options.grad_ckpt:
+        models.enable_checkpointing(parts, learning)
+
+    # The run's folder, with the parts that stay as they are, before any is cast to half precision
+    lock = contextlib.nullcontext()
+    if accelerator.is_main_process:
+        run, lock = checkpoint.open_run(run, options, position, parts, learning)
+    run = accelerate.utils.broadcast_object_list([run])[0]
+    models.place(parts, accelerator.device, precision, learning)
+
+    # Optimizer
+    optimizer = make_optimizer(options, parts, learning)
+    total = options.max_steps or options.epochs * -(-len(books) // position["window"])
+    schedule = diffusers.optimization.get_scheduler(
+        options.lr_scheduler, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=total
+    )
+    if saved:
+        checkpoint.load_optimizer(state, optimizer, accelerator.scaler)
+
+    size = config.size(options)
+    return Session(
+        options=options,
+        accelerator=accelerator,
+        run=run,
+        lock=lock,
+        parts=parts,
+        learning=learning,
+        noise_scheduler=parts.noise_scheduler,
+        optimizer=accelerator.prepare(optimizer),
+        lr_multiplier=schedule.lr_lambdas[0],
+        covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
+        held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),
+        position=position,
+        total=total,
+    )
+
+
+def refuse_other_past(saved, now):
+    """UserError if a resumed run would not go on with the data and the update size that it began with."""
+    if saved["fingerprint"] != now["fingerprint"]:
+        raise config.UserError(
+            "the covers under --data_root are not those that this run began with (rows, texts or pictures differ): "
+            "point --data_root at the same data, or start a new run without --run_id"
+        )
+    if saved["window"] != now["window"]:
+        raise config.UserError(
+            f"this run has {saved['window']} covers in each update, and {now['window']} with this number of processes: "
+            "start as many as before"
+        )
+
+
+def make_optimizer(options, parts, learning):
+    """AdamW (arXiv:1711.05101) over fp32 weights, a group with its own learning rate for each learning part."""
+    rates = {"unet": options.lr, "text_encoder": options.lr_text_encoder}
+    groups = [{"params": list(getattr(parts, name).parameters()), "lr": rates[name]} for name in learning]
+    kind = bitsandbytes.optim.AdamW8bit if options.optimizer == "adamw8bit" else torch.optim.AdamW
+    return kind(groups, weight_decay=options.weight_decay)

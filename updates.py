@@ -1,0 +1,113 @@
+"""What an optimizer update takes: its places in the order of the data, its batches, their losses; and validation.
+
+A place counts covers from the start of epoch 0, over all processes; what is random about a cover belongs to its place.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import torch
+from tqdm import tqdm
+
+import config
+import diffusion
+import models
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Order of the data
+
+
+def places_of(step, count, window):
+    """range of the places that optimizer update `step` takes; an epoch has `count` and its last update may be short."""
+    epoch, update = divmod(step, -(-count // window))
+    return range(epoch * count + update * window, min(epoch * count + (update + 1) * window, (epoch + 1) * count))
+
+
+def batches_of(places, batch_size, accelerator):
+    """The batches (ranges of places) of one update that this process computes; none, if the update is that short."""
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    return batches[accelerator.process_index :: accelerator.num_processes]
+
+
+def make_loader(session):
+    """DataLoader over the batches of every update that is still to do, as {pixel_values, input_ids, row}."""
+    count, seed = len(session.covers), session.options.seed
+
+    def keys():
+        order, epoch = None, None
+        for step in range(session.position["step"], session.total):
+            update = places_of(step, count, session.window)
+            for places in batches_of(update, session.options.batch_size, session.accelerator):
+                if epoch != places[0] // count:
+                    epoch = places[0] // count
+                    order = diffusion.epoch_order(seed, epoch, count)
+                yield [(int(order[place - epoch * count]), place) for place in places]
+
+    return torch.utils.data.DataLoader(
+        session.covers,
+        batch_sampler=keys(),
+        num_workers=config.num_workers(session.options),
+        worker_init_fn=ignore_signals,
+        pin_memory=session.accelerator.device.type == "cuda",
+    )
+
+
+def ignore_signals(_worker):
+    """Ctrl-C reaches every process of the terminal; the workers go on, so that the update can be finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=None):
+    """float32 (B,): the objective on a batch {pixel_values (B, 3, H, W), input_ids (B, 77)}; see diffusion.loss."""
+    device = session.accelerator.device
+    with session.accelerator.autocast():
+        latents = models.encode_images(
+            session.parts.vae, batch["pixel_values"].to(device, non_blocking=True), posterior_noise.to(device)
+        )
+        encoder_hidden_states = models.encode_text(session.parts.text_encoder, batch["input_ids"].to(device))
+        return diffusion.loss(
+            session.parts.unet,
+            session.noise_scheduler,
+            latents,
+            encoder_hidden_states,
+            noise.to(device),
+            timesteps.to(device),
+            snr_gamma,
+        )
+
+
+def training_loss(session, batch, places):
+    """float32 (B,): the loss of training batch, with the noise and the timesteps that belong to its places."""
+    seed = session.options.seed
+    shape = models.latent_shape(session.parts, config.size(session.options))
+    return denoising_loss(
+        session,
+        batch,
+        diffusion.normal(seed, diffusion.POSTERIOR, places, shape),
+        diffusion.normal(seed, diffusion.NOISE, places, shape),
+        diffusion.uniform_timesteps(seed, places, session.noise_scheduler.config.num_train_timesteps),
+        session.options.snr_gamma,
+    )
+
+
+def validate(session):
+    """Mean loss over the held-out covers, unweighted: always the same noise, timesteps stratified over them."""
+    options, count = session.options, len(session.held_out)
+    shape = models.latent_shape(session.parts, config.size(options))
+    timesteps = diffusion.stratified_timesteps(count, session.noise_scheduler.config.num_train_timesteps)
+    loss_sum = torch.zeros((), device=session.accelerator.device)
+    batches = batches_of(range(count), options.batch_size, session.accelerator)
+    quiet = not session.accelerator.is_main_process
+    with models.evaluating(session.parts):
+        for chunk in tqdm(batches, desc="validation", unit="batch", leave=False, delay=3, disable=quiet):
+            batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
+            posterior_noise = diffusion.normal(options.seed, diffusion.VALIDATION_POSTERIOR, chunk, shape)
+            noise = diffusion.normal(options.seed, diffusion.VALIDATION_NOISE, chunk, shape)
+            loss_sum += denoising_loss(session, batch, posterior_noise, noise, timesteps[list(chunk)]).sum()
+    return session.accelerator.reduce(loss_sum, "sum").item() / count
