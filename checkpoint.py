@@ -6,16 +6,13 @@
                   versions.json    the versions with step and validation loss, and the aliases latest and best
                   state/000040/    fp32 weights of the parts that learn, optimizer, position
 
-Everything is written under a name that starts with ".tmp" and renamed when complete. A save is three renames: version,
-state, versions.json. The state's rename is what counts: it carries a copy of versions.json, and a resumed run goes back
-to exactly that, so being killed between two of them loses nothing.
+A save is three renames (see files.publish): version, state, versions.json. The state's rename is what counts: it has a
+copy of versions.json, and a resumed run goes back to exactly that, so being killed between two of them loses nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import errno
 import json
 import os
 import pathlib
@@ -28,55 +25,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from config import UserError, to_json
+from files import publish, write_json
 
 GIB = 2**30
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-def write_text(path, text):
-    """Write a text file so that it is there whole or not at all."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    with writing(temporary):
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-
-
-def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def writing(temporary):
-    """Whatever goes wrong inside, `temporary` (a file or folder) is gone; a full disk is a UserError."""
-    try:
-        yield
-    except BaseException as problem:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-        # safetensors reports a full disk in the text of an error of its own
-        if getattr(problem, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(problem):
-            raise UserError(
-                f"the disk is full: can't write {temporary.parent}; what was saved before is intact; "
-                "free some space (old runs, --keep_versions), then go on with --run_id"
-            ) from None
-        raise
-
-
-@contextlib.contextmanager
-def publish(folder):
-    """A temporary folder to fill; it takes the place of `folder`, at once and whole, when the block ends well."""
-    temporary = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with writing(temporary):
-        temporary.mkdir(parents=True)
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)  # only ever a folder that no versions.json or state speaks of
-        os.rename(temporary, folder)
+ROOM = "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
 
 
 def require_room(folder, needed, what):
@@ -170,7 +122,7 @@ def keep_untouched(run, parts, learning):
     """Save what does not learn once, as it was loaded, before any of it is cast to half precision."""
     if (run / "untouched").exists():
         return
-    with publish(run / "untouched") as folder:
+    with publish(run / "untouched", ROOM) as folder:
         parts.pipeline().save_config(folder)  # model_index.json
         for name in ("tokenizer", "scheduler", "vae", "unet", "text_encoder"):
             if name not in learning:
@@ -181,7 +133,7 @@ def keep_untouched(run, parts, learning):
 
 def save_version(run, name, parts, learning):
     """Write versions/<name>: the learning parts as they are now, in fp32, beside hard links to the untouched ones."""
-    with publish(run / "versions" / name) as folder:
+    with publish(run / "versions" / name, ROOM) as folder:
         shutil.copytree(run / "untouched", folder, dirs_exist_ok=True, copy_function=link_or_copy)
         for part in learning:
             getattr(parts, part).save_pretrained(folder / part)
@@ -253,7 +205,8 @@ POSITION, OPTIMIZER, WEIGHTS = "position.json", "optimizer.pt", "{}.safetensors"
 
 def save_state(run, position, parts, learning, optimizer, scaler=None):
     """Publish state/<step>: `position` (JSON, with at least "step"), fp32 weights, optimizer and loss scaler."""
-    with publish(run / "state" / f"{position['step']:09d}") as folder:
+    with publish(run / "state" / f"{position['step']:09d}", ROOM) as folder:
+        folder.mkdir()
         for part in learning:
             weights = {name: t.contiguous() for name, t in getattr(parts, part).state_dict().items()}
             save_file(weights, folder / WEIGHTS.format(part))
@@ -275,7 +228,7 @@ def save(run, position, parts, learning, optimizer, scaler, validation_loss, kee
     save_version(run, name, parts, learning)
     position["ledger"] = ledger
     save_state(run, position, parts, learning, optimizer, scaler)
-    write_json(run / "versions.json", ledger)
+    write_json(run / "versions.json", ledger, ROOM)
     prune(run, ledger)
     return name
 

@@ -1,25 +1,15 @@
-"""Every option of every script, once: dataclass fields -> argparse -> checked values -> JSON.
+"""Every option of every script, once: dataclass fields with unit, default and what None means, and their checks.
 
-Only the standard library is imported here, so `--help` answers at once.
-
-    options, given = config.parse(config.TrainingOptions)
-
-`options` is a frozen dataclass; `given` holds just what the user typed or put in `--config FILE.json`, so that a
-resumed run can tell a wish from a default. Precedence: default < the run's own config.json < --config < command line.
+command_line.py makes the command lines from them. Only the standard library is imported here.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-import json
-import logging
 import math
 import os
 import pathlib
 import re
-import sys
 from dataclasses import dataclass
 
 
@@ -184,29 +174,6 @@ class DatasetOptions(DataOptions):
     )
 
 
-EXAMPLES = {
-    TrainingOptions: """
-  python -m training --num_gpus=1 --train_text_encoder True --train_unet False
-  python -m training --train_unet --train_text_encoder --lr 1e-5 --lr_text_encoder 2e-6 --epochs 8
-  python -m training --run_id=ID                                    # go on where run ID stopped
-  python -m training --pretrained_model tiny --data_root demo --resolution 64x96 --max_steps 20   # no GPU needed
-""",
-    InferenceOptions: """
-  python -m sd_inference --version=latest --run_id=ID --save_dir="./book dataset" --calc_fid=True
-  python -m sd_inference --version=best                             # the grid of the newest run
-  python -m sd_inference --version=v0 --prompt "A fantasy book cover with author Ursula K. Le Guin"
-""",
-    StatsOptions: """
-  python -m precalc_fid_stats
-  python -m precalc_fid_stats --data_root demo --fid_features efficientnet      # works without internet
-""",
-    DatasetOptions: """
-  python -m dataset --data_root ../book_dataset
-  python -m dataset --data_root demo
-""",
-}
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Text -> value. Each parser takes the text and returns the value or raises ValueError with what was expected.
 
@@ -274,135 +241,6 @@ def check_value(field, raw):
     return value
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Command line and JSON -> options
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line; options may be written with - or _ between words."""
-
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        if unknown:
-            known = [name for name in self._option_string_actions if name.startswith("--")]
-            near = difflib.get_close_matches(unknown[1], known, n=1)
-            message = f"unknown option {unknown[1]}" + (f"; did you mean {near[0]}?" if near else "; see --help")
-        raise UserError(message)
-
-
-def build_parser(cls):
-    """An argparse parser with one argument for each field of the options class `cls`, grouped by where it stands."""
-    script = {"TrainingOptions": "training", "InferenceOptions": "sd_inference", "StatsOptions": "precalc_fid_stats"}
-    parser = Parser(
-        prog=f"python -m {script.get(cls.__name__, 'dataset')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-        usage="%(prog)s [--option value ...]",
-        epilog="Booleans: --flag, --no-flag, --flag True, --flag=False.\n\nexamples:" + EXAMPLES[cls].rstrip(),
-    )
-    parser.add_argument("--config", metavar="FILE.json", help="load saved options; the command line wins")
-    for owner in cls.__mro__[:-1]:
-        group = parser.add_argument_group(owner.__doc__)
-        for field in dataclasses.fields(owner):
-            if field.name not in owner.__annotations__:
-                continue
-            meta = field.metadata
-            default = f"None = {meta['none']}" if field.default is None else field.default
-            text = f"{meta['help']} (default: {default})".replace("%", "%%")
-            kind = dict(help=text, metavar={"int": "N", "float": "X", "bool": "True|False"}.get(field.type, "TEXT"))
-            if meta["choices"]:
-                kind["metavar"] = "|".join(meta["choices"])
-            if field.type == "bool":
-                kind.update(nargs="?", const="True")
-                group.add_argument(
-                    f"--no-{field.name}", dest=field.name, action="store_const", const="False", help=argparse.SUPPRESS
-                )
-            group.add_argument(f"--{field.name}", **kind)
-    return parser
-
-
-def normalize_argv(argv):
-    """--max-steps=3 -> --max_steps=3, --no_train_unet -> --no-train_unet; values are left alone."""
-    result = []
-    for word in argv:
-        match = re.fullmatch(r"--(no[-_])?([A-Za-z][\w-]*)(=.*)?", word, re.DOTALL)
-        if match:
-            no, name, value = match.groups(default="")
-            word = "--" + ("no-" if no and name else "") + name.replace("-", "_") + value
-        result.append(word)
-    return result
-
-
-def known_fields():
-    """name -> field, over all scripts."""
-    classes = (TrainingOptions, InferenceOptions, StatsOptions, DatasetOptions)
-    return {field.name: field for cls in classes for field in dataclasses.fields(cls)}
-
-
-def load_json(path):
-    """Raw options of a --config or config.json file. UserError if it can't be read or isn't an object."""
-    try:
-        raw = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(f"can't read the options in {path}: {problem}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f'{path} must hold one JSON object with an option a key, such as {{"seed": 1}}')
-    for name in raw.keys() - known_fields().keys():
-        near = difflib.get_close_matches(name, known_fields(), n=1)
-        raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    return raw
-
-
-def checked(cls, raw, where):
-    """{name: checked value} for those of the raw options that `cls` has. UserError names the option and `where`."""
-    values = {}
-    for field in dataclasses.fields(cls):
-        if field.name in raw:
-            try:
-                values[field.name] = check_value(field, raw[field.name])
-            except ValueError as problem:
-                raise UserError(f"{where}--{field.name}: {problem}, got {raw[field.name]!r}") from None
-    return values
-
-
-def read_command_line(cls, argv=None):
-    """{name: checked value} of what the user typed or put in --config. argv: a list, or None for sys.argv[1:]."""
-    words = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
-    path = words.pop("config", None)
-    given = checked(cls, load_json(path), f"{path}: ") if path else {}
-    return given | checked(cls, words, "")
-
-
-def parse(cls, argv=None):
-    """(options, given) from the command line. UserError for any mistake."""
-    given = read_command_line(cls, argv)
-    return check(cls(**given)), given
-
-
-def inherit(cls, saved_path, given, names=None):
-    """Options of a run with `given` on top: what the user did not say comes from the run's config.json.
-
-    names: the options to take from the run; None = all that are saved.
-    """
-    saved = {k: v for k, v in load_json(saved_path).items() if names is None or k in names}
-    return check(cls(**(checked(cls, saved, f"{saved_path}: ") | given)))
-
-
-def refuse_changes(cls, saved_path, given):
-    """UserError that names the first given option which would change what the run has already done."""
-    saved = checked(cls, load_json(saved_path), f"{saved_path}: ")
-    for field in dataclasses.fields(cls):
-        name = field.name
-        if name in given and field.metadata["resume"] == "fixed" and field.metadata["saved"]:
-            was = saved.get(name, field.default)
-            if given[name] != was:
-                raise UserError(
-                    f"--{name} {given[name]} would change the past of this run, which has {was}: "
-                    f"leave --{name} out to go on, or start a new run without --run_id"
-                )
-
-
 def to_json(options):
     """The options as a dict for config.json, less those that name a run."""
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.metadata["saved"]}
@@ -433,7 +271,7 @@ def check(options):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What every script shares at its edges
+# What options mean
 
 
 def size(options):
@@ -455,34 +293,3 @@ def cache_dir(options):
 def num_workers(options):
     """How many threads or processes read images."""
     return min(8, os.cpu_count() or 1) if options.num_workers is None else options.num_workers
-
-
-def launch_on_gpus(num_gpus, script, argv=None):
-    """Run `script` again in num_gpus processes through `accelerate launch` and never return; nothing to do for one
-    process, or inside a launched one. UserError if the machine has fewer GPUs."""
-    if num_gpus == 1 or "LOCAL_RANK" in os.environ:
-        return
-    import torch
-
-    if torch.cuda.device_count() < num_gpus:
-        raise UserError(f"--num_gpus {num_gpus}: this machine has {torch.cuda.device_count()} that torch can use")
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_gpus)]
-    os.execv(sys.executable, [*words, script, *(sys.argv[1:] if argv is None else argv)])
-
-
-def run_script(main):
-    """Run a script's main() and leave: a UserError becomes one line on standard error and exit status 2."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels that we do not use
-    try:
-        code = main()
-    except UserError as problem:
-        # a DataLoader worker hands its error on inside the text of a traceback: the sentence is at the end
-        print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # `... | head` closed our output: nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)

@@ -6,7 +6,6 @@ what came of it. Only files that changed since are decoded again.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -22,6 +21,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from config import UserError
+from files import write_text
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")  # by content; names always end in .jpg
 MIN_SIDE = 32  # pixels
@@ -29,6 +29,7 @@ MAX_PIXELS = 2**26  # 8192 x 8192: 200 MB while it is decoded
 MAX_BYTES = 2**28  # of a file
 MAX_STRETCH = 1.15  # of width against height, or height against width
 INDEX_VERSION = 1  # raise it when a rule above or in decode() changes: every file is then decoded again
+ROOM_IN_CACHE = "make room there or choose another folder with --cache_dir"
 SAVE_SECONDS = 30  # a killed check loses at most this much
 
 
@@ -223,23 +224,7 @@ def index_header():
 
 
 def write_csv(path, header, rows):
-    """Write a CSV file in one atomic step. UserError if that can't be done."""
+    """Write a CSV file of the cache in one atomic step. UserError if that can't be done."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
-
-
-def write_text(path, text):
-    """Write a file of the cache in one atomic step, making its folder when needed. UserError if that can't be done."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"can't write {path}: {problem.strerror}; make room there or choose another folder with --cache_dir"
-        ) from None
+    write_text(path, text.getvalue(), ROOM_IN_CACHE)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import pathlib
 
+import command_line
 import config
 from config import UserError
 from prompts import MAX_TOKENS, TEMPLATES, Book, build_prompt
@@ -262,7 +263,7 @@ def descriptions(books, tokenizer, options):
 
 
 def main():
-    options, _ = config.parse(config.DatasetOptions)
+    options, _ = command_line.parse(config.DatasetOptions)
     data = open_data(options)
     import models
 
@@ -270,4 +271,4 @@ def main():
 
 
 if __name__ == "__main__":
-    config.run_script(main)
+    command_line.run_script(main)

@@ -6,7 +6,6 @@ that says how they were made, and that is refused wherever it doesn't fit.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import itertools
@@ -26,7 +25,9 @@ from config import UserError
 from features import folder_images as folder_images
 from features import load_extractor as load_extractor
 from features import read_ahead as read_ahead
+from files import publish
 
+ROOM = "choose another --fid_stats_path"
 STATS_VERSION = 1  # raise it when the meaning of an entry of the stats file changes
 STATS_BYTES = 40e6  # more than a stats file has: 2048 x 2048 float64 and a little
 
@@ -175,10 +176,12 @@ def require_writable(path):
         raise UserError(f"--fid_stats_path {path} must end in .npz: pytorch-fid knows statistics by it")
     if path.is_dir():
         raise UserError(f"--fid_stats_path {path} is a folder: give the name of a file")
-    with writing(path) as temporary:
+    trial = path.with_name(f".tmp-{os.getpid()}-{path.name}.trial")
+    with publish(trial, ROOM) as temporary:
         temporary.touch()
         if shutil.disk_usage(path.parent).free < STATS_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    trial.unlink()
 
 
 def save_stats(path, moments, info):
@@ -188,25 +191,8 @@ def save_stats(path, moments, info):
     """
     libraries = ("torch", "torchvision", "numpy", "pillow", "pytorch-fid")
     made = dict(stats_version=STATS_VERSION, created_by=" ".join(f"{x} {version(x)}" for x in libraries))
-    path = pathlib.Path(path).expanduser()
-    with writing(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, mu=moments.mu, sigma=moments.sigma, n=moments.n, **info, **made)
-        os.replace(temporary, path)
-
-
-@contextlib.contextmanager
-def writing(path):
-    """A temporary path beside `path`, in a folder made when needed; gone if the block fails. OSError -> UserError."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-    except OSError as problem:
-        raise UserError(f"can't write {path}: {problem.strerror or problem}; choose another --fid_stats_path") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with publish(path, ROOM) as temporary, open(temporary, "wb") as file:
+        np.savez(file, mu=moments.mu, sigma=moments.sigma, n=moments.n, **info, **made)
 
 
 def load_stats(path, expect, command="python -m precalc_fid_stats"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 
+import command_line
 import config
 
 
 def main(argv=None):
-    options, _ = config.parse(config.StatsOptions, argv)
+    options, _ = command_line.parse(config.StatsOptions, argv)
 
     import sys
 
@@ -47,4 +48,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    config.run_script(main)
+    command_line.run_script(main)

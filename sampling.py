@@ -6,13 +6,12 @@ it was drawn in, of its place there, or of what was drawn before.
 
 from __future__ import annotations
 
-import os
-
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import config
 import diffusion
+import files
 import models
 
 
@@ -79,9 +78,8 @@ def draw(parts, prompts, rows, options):
 def save_png(path, image):
     """Write a picture (uint8 (H, W, 3) or PIL image) as PNG, whole or not at all."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with files.publish(path, "free some space or choose another --save_dir") as temporary:
+        image.save(temporary, format="PNG")
 
 
 def grid(images, columns, labels=(), most_pixels=384):

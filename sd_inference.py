@@ -8,12 +8,13 @@ import json
 import pathlib
 import sys
 
+import command_line
 import config
 
 
 def main(argv=None):
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
-    given = config.read_command_line(config.InferenceOptions, argv)
+    given = command_line.read_command_line(config.InferenceOptions, argv)
 
     import checkpoint
 
@@ -23,9 +24,9 @@ def main(argv=None):
     )
     options = config.check(wanted)
     if run:
-        options = config.inherit(config.InferenceOptions, run / "config.json", given, inherited())
+        options = command_line.inherit(config.InferenceOptions, run / "config.json", given, inherited())
     folder = pathlib.Path(options.save_dir or (run / "covers" if run else "covers")).expanduser()
-    config.launch_on_gpus(options.num_gpus, __file__, argv)
+    command_line.launch_on_gpus(options.num_gpus, __file__, argv)
     subject = {"version": version, "run_id": run.name if run else None, "pretrained_model": source}
     if options.prompt:
         draw_prompt(options, subject, folder)
@@ -67,8 +68,8 @@ def load(options, source):
 
 def draw_prompt(options, subject, folder):
     """One cover for --prompt, and its settings beside it."""
-    import checkpoint
     import dataset
+    import files
     import sampling
 
     make_folder(folder)
@@ -80,7 +81,7 @@ def draw_prompt(options, subject, folder):
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
     image = sampling.draw(parts, [options.prompt], [0], options)[0]
     sampling.save_png(folder / f"{name}.png", image)
-    checkpoint.write_json(folder / f"{name}.json", settings)
+    files.write_json(folder / f"{name}.json", settings)
     print(f"drew {folder / name}.png")
 
 
@@ -92,8 +93,8 @@ def draw_grid(options, subject, folder):
     import torch
     from tqdm import tqdm
 
-    import checkpoint
     import dataset
+    import files
     import prompts
     import sampling
 
@@ -111,7 +112,7 @@ def draw_grid(options, subject, folder):
     page = sampling.grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{subject['version']}_grid"
     sampling.save_png(folder / f"{name}.png", page)
-    checkpoint.write_json(folder / f"{name}.json", {**settings_of(options, subject), "cells": cells})
+    files.write_json(folder / f"{name}.json", {**settings_of(options, subject), "cells": cells})
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")
 
 
@@ -119,8 +120,8 @@ def draw_and_score(options, subject, folder):
     """Covers of --split into <folder>/<version>/<row>.png, less those that are there, then their score."""
     import accelerate
 
-    import checkpoint
     import dataset
+    import files
     import metrics
 
     # Everything that can be wrong comes before the long work
@@ -145,7 +146,7 @@ def draw_and_score(options, subject, folder):
     images = metrics.folder_images(folder, [book.row for book in books])
     moments = metrics.moments(images, extractor, total=len(books), desc="features")
     distance = metrics.frechet_distance(reference.mu, reference.sigma, moments.mu, moments.sigma)
-    checkpoint.write_json(
+    files.write_json(
         folder / "metrics.json",
         {
             "score": extractor.score_name,
@@ -184,10 +185,10 @@ def draw_covers(options, subject, folder, books, total):
 
 def require_same_settings(path, settings):
     """Write the settings of a folder of covers, or UserError if covers were drawn there with others."""
-    import checkpoint
+    import files
 
     if not path.exists():
-        checkpoint.write_json(path, settings)
+        files.write_json(path, settings)
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -202,4 +203,4 @@ def require_same_settings(path, settings):
 
 
 if __name__ == "__main__":
-    config.run_script(main)
+    command_line.run_script(main)

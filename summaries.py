@@ -13,7 +13,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import config
 from config import UserError
-from covers import write_text
+from covers import ROOM_IN_CACHE
+from files import write_text
 from prompts import TEMPLATES, build_prompt, tidy
 
 BATCH_SIZE = 8
@@ -49,11 +50,11 @@ def summarize(books, count_tokens, max_tokens, options):
                 known.update(zip(keys, generate(tokenizer, model, batch), strict=True))
                 bar.update(len(keys))
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    write_text(path, json.dumps(known))
+                    write_text(path, json.dumps(known), ROOM_IN_CACHE)
                     saved = time.monotonic()
         finally:
             bar.close()
-            write_text(path, json.dumps(known))
+            write_text(path, json.dumps(known), ROOM_IN_CACHE)
     return texts | {row: known[key] or texts[row] for row, key in long.items()}
 
 

@@ -7,7 +7,8 @@ import json
 import psutil
 import torch
 
-from checkpoint import GIB, write_text
+from checkpoint import GIB
+from files import write_text
 
 
 class MetricsLog:

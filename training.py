@@ -12,23 +12,24 @@ import shlex
 import signal
 import time
 
+import command_line
 import config
 
 
 def main(argv=None):
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
-    given = config.read_command_line(config.TrainingOptions, argv)
+    given = command_line.read_command_line(config.TrainingOptions, argv)
 
     import checkpoint
 
     if given.get("run_id"):
         run = checkpoint.find_run(given.get("output_dir", config.TrainingOptions.output_dir), given["run_id"])
-        config.refuse_changes(config.TrainingOptions, run / "config.json", given)
-        options = config.inherit(config.TrainingOptions, run / "config.json", given)
+        command_line.refuse_changes(config.TrainingOptions, run / "config.json", given)
+        options = command_line.inherit(config.TrainingOptions, run / "config.json", given)
     else:
         run = None
         options = config.check(config.TrainingOptions(**given))
-    config.launch_on_gpus(options.num_gpus, __file__, argv)
+    command_line.launch_on_gpus(options.num_gpus, __file__, argv)
 
     from session import set_up
 
@@ -226,4 +227,4 @@ class StopSignal:
 
 
 if __name__ == "__main__":
-    config.run_script(main)
+    command_line.run_script(main)

@@ -336,9 +336,9 @@ def test_a_disk_without_room_is_said_in_one_line(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(covers.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"can't write .*images\.csv: No space left on device.*--cache_dir"):
-        covers.write_text(path, "new")
+        covers.write_csv(path, ["a"], [["new"]])
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["images.csv"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+import command_line
 import config
 import metrics
 from config import UserError
@@ -329,7 +330,7 @@ def test_require_writable(tmp_path, monkeypatch):
 
 def test_the_command_that_makes_the_right_file():
     given = ["--data_root", "my covers", "--resolution", "64x96", "--split", "all", "--fid_features", "efficientnet"]
-    options, _ = config.parse(config.InferenceOptions, [*given, "--fid_batch_size", "50"])
+    options, _ = command_line.parse(config.InferenceOptions, [*given, "--fid_batch_size", "50"])
     command = metrics.stats_command(options)
     assert command == (
         "python -m precalc_fid_stats --data_root 'my covers' --resolution 64x96 "
@@ -340,7 +341,7 @@ def test_the_command_that_makes_the_right_file():
 def test_reference_of_the_options(tmp_path, moments):
     """load_reference ties options, extractor and data to the file."""
     path = tmp_path / "s.npz"
-    options, _ = config.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
+    options, _ = command_line.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
     extractor = types.SimpleNamespace(name="inception", weights_hash="abc", resize="clean")
     data = types.SimpleNamespace(books=lambda split: [split, "book"], fingerprint="+".join)
     info = metrics.stats_info(options, extractor, data)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import command_line
 import config
 import covers
 import dataset
@@ -63,7 +64,7 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
     assert "test covers: 100%" in done.stderr
     assert os.listdir(path.parent) == ["fid_stats.npz"]
 
-    options, _ = config.parse(config.StatsOptions, words(root, path))
+    options, _ = command_line.parse(config.StatsOptions, words(root, path))
     extractor = features.load_extractor(options, torch.device("cpu"))
     data = dataset.open_data(options)
     stats = metrics.load_reference(options, extractor, data)
@@ -79,7 +80,7 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
 
     others = (["--resolution", "64x64"], ["--split", "train"], ["--split", "all"])
     for change, name in zip(others, ("resolution", "split", "split"), strict=True):
-        other, _ = config.parse(config.StatsOptions, words(root, path, *change))
+        other, _ = command_line.parse(config.StatsOptions, words(root, path, *change))
         with pytest.raises(config.UserError, match=f"was made with {name} ") as problem:
             metrics.load_reference(other, extractor, data)
         assert f"precalc_fid_stats --data_root {root}" in str(problem.value)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import command_line
 import config
 import precalc_fid_stats
 import sd_inference
@@ -84,7 +85,7 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
     import metrics
     import sampling
 
-    options = config.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
+    options = command_line.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
     folder = tmp_path / "v1"
     folder.mkdir()
     books = dataset.open_data(options).books("all")

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = {"training", "sd_inference", "precalc_fid_stats", "dataset"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "PIL", "diffusers", "transformers", "accelerate", "pytorch_fid"}
-STANDARD_LIBRARY_ONLY = {"config", "prompts", "files"}
+STANDARD_LIBRARY_ONLY = {"config", "command_line", "prompts", "files"}
 
 
 def tree_of(name):

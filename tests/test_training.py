@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import checkpoint
+import command_line
 import config
 import diffusion
 import models
@@ -99,7 +100,7 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     assert training.main([*words, "--pretrained_model", str(tmp_path / "pretrained"), "--max_grad_norm", "0.5"]) == 0
 
     # The same in plain lines. 22 covers, 6 an update: the fourth has 4; the fifth is in the second epoch
-    options = config.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
+    options = command_line.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
     import dataset
 
     books = dataset.open_data(options).books("train")
@@ -256,29 +257,26 @@ def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
 
 
 KILL_AT_RENAME = """
-import os, sys
+import os, pathlib, sys
 sys.path.insert(0, {root!r})
-left = {renames}
-def dying(call):
-    def rename(*paths):
-        global left
-        left -= 1
-        if left == 0:
-            os._exit(9)
-        return call(*paths)
-    return rename
-os.rename, os.replace = dying(os.rename), dying(os.replace)
+left, replace = {times}, os.replace
+def dying(source, destination):
+    global left
+    left -= pathlib.Path(destination).name == {name!r}
+    if left == 0:
+        os._exit(9)
+    return replace(source, destination)
+os.replace = dying
 import training
-import updates
 sys.exit(training.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("renames", [9, 10, 11])
-def test_killed_inside_a_save_is_bit_identical(unbroken, runs, renames):
-    """Before the version's, the state's and versions.json's rename of some save: nothing may be lost or doubled."""
+@pytest.mark.parametrize(("name", "times"), [("v2", 1), ("000000006", 1), ("versions.json", 3)])
+def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
+    """Just before the version's, the state's or versions.json's rename of the second save: nothing lost or doubled."""
     reference, words = unbroken
-    code = KILL_AT_RENAME.format(root=str(ROOT), renames=renames)
+    code = KILL_AT_RENAME.format(root=str(ROOT), name=name, times=times)
     process = subprocess.run(
         [sys.executable, "-c", code, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
         cwd=ROOT,
@@ -287,6 +285,7 @@ def test_killed_inside_a_save_is_bit_identical(unbroken, runs, renames):
         timeout=280,
     )
     assert process.returncode == 9, process.stderr
+    assert checkpoint.read_position(runs / "run")[0]["step"] == (6 if name == "versions.json" else 3)
     assert training.main(resume(runs, "--num_workers", 0)) == 0
     assert_equals_unbroken(runs / "run", reference)
 

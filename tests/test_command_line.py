@@ -1,0 +1,134 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import command_line
+import config
+from config import TrainingOptions, UserError
+
+
+def parse(words, cls=TrainingOptions):
+    return command_line.parse(cls, words)[0]
+
+
+@pytest.mark.parametrize("word", ["True", "true", "1", "yes", "ON"])
+def test_booleans_that_are_true(word):
+    assert parse(["--train_unet", word]).train_unet is True
+    assert parse([f"--train_unet={word}"]).train_unet is True
+
+
+@pytest.mark.parametrize("word", ["False", "false", "0", "no", "off"])
+def test_booleans_that_are_false(word):
+    assert parse(["--grad_ckpt", word]).grad_ckpt is False
+
+
+def test_bare_flag_and_its_negative():
+    assert parse(["--train_unet"]).train_unet is True
+    assert parse(["--no-grad_ckpt"]).grad_ckpt is False
+    assert parse(["--no-grad-ckpt"]).grad_ckpt is False
+    assert parse(["--train-unet", "--max-steps=3"]).max_steps == 3
+
+
+@pytest.mark.parametrize("word", ["maybe", "2", "", "Flase"])
+def test_any_other_boolean_is_an_error(word):
+    with pytest.raises(UserError, match="--train_unet: expected True or False"):
+        parse([f"--train_unet={word}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "nan"], "--lr: expected a number"),
+        (["--lr", "0"], "--lr: expected more than 0"),
+        (["--batch_size", "2.5"], "--batch_size: expected a whole number"),
+        (["--batch_size", "0"], "--batch_size: expected at least 1"),
+        (["--caption_dropout", "1.5"], "expected at most 1"),
+        (["--resolution", "500x770"], "multiples of 8"),
+        (["--scheduler", "heun"], "expected one of dpm"),
+        (["--trian_unet"], "did you mean --train_unet"),
+        (["--data_root", " "], "expected some text"),
+        (["--train_text_encoder", "False"], "nothing to train"),
+        (["--warmup_steps", "5"], "constant_with_warmup"),
+        (["--run_id", "a", "--run_name", "b"], "give one of the two"),
+        (["--run_name", "../up"], "--run_name takes letters"),
+        (["--summarize_desc"], "add --include_desc"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--config", "/nowhere.json"], "can't read the options in /nowhere.json"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_option(words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_file_loads_and_the_command_line_wins(tmp_path):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"lr": 0.5, "seed": 7, "train_unet": True, "num_examples": None}))
+    options, given = command_line.parse(TrainingOptions, ["--config", str(path), "--seed", "8"])
+    assert (options.lr, options.seed, options.train_unet, options.num_examples) == (0.5, 8, True, None)
+    assert given == {"lr": 0.5, "seed": 8, "train_unet": True, "num_examples": None}
+
+
+def test_saved_options_load_again(tmp_path):
+    options = parse(["--train_unet", "--lr", "3e-4", "--resolution", "64", "--snr_gamma", "5"])
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_json(options)))
+    assert parse(["--config", str(path)]) == options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"sede": 1}', "did you mean 'seed'"),
+        ("[1]", "must hold one JSON object"),
+        ("{", "can't read the options"),
+        ('{"seed": true}', "--seed: expected a whole number"),
+        ('{"seed": null}', "--seed: expected a whole number"),
+        ('{"grad_ckpt": "perhaps"}', "expected True or False"),
+    ],
+)
+def test_bad_config_files(tmp_path, text, message):
+    path = tmp_path / "options.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse(["--config", str(path)])
+
+
+def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_json(parse(["--lr", "0.25", "--max_steps", "10"]))))
+    given = {"max_steps": 20}
+    command_line.refuse_changes(TrainingOptions, path, given)
+    assert (
+        command_line.inherit(TrainingOptions, path, given).lr,
+        command_line.inherit(TrainingOptions, path, given).max_steps,
+    ) == (
+        0.25,
+        20,
+    )
+    command_line.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
+    for name, value in {"seed": 5, "batch_size": 9, "lr": 0.5, "resolution": "64x64", "num_examples": 3}.items():
+        with pytest.raises(UserError, match=f"--{name} {value} would change the past"):
+            command_line.refuse_changes(TrainingOptions, path, {name: value})
+
+
+@pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset"])
+def test_help_teaches_and_needs_no_heavy_import(script, run_script):
+    done = run_script(script, "--help")
+    assert done.returncode == 0
+    assert f"python -m {script}" in done.stdout.split("examples:")[1]
+    heavy = "{'torch', 'numpy', 'pandas', 'PIL', 'diffusers', 'transformers', 'accelerate'}"
+    code = (
+        f"import sys, {script}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_typo_exits_2_with_one_line(run_script):
+    done = run_script("training", "--trian_unet")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown option --trian_unet; did you mean --train_unet?\n"
+    assert done.stdout == ""
