@@ -82,16 +82,17 @@ def save_png(path, image):
         image.save(temporary, format="PNG")
 
 
-def grid(images, columns, labels=(), most_pixels=384):
+def grid(images, columns, labels=()):
     """One PIL picture of many: uint8 images (N, H, W, 3) row by row, `columns` a row, each under its label.
 
-    Pictures higher than most_pixels are shrunk to that height; labels may be fewer than images, or none.
+    Pictures higher than 384 pixels are shrunk to that height; those of less than half are enlarged, pixel by pixel, to
+    be seen at all. Labels may be fewer than images, or none.
     """
     height, width = images.shape[1:3]
-    scale = min(1, most_pixels / height)
+    scale = min(1, 384 / height) if height >= 192 else -(-192 // height)
     width, height = round(width * scale), round(height * scale)
-    text = 16 if any(labels) else 0
-    gap = 6
+    filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    text, gap = (16 if any(labels) else 0), 6
     lines = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + text + gap) + gap), "white")
     pen = ImageDraw.Draw(page)
@@ -101,7 +102,7 @@ def grid(images, columns, labels=(), most_pixels=384):
         y = gap + i // columns * (height + text + gap)
         if i < len(labels):
             pen.text((x, y), shorten(labels[i], width, font), fill="black", font=font)
-        page.paste(Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.LANCZOS), (x, y + text))
+        page.paste(Image.fromarray(image.numpy()).resize((width, height), filter), (x, y + text))
     return page
 
 

@@ -15,7 +15,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyError), files.publish(path) as temporary:
         temporary.write_text("half")
         raise KeyError
-    assert path.read_text(newline="") == "one\r\ntwö"
+    assert path.read_bytes() == "one\r\ntwö".encode()
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 

@@ -74,7 +74,7 @@ def test_grid_puts_pictures_in_reading_order_below_their_labels():
     page = np.asarray(sampling.grid(images, columns=3, labels=["a label that is far too long", "b"]))
     for colour, (line, column) in zip(colours.numpy(), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)], strict=True):
         where = np.argwhere((page == colour).all(-1))
-        assert len(where) == 48 * 32
+        assert len(where) == 4 * 48 * 4 * 32  # enlarged
         assert where.min(0)[0] // (page.shape[0] // 2) == line and where.min(0)[1] // (page.shape[1] // 3) == column
     assert (page[:16] < 128).any()  # letters
-    assert page.shape[:2] == (2 * (48 + 16 + 6) + 6, 3 * (32 + 6) + 6)
+    assert page.shape[:2] == (2 * (192 + 16 + 6) + 6, 3 * (128 + 6) + 6)

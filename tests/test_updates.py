@@ -1,0 +1,23 @@
+import types
+
+import pytest
+
+import updates
+
+
+@pytest.mark.parametrize(("count", "window"), [(22, 5), (20, 5), (3, 8), (7, 1)])
+def test_the_places_of_two_epochs_are_taken_once_each(count, window):
+    per_epoch = -(-count // window)
+    taken = [updates.places_of(step, count, window) for step in range(2 * per_epoch)]
+    assert [place for places in taken for place in places] == list(range(2 * count))
+    assert {len(places) for places in taken} <= {window, count % window or window}
+    assert all(places[0] // count == places[-1] // count for places in taken)  # no update spans two epochs
+
+
+@pytest.mark.parametrize(("processes", "size"), [(1, 22), (2, 22), (3, 22), (4, 5), (2, 1)])
+def test_processes_share_an_update_in_whole_batches(processes, size):
+    ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
+    batches = [updates.batches_of(range(100, 100 + size), 4, rank) for rank in ranks]
+    assert sorted(place for own in batches for batch in own for place in batch) == list(range(100, 100 + size))
+    assert all(1 <= len(batch) <= 4 for own in batches for batch in own)
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
