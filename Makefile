@@ -20,6 +20,9 @@ install: .venv/ready
 
 DEMO := demo
 DATA := --data_root demo --resolution 64x96 --test_fraction 0.5
+LEARN := --pretrained_model tiny --train_unet True --train_text_encoder True --lr 3e-3 --lr_text_encoder 1e-3 \
+  --lr_scheduler cosine --batch_size 16 --max_steps 600 --save_every 100 --validate_every 100 --sample_every 200 \
+  --guidance_scale 3 --num_samples 6
 RUN := --output_dir $(DEMO)/runs --run_id first
 SCORE := --calc_fid True --fid_features efficientnet --fid_stats_path $(DEMO)/fid_stats.npz --num_imgs 150
 
@@ -28,19 +31,20 @@ demo: install
 	$(BIN)/python -m dataset $(DATA)
 	echo "== 2 of 6: statistics of real covers"
 	$(BIN)/python -m precalc_fid_stats $(DATA) --fid_features efficientnet --fid_stats_path $(DEMO)/fid_stats.npz
-	echo "== 3 of 6: training UNet and text encoder"
-	test -e $(DEMO)/runs/first/config.json || $(BIN)/python -m training $(DATA) --pretrained_model tiny \
-	  --output_dir $(DEMO)/runs --run_name first --train_unet True --train_text_encoder True \
-	  --batch_size 8 --lr 2e-3 --lr_text_encoder 5e-4 --max_steps 150 --save_every 50 --validate_every 50 --sample_every 150
+	echo "== 3 of 6: training UNet and text encoder, stopped by SIGTERM after the second version"
+	test -e $(DEMO)/runs/first/versions/v2 || { rm -rf $(DEMO)/runs/first; \
+	  $(BIN)/python -m training $(DATA) $(LEARN) --output_dir $(DEMO)/runs --run_name first & \
+	  while kill -0 $$! 2>/dev/null && ! test -e $(DEMO)/runs/first/versions/v2; do sleep 0.2; done; \
+	  kill -TERM $$!; wait $$!; test $$? -eq 143; }
 	echo "== 4 of 6: resuming that run"
-	$(BIN)/python -m training $(RUN) --max_steps 300
+	$(BIN)/python -m training $(RUN)
 	echo "== 5 of 6: covers by v0 (before training) and by the best version, from the same latents"
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version v0
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version best
 	echo "== 6 of 6: their scores"
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version v0 $(SCORE)
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version best $(SCORE)
-	echo "== done. The model 'tiny' has random weights and a random autoencoder: its loss falls, its pictures stay noise."
+	echo "== done. 'tiny' is a toy: its autoencoder sees only the mean colour of each 8x8 pixels, its other weights began at random."
 	echo "look at:"; ls $(DEMO)/covers/*.png $(DEMO)/runs/first/samples/*.png
 
 # --- make test -------------------------------------------------------------------------------------------------------
