@@ -12,20 +12,22 @@ copy of versions.json, and a resumed run goes back to exactly that, so being kil
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
 import os
 import pathlib
 import re
 import secrets
 import shutil
+from pickle import UnpicklingError
 
 import filelock
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from config import UserError, to_json
-from files import publish, write_json
+from files import publish, read_json, remove, write_json
 
 GIB = 2**30
 ROOM = "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
@@ -54,19 +56,20 @@ def open_run(run, options, position, parts, learning):
     if run is None:
         run_id = options.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         run = pathlib.Path(options.output_dir).expanduser() / run_id
-        if run.exists():
+        if (run / "config.json").exists():
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
+    weights = bytes_of(parts, learning)
+    untouched = 0 if (run / "untouched").exists() else bytes_of(parts, {"vae", "unet", "text_encoder"} - {*learning})
+    # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
+    moments = weights * (2 if options.optimizer == "adamw" else 0.5)
+    there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    require_room(there, untouched + 2 * weights + moments, "this run with its first version")
     try:
         for name in ("samples", "versions", "state"):
             (run / name).mkdir(parents=True, exist_ok=True)
         held = lock(run)
     except OSError as problem:
         raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
-    weights = bytes_of(parts, learning)
-    untouched = 0 if (run / "untouched").exists() else bytes_of(parts, {"vae", "unet", "text_encoder"} - {*learning})
-    # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
-    moments = weights * (2 if options.optimizer == "adamw" else 0.5)
-    require_room(run, untouched + 2 * weights + moments, "this run with its first version")
     write_json(run / "config.json", to_json(options))
     write_json(run / "versions.json", position["ledger"])
     prune(run, position["ledger"])
@@ -110,12 +113,11 @@ def find_run(output_dir, run_id):
 
 def read_ledger(run):
     """What versions.json says, or that there are none yet."""
-    try:
-        return json.loads((run / "versions.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {"versions": {}, "aliases": {}}
-    except (OSError, ValueError) as problem:
-        raise UserError(f"can't read {run / 'versions.json'}: {problem}; `--run_id {run.name}` restores it") from None
+    path = run / "versions.json"
+    ledger = read_json(path) if path.exists() else {"versions": {}, "aliases": {}}
+    if not all(isinstance(ledger.get(key), dict) for key in ("versions", "aliases")):
+        raise UserError(f"can't read {path}: it lists no versions; resuming with --run_id {run.name} restores it")
+    return ledger
 
 
 def keep_untouched(run, parts, learning):
@@ -166,10 +168,12 @@ def add_version(ledger, step, validation_loss, keep_versions):
 
 
 def prune(run, ledger):
-    """Delete version folders and temporary folders that the ledger does not speak of."""
-    for folder in (run / "versions").iterdir():
+    """Delete version folders that the ledger does not speak of, and what killed saves have left."""
+    for folder in (run / "versions").glob("v*"):
         if folder.name not in ledger["versions"]:
-            shutil.rmtree(folder)
+            remove(folder)
+    for leftover in (*run.glob(".*.tmp"), *run.glob("*/.*.tmp")):
+        remove(leftover)
 
 
 def resolve_version(output_dir, run_id, version, pretrained_model):
@@ -181,20 +185,31 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
         folder = pathlib.Path(version).expanduser()
         if not folder.is_dir():
             raise UserError(f"--version {version}: expected v0, v1 ..., latest, best, or a folder, and no such folder")
-        run = folder.resolve().parent.parent
-        return folder.resolve().name, str(folder), run if (run / "config.json").is_file() else None
+        folder = folder.resolve()
+        run = folder.parent.parent
+        ours = folder.parent.name == "versions" and (run / "config.json").is_file()
+        return folder.name, str(folder), run if ours else None
     if version == "v0" and run_id is None and not list_runs(output_dir):
         return "v0", pretrained_model, None
     run = find_run(output_dir, run_id)
     if version == "v0":
-        saved = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return "v0", saved["pretrained_model"], run
+        return "v0", read_json(run / "config.json").get("pretrained_model", pretrained_model), run
     ledger = read_ledger(run)
     name = ledger["aliases"].get(version, version)
     if name not in ledger["versions"]:
         there = ", ".join(["v0", *ledger["versions"], *ledger["aliases"]])
         raise UserError(f"run {run.name} has no version {version}; there: {there}")
-    return name, str(run / "versions" / name), run
+    return name, version_folder(run, name), run
+
+
+def version_folder(run, name):
+    """The folder of a version as a source for models.load_parts. UserError if it was deleted."""
+    folder = run / "versions" / name
+    if not folder.is_dir():
+        raise UserError(
+            f"version {name} of run {run.name} should be in {folder}, and that folder is gone: bring it back"
+        )
+    return str(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,9 +228,9 @@ def save_state(run, position, parts, learning, optimizer, scaler=None):
         moments = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         torch.save(moments, folder / OPTIMIZER)
         write_json(folder / POSITION, position)
-    for old in (run / "state").iterdir():
+    for old in (run / "state").glob("[0-9]*"):
         if old.name != f"{position['step']:09d}":
-            shutil.rmtree(old)
+            remove(old)
 
 
 def save(run, position, parts, learning, optimizer, scaler, validation_loss, keep_versions):
@@ -234,30 +249,52 @@ def save(run, position, parts, learning, optimizer, scaler, validation_loss, kee
 
 
 def read_position(run):
-    """(position, folder) of the newest complete state, or (None, None) if nothing was saved yet."""
+    """(position, folder) of the newest complete state, or (None, None) if nothing was saved yet.
+
+    UserError if it is damaged, or gone while there are versions: starting again would overwrite them.
+    """
     folders = sorted(folder for folder in (run / "state").glob("[0-9]*") if (folder / POSITION).is_file())
     if not folders:
+        if read_ledger(run)["versions"]:
+            raise UserError(
+                f"run {run.name} has versions but no training state in {run / 'state'}: it can't be resumed"
+            )
         return None, None
-    return json.loads((folders[-1] / POSITION).read_text(encoding="utf-8")), folders[-1]
+    position = read_json(folders[-1] / POSITION)
+    if not isinstance(position.get("step"), int) or "ledger" not in position:
+        raise UserError(f"{folders[-1] / POSITION} is damaged: run {run.name} can't be resumed")
+    return position, folders[-1]
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Whatever a damaged file of the state makes the libraries raise is a UserError that names the file."""
+    try:
+        yield path
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(f"the run can't be resumed, since {path} is missing or damaged: {reason}") from None
 
 
 def load_weights(folder, parts, learning):
-    """Put the fp32 weights of a state folder into the learning parts."""
+    """Put the fp32 weights of a state folder into the learning parts. UserError if they are damaged."""
     for part in learning:
-        getattr(parts, part).load_state_dict(load_file(folder / WEIGHTS.format(part)))
+        with reading(folder / WEIGHTS.format(part)) as path:
+            getattr(parts, part).load_state_dict(load_file(path))
 
 
 def load_optimizer(folder, optimizer, scaler=None):
-    """Put optimizer moments and loss scale of a state folder back."""
-    moments = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(moments["optimizer"])
-    if scaler and moments["scaler"]:
-        scaler.load_state_dict(moments["scaler"])
+    """Put optimizer moments and loss scale of a state folder back. UserError if they are damaged."""
+    with reading(folder / OPTIMIZER) as path:
+        moments = torch.load(path, map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(moments["optimizer"])
+        if scaler and moments["scaler"]:
+            scaler.load_state_dict(moments["scaler"])
 
 
 def bytes_of_optimizer(optimizer):
     """Bytes that the optimizer's moments take now."""
-    states = optimizer.state_dict()["state"].values()
+    states = optimizer.state.values()  # state_dict() of bitsandbytes hides them one level deeper
     return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
 
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import json
 import logging
 import os
-import pathlib
 import re
 import sys
 
@@ -28,6 +26,7 @@ from config import (
     check,
     check_value,
 )
+from files import read_json
 
 EXAMPLES = {
     TrainingOptions: """
@@ -115,13 +114,8 @@ def known_fields():
 
 
 def load_json(path):
-    """Raw options of a --config or config.json file. UserError if it can't be read or isn't an object."""
-    try:
-        raw = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(f"can't read the options in {path}: {problem}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f'{path} must hold one JSON object with an option a key, such as {{"seed": 1}}')
+    """Raw options of a --config or config.json file. UserError if it can't be read or has an unknown option."""
+    raw = read_json(path)
     for name in raw.keys() - known_fields().keys():
         near = difflib.get_close_matches(name, known_fields(), n=1)
         raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
@@ -203,10 +197,14 @@ def run_script(main):
         # a DataLoader worker hands its error on inside the text of a traceback: the sentence is at the end
         print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
         code = 2
+    except OSError as problem:  # BrokenPipeError: `... | head` closed our output, and nothing is wrong
+        if isinstance(problem, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        else:
+            print(f"error: {problem}", file=sys.stderr)
+            code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # `... | head` closed our output: nothing is wrong
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code)

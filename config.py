@@ -64,11 +64,11 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'tiny' = a toy with random weights, for first steps",
+        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'tiny' = a toy, for first steps",
     )
     output_dir: str = option("runs", "folder where runs live", resume="free")
     num_gpus: int = option(1, "processes to launch through Accelerate, one for each GPU", least=1)
-    batch_size: int = option(4, "covers that go through the model at once, on each GPU", least=1)
+    batch_size: int = option(4, "covers that go through the model at once, on each GPU", least=1, resume="free")
     seed: int = option(0, "every random choice is a function of this seed and a position", least=0)
     mixed_precision: str = option(
         "auto",
@@ -118,7 +118,9 @@ class TrainingOptions(DrawingOptions, ModelOptions, DataOptions):
     max_steps: int = option(
         None, "optimizer updates after which to stop", none="as many as --epochs makes", least=1, resume="free"
     )
-    grad_acc_steps: int = option(1, "batches whose gradients are averaged into one optimizer update", least=1)
+    grad_acc_steps: int = option(
+        1, "batches whose gradients are averaged into one optimizer update", least=1, resume="free"
+    )
     lr: float = option(1e-5, "learning rate of the UNet", above=0)
     lr_text_encoder: float = option(1e-5, "learning rate of the text encoder", above=0)
     lr_scheduler: str = option(
@@ -139,7 +141,10 @@ class TrainingOptions(DrawingOptions, ModelOptions, DataOptions):
     grad_ckpt: bool = option(True, "recompute activations in the backward pass to save memory", resume="free")
     save_every: int = option(500, "optimizer updates between saved versions", least=1, resume="free")
     validate_every: int = option(
-        250, "optimizer updates between validation losses; each version gets one, too", least=1, resume="free"
+        250,
+        "optimizer updates between validation losses; each version that is due gets one, too",
+        least=1,
+        resume="free",
     )
     sample_every: int = option(500, "optimizer updates between preview covers; 0 = none", least=0, resume="free")
     keep_versions: int = option(
@@ -207,6 +212,10 @@ def parse_float(text):
 def parse_str(text):
     if not isinstance(text, str) or not text.strip():
         raise ValueError("expected some text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected text in UTF-8") from None
     return text
 
 
@@ -265,6 +274,10 @@ def check(options):
         raise UserError("--summarize_desc shortens what --include_desc puts into the prompt: add --include_desc")
     if value("prompt") and value("calc_fid"):
         raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
+    if value("fid_features") == "efficientnet" and value("fid_resize") == "legacy":
+        raise UserError(
+            "--fid_resize legacy repeats pytorch-fid's Inception: with --fid_features efficientnet use --fid_resize clean"
+        )
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options

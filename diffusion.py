@@ -42,14 +42,19 @@ def epoch_order(seed, epoch, count):
     return rng(seed, ORDER, epoch).permutation(count)
 
 
+def require_trainable(noise_scheduler):
+    """UserError unless the model predicts what `target` knows."""
+    prediction_type = noise_scheduler.config.prediction_type
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(f"this model predicts '{prediction_type}', and only epsilon and v_prediction can be trained")
+
+
 def target(noise_scheduler, latents, noise, timesteps):
     """What the UNet should predict, shaped like latents: the noise (arXiv:2006.11239) or v (arXiv:2202.00512)."""
-    prediction_type = noise_scheduler.config.prediction_type
-    if prediction_type == "epsilon":
+    require_trainable(noise_scheduler)
+    if noise_scheduler.config.prediction_type == "epsilon":
         return noise
-    if prediction_type == "v_prediction":
-        return noise_scheduler.get_velocity(latents, noise, timesteps)
-    raise UserError(f"this model predicts '{prediction_type}', and only epsilon and v_prediction can be trained")
+    return noise_scheduler.get_velocity(latents, noise, timesteps)
 
 
 def min_snr_weights(noise_scheduler, timesteps, snr_gamma):

@@ -1,6 +1,7 @@
 """Writing files and folders so that they are there whole or not at all, whatever happens meanwhile.
 
-Everything is written under a name beside the real one that starts with ".tmp" and takes the real name when complete.
+Everything is written under a hidden name beside the real one, which ends in ".tmp", is brought to the disk, and then
+takes the real name.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ def publish(path, hint=ROOM):
     """A temporary path to write a file to, or to make a folder at; it becomes `path` when the block ends well.
 
     path's folder is made when needed. If the block fails the temporary path is gone and `path` is as it was; what the
-    disk was to blame for is a UserError with the reason and the hint. A folder must not be there yet, or be one that
-    nothing speaks of: it is removed.
+    disk was to blame for is a UserError with the reason and the hint. A folder that nothing speaks of may be there
+    already, left by a killed save: it is removed.
     """
     path = pathlib.Path(path).expanduser()
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        bring_to_disk(temporary)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -40,10 +42,21 @@ def publish(path, hint=ROOM):
         raise
 
 
+def bring_to_disk(path):
+    """Have the file, or each file of the folder, survive a power cut, and be readable as the umask says."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
+        if file.stat().st_nlink == 1:  # a hard link's file has been on the disk for long
+            file.chmod(0o666 & ~umask)
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
 def blames_disk(problem):
     """Whether an error is one of writing. torch and safetensors tell of a full disk by errors of their own."""
     return isinstance(problem, OSError) or any(
-        words in str(problem) for words in ("No space left", "PytorchStreamWriter", "os error")
+        words in str(problem) for words in ("No space left", "PytorchStreamWriter", "inline_container", "os error")
     )
 
 
@@ -54,6 +67,17 @@ def remove(path):
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def read_json(path):
+    """The JSON object in a file. UserError if it can't be read or is something else."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"can't read {path}: {problem}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"can't read {path}: it must hold one JSON object")
+    return value
 
 
 def write_text(path, text, hint=ROOM):

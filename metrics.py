@@ -22,9 +22,6 @@ from tqdm import tqdm
 
 import config
 from config import UserError
-from features import folder_images as folder_images
-from features import load_extractor as load_extractor
-from features import read_ahead as read_ahead
 from files import publish
 
 ROOM = "choose another --fid_stats_path"

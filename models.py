@@ -7,13 +7,16 @@ folder (a saved version of a run is one) or builds `tiny`: the same classes at t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import pathlib
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 
 from config import UserError
 
+LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a source that is bad
 PARTS = ("unet", "text_encoder")  # what can learn; the autoencoder and the tokenizer always stay as they are
 
 
@@ -57,47 +60,62 @@ class Parts:
 def load_parts(source):
     """The parts of `source`: 'tiny', a pipeline folder or a hub id; fp32, on the CPU, all frozen, in eval mode.
 
-    UserError if it can't be had, with what was tried and what to do instead.
+    UserError if it can't be had or is incomplete, with what was tried and what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
         return freeze(build_tiny())
 
-    from diffusers import StableDiffusionPipeline
+    import diffusers
+    from transformers import CLIPTextModel
 
-    folder = local_folder(source)
+    where = local_folder(source) or source
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            source if folder is None else folder,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            local_files_only=folder is not None,
-        )
-        tokenizer = require_vocabulary(pipe.tokenizer)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as problem:
-        raise UserError(cannot_load(source, folder, problem)) from None
-    return freeze(Parts(tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, pipe.scheduler))
+        index = diffusers.StableDiffusionPipeline.load_config(where)
+        unet = load_network(diffusers.UNet2DConditionModel, where, "unet", dtype=torch.float32)
+        vae = load_network(diffusers.AutoencoderKL, where, "vae", dtype=torch.float32)
+        text_encoder = load_network(CLIPTextModel, where, "text_encoder", dtype=torch.float32)
+        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(where, subfolder="scheduler")
+        if unet.config.cross_attention_dim != text_encoder.config.hidden_size or "beta_start" not in scheduler.config:
+            raise ValueError("it is not a Stable Diffusion 1.x model")
+    except (*LIBRARY_ERRORS, SafetensorError) as problem:
+        raise UserError(cannot_load(source, problem)) from None
+    return freeze(Parts(load_tokenizer(source), text_encoder, vae, unet, scheduler))
+
+
+def build_tiny():
+    """The Parts of `tiny`, the same weights every time."""
+    import tiny
+
+    return Parts(*tiny.build())
+
+
+def load_network(cls, where, name, **kwargs):
+    """One network of a pipeline. ValueError if its file lacks weights, which the libraries would make up."""
+    network, info = cls.from_pretrained(where, subfolder=name, use_safetensors=True, output_loading_info=True, **kwargs)
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{name} lacks {len(missing)} weights, such as {missing[0]}")
+    return network
 
 
 def load_tokenizer(source):
     """The CLIPTokenizer of `source` alone, without the networks. UserError if it can't be had."""
+    quiet_libraries()
     if source == "tiny":
-        return build_tiny_tokenizer()
+        import tiny
 
+        return tiny.build_tokenizer()
+
+    from diffusers import StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    quiet_libraries()
-    folder = local_folder(source)
+    where = local_folder(source) or source
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            source if folder is None else folder, subfolder="tokenizer", local_files_only=folder is not None
-        )
-        return require_vocabulary(tokenizer)
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        raise UserError(cannot_load(source, folder, problem)) from None
+        StableDiffusionPipeline.load_config(where)  # fails at once where the hub can't be reached
+        return require_vocabulary(CLIPTokenizer.from_pretrained(where, subfolder="tokenizer"))
+    except LIBRARY_ERRORS as problem:
+        raise UserError(cannot_load(source, problem)) from None
 
 
 def require_vocabulary(tokenizer):
@@ -105,11 +123,6 @@ def require_vocabulary(tokenizer):
     if len(tokenizer) < 256:
         raise ValueError("there is no tokenizer/vocab.json or tokenizer.json")
     return tokenizer
-
-
-def token_counter(tokenizer):
-    """A function text -> its number of tokens, the start and end tokens included."""
-    return lambda text: len(tokenizer(text).input_ids)
 
 
 def local_folder(source):
@@ -127,10 +140,11 @@ def local_folder(source):
     return None
 
 
-def cannot_load(source, folder, problem):
+def cannot_load(source, problem):
     reason = " ".join(str(problem).split())[:300]
-    if folder is not None:
-        return f"can't load a Stable Diffusion pipeline with safetensors weights from {folder}: {reason}"
+    if local_folder(source):
+        return f"can't load a Stable Diffusion 1.x pipeline with safetensors weights from {source}: {reason}"
+    reason = reason.split(" To enable repo look-ups")[0]  # advice to programmers
     return (
         f"can't get '{source}': it is no folder here, not in the Hugging Face cache, and the hub said: {reason} -- "
         f"on a machine with internet run `hf download {source} --local-dir DIR`, bring DIR here and give "
@@ -148,6 +162,16 @@ def quiet_libraries():
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()
+
+
+def weights_hash(parts):
+    """What the drawn covers depend on: a hash, hex, of all weights as they are now (fp32 as loaded, on the CPU)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("vae", *PARTS):
+        for key, tensor in sorted(getattr(parts, name).state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def freeze(parts, learning=()):
@@ -232,124 +256,3 @@ def latent_shape(parts, size):
 def encode_text(text_encoder, input_ids):
     """input_ids int64 (B, 77) -> encoder_hidden_states (B, 77, C): the last hidden state, as SD 1.x uses it."""
     return text_encoder(input_ids, return_dict=False)[0]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# tiny: Stable Diffusion's own classes at toy size, for tests and first steps. It has learned nothing.
-
-TINY_WORDS = """
-a an and the of in with by for to is book cover title author titled written
-fantasy romance mystery horror history historical science fiction poetry children adventure classics thriller young
-adult night day house garden river sea king queen shadow light secret last first little great lost
-"""
-
-
-def build_tiny():
-    """Parts of `tiny`, the same weights every time; about 0.25 M parameters; leaves torch's global generator alone.
-
-    UNet and text encoder have random weights, the autoencoder has those of see_mean_colours.
-    """
-    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    tokenizer = build_tiny_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=32,
-            attention_head_dim=4,
-            norm_num_groups=8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            norm_num_groups=1,
-            sample_size=64,
-            scaling_factor=2.5,  # makes latents of covers have about unit std
-        )
-        see_mean_colours(vae)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-    scheduler = PNDMScheduler(  # as Stable Diffusion 1.5 has it
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
-    return Parts(tokenizer, text_encoder, vae, unet, scheduler)
-
-
-@torch.no_grad()
-def see_mean_colours(vae):
-    """Weights by hand: latents 0 to 2 are the mean red, green and blue of each 8 x 8 pixels, latent 3 their mean.
-
-    Every layer passes channels 0 to 2 on. The group norm would divide by the picture's own contrast; channels 3 and 4,
-    constantly +100 and -100, outweigh it by far. Channel 7 is 0: what a picture adds to all channels alike is found
-    there and subtracted. SiLU is the identity to float precision for the large values that the norm's bias makes.
-    """
-    colours, ends = [0, 1, 2], {3: 100.0, 4: -100.0}
-    passing = list(range(8))
-    for part in (vae.encoder, vae.decoder):
-        for p in part.parameters():
-            p.zero_()
-        for i in colours:  # a pixel, or a latent, as it is
-            part.conv_in.weight[i, i, 1, 1] = 1
-        for i, value in ends.items():
-            part.conv_in.bias[i] = value
-        part.conv_norm_out.weight.fill_(100 / 2)  # the deviation of (100, -100, 0, 0, 0, 0, 0, 0)
-        part.conv_norm_out.bias.fill_(30)
-        for i in colours:
-            part.conv_out.weight[i, i, 1, 1] = 1
-            part.conv_out.weight[i, 7, 1, 1] = -1
-    for block in vae.encoder.down_blocks[:-1]:
-        for i in passing:  # the mean of 2 x 2
-            block.downsamplers[0].conv.weight[i, i, :2, :2] = 1 / 4
-    soft = torch.tensor([1.0, 2.0, 1.0]) / 4
-    for block in vae.decoder.up_blocks[:-1]:
-        for i in passing:
-            if i in colours:  # doubled, then softened
-                block.upsamplers[0].conv.weight[i, i] = torch.outer(soft, soft)
-            else:
-                block.upsamplers[0].conv.weight[i, i, 1, 1] = 1
-    for i in colours:
-        vae.encoder.conv_out.weight[3, i, 1, 1] = 1 / 3
-    vae.encoder.conv_out.weight[3, 7, 1, 1] = -1
-    vae.encoder.conv_out.bias[4:] = -20  # log variance of the posterior: as good as none
-    for conv in (vae.quant_conv, vae.post_quant_conv):
-        conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
-        conv.bias.zero_()
-
-
-def build_tiny_tokenizer():
-    """A byte-level BPE tokenizer in CLIP's format: every byte, with and without end of word, and a few whole words."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
-
-    letters = sorted(ByteLevel.alphabet())
-    vocab = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for word in TINY_WORDS.split():  # each word is built up from its first letter: a, au, aut, ... author</w>
-        symbols = [*word[:-1], word[-1] + "</w>"]
-        left = symbols[0]
-        for right in symbols[1:]:
-            if left + right not in vocab:
-                vocab.append(left + right)
-                merges.append((left, right))
-            left += right
-    vocab += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocab)}, merges=merges, model_max_length=77)

@@ -19,12 +19,13 @@ def main(argv=None):
     import torch
 
     import dataset
+    import features
     import metrics
 
     # Everything that can be wrong comes before the long work
     start = time.monotonic()
     metrics.require_writable(options.fid_stats_path)
-    extractor = metrics.load_extractor(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    extractor = features.load_extractor(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = dataset.open_data(options)
     books = data.books(options.split)
     if len(books) < 2:
@@ -34,7 +35,7 @@ def main(argv=None):
         pixels = dataset.load_image(book.image, config.size(options))
         return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
-    images = metrics.read_ahead(read, books, config.num_workers(options))
+    images = features.read_ahead(read, books, config.num_workers(options))
     moments = metrics.moments(images, extractor, len(books), f"{options.split} covers")
     metrics.save_stats(options.fid_stats_path, moments, metrics.stats_info(options, extractor, data))
 

@@ -75,10 +75,10 @@ def draw(parts, prompts, rows, options):
     return torch.cat(images)
 
 
-def save_png(path, image):
+def save_png(path, image, hint="free some space or choose another --save_dir"):
     """Write a picture (uint8 (H, W, 3) or PIL image) as PNG, whole or not at all."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
-    with files.publish(path, "free some space or choose another --save_dir") as temporary:
+    with files.publish(path, hint) as temporary:
         image.save(temporary, format="PNG")
 
 
@@ -91,7 +91,7 @@ def grid(images, columns, labels=()):
     height, width = images.shape[1:3]
     scale = min(1, 384 / height) if height >= 192 else -(-192 // height)
     width, height = round(width * scale), round(height * scale)
-    filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     text, gap = (16 if any(labels) else 0), 6
     lines = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + text + gap) + gap), "white")
@@ -102,7 +102,7 @@ def grid(images, columns, labels=()):
         y = gap + i // columns * (height + text + gap)
         if i < len(labels):
             pen.text((x, y), shorten(labels[i], width, font), fill="black", font=font)
-        page.paste(Image.fromarray(image.numpy()).resize((width, height), filter), (x, y + text))
+        page.paste(Image.fromarray(image.numpy()).resize((width, height), resampling), (x, y + text))
     return page
 
 

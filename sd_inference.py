@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import sys
+from typing import NamedTuple
 
 import command_line
 import config
+import files
 
 
 def main(argv=None):
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
     given = command_line.read_command_line(config.InferenceOptions, argv)
+    options = config.check(config.InferenceOptions(**given))
+
+    import accelerate
 
     import checkpoint
 
-    wanted = config.InferenceOptions(**given)
-    version, source, run = checkpoint.resolve_version(
-        wanted.output_dir, wanted.run_id, wanted.version, wanted.pretrained_model
+    name, source, run = checkpoint.resolve_version(
+        options.output_dir, options.run_id, options.version, options.pretrained_model
     )
-    options = config.check(wanted)
     if run:
-        options = command_line.inherit(config.InferenceOptions, run / "config.json", given, inherited())
+        started_from = files.read_json(run / "config.json").get("pretrained_model")
+        if given.get("pretrained_model", started_from) == started_from:
+            options = command_line.inherit(config.InferenceOptions, run / "config.json", given, inherited())
+        elif name == "v0" and not options.run_id:
+            source, run = options.pretrained_model, None  # the model itself was asked for, not the newest run's start
+        else:
+            raise config.UserError(
+                f"run {run.name} started from {started_from}, not from --pretrained_model {options.pretrained_model}: "
+                "leave it out, or draw with that model itself by --version v0 without --run_id"
+            )
     folder = pathlib.Path(options.save_dir or (run / "covers" if run else "covers")).expanduser()
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
-    subject = {"version": version, "run_id": run.name if run else None, "pretrained_model": source}
-    if options.prompt:
-        draw_prompt(options, subject, folder)
-    elif options.calc_fid:
-        draw_and_score(options, subject, folder)
-    else:
-        draw_grid(options, subject, folder)
+    state = accelerate.Accelerator().state
+    version = Version(name, source, run)
+    if options.calc_fid:
+        draw_and_score(options, version, folder, state)
+    elif state.is_main_process:
+        (draw_prompt if options.prompt else draw_grid)(options, version, folder, state.device)
     return 0
+
+
+class Version(NamedTuple):
+    """What to draw with."""
+
+    name: str  # v0, v1, ... or a folder's name
+    source: str  # for models.load_parts
+    run: pathlib.Path | None  # its run's folder
 
 
 def inherited():
@@ -43,10 +61,18 @@ def inherited():
     return {field.name for group in groups for field in dataclasses.fields(group)} | {"seed"}
 
 
-def settings_of(options, subject):
-    """What determines a picture, less its prompt and its row."""
-    names = ("seed", "resolution", "steps", "guidance_scale", "scheduler", "mixed_precision", "include_desc")
-    return {**subject, **{name: getattr(options, name) for name in names}}
+def settings_of(options, version, parts_hash):
+    """What determines a picture, less its prompt and its row. parts_hash: models.weights_hash."""
+    import models
+
+    names = ("seed", "resolution", "steps", "guidance_scale", "scheduler")
+    return {
+        "version": version.name,
+        "run_id": version.run.name if version.run else None,
+        "weights": parts_hash,
+        "precision": models.pick_precision(options.mixed_precision),
+        **{name: getattr(options, name) for name in names},
+    }
 
 
 def make_folder(folder):
@@ -56,36 +82,34 @@ def make_folder(folder):
         raise config.UserError(f"can't make {folder}: {problem}; choose another --save_dir") from None
 
 
-def load(options, source):
-    """models.Parts of the version, ready to draw: half precision on a GPU."""
-    import accelerate
-
+def load(options, source, device):
+    """(models.Parts of the version, ready to draw: half precision on a GPU; the hash of its weights)."""
     import models
 
     precision = models.pick_precision(options.mixed_precision)
-    return models.place(models.load_parts(source), accelerate.PartialState().device, precision)
+    parts = models.load_parts(source)
+    parts_hash = models.weights_hash(parts)
+    return models.place(parts, device, precision), parts_hash
 
 
-def draw_prompt(options, subject, folder):
+def draw_prompt(options, version, folder, device):
     """One cover for --prompt, and its settings beside it."""
     import dataset
-    import files
     import sampling
 
     make_folder(folder)
-    settings = {**settings_of(options, subject), "prompt": options.prompt}
-    name = f"{subject['version']}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
-    parts = load(options, subject["pretrained_model"])
+    parts, parts_hash = load(options, version.source, device)
     tokens, limit = dataset.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
     if tokens > limit:
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
+    name = f"{version.name}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
     image = sampling.draw(parts, [options.prompt], [0], options)[0]
     sampling.save_png(folder / f"{name}.png", image)
-    files.write_json(folder / f"{name}.json", settings)
+    files.write_json(folder / f"{name}.json", {**settings_of(options, version, parts_hash), "prompt": options.prompt})
     print(f"drew {folder / name}.png")
 
 
-def draw_grid(options, subject, folder):
+def draw_grid(options, version, folder, device):
     """The original experiment's grid: a row for each held-out book, a column for each prompt template.
 
     All pictures of a book start from the same latents, so versions can be compared cell by cell.
@@ -94,112 +118,114 @@ def draw_grid(options, subject, folder):
     from tqdm import tqdm
 
     import dataset
-    import files
     import prompts
     import sampling
 
     books = dataset.open_data(options).books(options.split)[: options.num_samples]
     make_folder(folder)
-    parts = load(options, subject["pretrained_model"])
+    parts, parts_hash = load(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
     images = []
-    with tqdm(total=len(cells), desc=f"drawing {subject['version']}", unit="cover") as bar:
+    with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
             images.append(sampling.draw(parts, texts, rows, options))
             bar.update(len(rows))
     page = sampling.grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
-    name = f"{subject['version']}_grid"
+    name = f"{version.name}_grid"
     sampling.save_png(folder / f"{name}.png", page)
-    files.write_json(folder / f"{name}.json", {**settings_of(options, subject), "cells": cells})
+    files.write_json(folder / f"{name}.json", {**settings_of(options, version, parts_hash), "cells": cells})
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")
 
 
-def draw_and_score(options, subject, folder):
-    """Covers of --split into <folder>/<version>/<row>.png, less those that are there, then their score."""
-    import accelerate
+def draw_and_score(options, version, folder, state):
+    """Covers of --split into <folder>/<version>/<row>.png, less those that are there, then their score.
 
+    state: accelerate's, with the processes that draw together. A cover is a function of its row: who draws it, and
+    beside which others, changes nothing.
+    """
     import dataset
-    import files
+    import features
     import metrics
 
     # Everything that can be wrong comes before the long work
-    state = accelerate.PartialState()
-    data = dataset.open_data(options)
+    with state.main_process_first():  # the first process builds the index, the others read it
+        data = dataset.open_data(options)
     books = data.books(options.split)[: options.num_imgs]
-    folder = folder / subject["version"]
+    folder = folder / version.name
     make_folder(folder)
-    extractor = metrics.load_extractor(options, state.device)
+    extractor = features.load_extractor(options, state.device)
     reference = metrics.load_reference(options, extractor, data)
-    require_same_settings(folder / "settings.json", settings_of(options, subject))
+    parts, parts_hash = load(options, version.source, state.device)
+    covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
+    settings = settings_of(options, version, parts_hash)
+    texts = {str(book.row): covers.prompt(book) for book in books}
+    with state.main_process_first():
+        require_same_settings(folder / "settings.json", settings, texts)
 
-    # Draw what is missing. Each cover is a function of its row: who draws it, and beside which others, changes nothing
-    missing = [book for book in books if not (folder / f"{book.row}.png").exists()]
-    if missing:
-        draw_covers(options, subject, folder, missing[state.process_index :: state.num_processes], len(books))
+    draw_missing(options, parts, folder, books[state.process_index :: state.num_processes], texts)
     state.wait_for_everyone()
     if not state.is_main_process:
         return
 
     # Score
-    images = metrics.folder_images(folder, [book.row for book in books])
+    images = features.folder_images(folder, [book.row for book in books])
     moments = metrics.moments(images, extractor, total=len(books), desc="features")
     distance = metrics.frechet_distance(reference.mu, reference.sigma, moments.mu, moments.sigma)
-    files.write_json(
-        folder / "metrics.json",
-        {
-            "score": extractor.score_name,
-            "distance": distance,
-            "n": moments.n,
-            "n_reference": reference.n,
-            "fid_resize": options.fid_resize,
-            "weights_hash": extractor.weights_hash,
-            **settings_of(options, subject),
-        },
-    )
+    score = {
+        "score": extractor.score_name,
+        "distance": distance,
+        "n": moments.n,
+        "n_reference": reference.n,
+        "fid_resize": options.fid_resize,
+        "features_hash": extractor.weights_hash,
+    }
+    files.write_json(folder / "metrics.json", {**score, **settings})
     for warning in {metrics.warn_small(n, extractor.dims) for n in (moments.n, reference.n)} - {None}:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{extractor.score_name} = {distance:.4f} ({moments.n} covers of {subject['version']}, {reference.n} real)")
+    print(f"{extractor.score_name} = {distance:.4f} ({moments.n} covers of {version.name}, {reference.n} real)")
     print(f"covers, settings.json and metrics.json in {folder}")
 
 
-def draw_covers(options, subject, folder, books, total):
-    """Draw one cover for each of the books, in batches; every picture is on disk as soon as it is drawn."""
+def draw_missing(options, parts, folder, books, texts):
+    """Draw the covers of those books that have none in `folder`; each is on disk as soon as it is drawn.
+
+    texts: {str(row): prompt}.
+    """
     from tqdm import tqdm
 
-    import dataset
     import sampling
 
-    parts = load(options, subject["pretrained_model"])
-    covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
-    with tqdm(total=total, initial=total - len(books), desc=f"drawing {subject['version']}", unit="cover") as bar:
-        for first in range(0, len(books), options.batch_size):
-            batch = books[first : first + options.batch_size]
-            texts = [covers.prompt(book) for book in batch]
-            images = sampling.draw(parts, texts, [book.row for book in batch], options)
-            for book, image in zip(batch, images, strict=True):
-                sampling.save_png(folder / f"{book.row}.png", image)
-            bar.update(len(batch))
+    missing = [book for book in books if not (folder / f"{book.row}.png").exists()]
+    done = len(books) - len(missing)
+    with tqdm(total=len(books), initial=done, desc=f"drawing {folder.name}", unit="cover") as bar:
+        for first in range(0, len(missing), options.batch_size):
+            rows = [book.row for book in missing[first : first + options.batch_size]]
+            images = sampling.draw(parts, [texts[str(row)] for row in rows], rows, options)
+            for row, image in zip(rows, images, strict=True):
+                sampling.save_png(folder / f"{row}.png", image)
+            bar.update(len(rows))
 
 
-def require_same_settings(path, settings):
-    """Write the settings of a folder of covers, or UserError if covers were drawn there with others."""
-    import files
-
-    if not path.exists():
-        files.write_json(path, settings)
-        return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise config.UserError(f"can't read {path}: {problem}; delete {path.parent} to draw again") from None
+def require_same_settings(path, settings, texts):
+    """Note settings and {row: prompt} of a folder of covers. UserError if covers there were drawn otherwise."""
+    there = files.read_json(path) if path.exists() else {**settings, "prompts": {}}
+    known = there.get("prompts") or {}
     for name, value in settings.items():
         if there.get(name) != value:
             raise config.UserError(
                 f"the covers in {path.parent} were drawn with {name} {there.get(name)}, and now it is {value}: "
                 "choose another --save_dir, or delete that folder"
             )
+    for row, text in texts.items():
+        if known.get(row, text) != text:
+            raise config.UserError(
+                f"the cover of row {row} in {path.parent} was drawn from another prompt, {known[row]!r}: "
+                "choose another --save_dir, or delete that folder"
+            )
+    if known | texts != known or not path.exists():
+        files.write_json(path, {**settings, "prompts": known | texts})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 import checkpoint
 import config
 import dataset
+import diffusion
 import models
 
 
@@ -62,11 +63,14 @@ def set_up(options, run):
     }
     if saved:
         refuse_other_past(saved, position)
-        position = saved
-        parts = models.load_parts(str(run / "versions" / saved["ledger"]["aliases"]["latest"]))
+        if saved["precision"] != precision:
+            accelerator.print(f"note: this run began in precision {saved['precision']}, and now it is {precision}")
+        position = {**saved, "precision": precision}
+        parts = models.load_parts(checkpoint.version_folder(run, saved["ledger"]["aliases"]["latest"]))
         checkpoint.load_weights(state, parts, learning)
     else:
         parts = models.load_parts(options.pretrained_model)
+    diffusion.require_trainable(parts.noise_scheduler)
     models.freeze(parts, learning)
     if options.grad_ckpt:
         models.enable_checkpointing(parts, learning)
@@ -81,6 +85,12 @@ def set_up(options, run):
     # Optimizer
     optimizer = make_optimizer(options, parts, learning)
     total = options.max_steps or options.epochs * -(-len(books) // position["window"])
+    if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
+        accelerator.print(
+            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {position['total']}: "
+            "the learning rate jumps, and the result is not that of a run which had this length from the start"
+        )
+    position["total"] = total
     schedule = diffusers.optimization.get_scheduler(
         options.lr_scheduler, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=total
     )
@@ -114,8 +124,8 @@ def refuse_other_past(saved, now):
         )
     if saved["window"] != now["window"]:
         raise config.UserError(
-            f"this run has {saved['window']} covers in each update, and {now['window']} with this number of processes: "
-            "start as many as before"
+            f"--batch_size x --grad_acc_steps x processes now makes updates of {now['window']} covers, which would "
+            f"change the past of this run with its {saved['window']}: leave them as they were, or keep the product"
         )
 
 

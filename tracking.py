@@ -7,7 +7,8 @@ import json
 import psutil
 import torch
 
-from checkpoint import GIB
+from checkpoint import GIB, ROOM
+from config import UserError
 from files import write_text
 
 
@@ -25,22 +26,27 @@ class MetricsLog:
 
     def log(self, step, **values):
         if self.file:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
+            try:
+                self.file.write(json.dumps({"step": step, **values}) + "\n")
+                self.file.flush()
+            except OSError as problem:
+                raise UserError(f"can't write {self.file.name}: {problem.strerror}; {ROOM}") from None
 
 
 def read_metrics(path):
-    """The list of objects in a metrics.jsonl; [] if there is none. A line cut short by a crash is left out."""
+    """The list of objects in a metrics.jsonl; [] if there is none. Damaged lines (say, cut short) are left out."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     lines = []
     for line in text.splitlines():
         try:
-            lines.append(json.loads(line))
+            value = json.loads(line)
         except ValueError:
             continue
+        if isinstance(value, dict) and isinstance(value.get("step"), int):
+            lines.append(value)
     return lines
 
 

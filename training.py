@@ -15,6 +15,8 @@ import time
 import command_line
 import config
 
+MOST_LEFT_OUT = 20  # from its first value, 2^16, the scale is then below 1
+
 
 def main(argv=None):
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
@@ -25,17 +27,27 @@ def main(argv=None):
     if given.get("run_id"):
         run = checkpoint.find_run(given.get("output_dir", config.TrainingOptions.output_dir), given["run_id"])
         command_line.refuse_changes(config.TrainingOptions, run / "config.json", given)
+        if "epochs" in given:
+            given.setdefault("max_steps", None)  # the length that was asked for last
         options = command_line.inherit(config.TrainingOptions, run / "config.json", given)
     else:
         run = None
         options = config.check(config.TrainingOptions(**given))
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
 
+    import torch
+
     from session import set_up
 
-    session = set_up(options, run)
-    with session.lock, StopSignal() as stop:
-        return train(session, stop)
+    try:
+        session = set_up(options, run)
+        with session.lock, StopSignal() as stop:
+            return train(session, stop)
+    except torch.OutOfMemoryError:
+        raise config.UserError(
+            f"the GPU's memory is full: halve --batch_size (now {options.batch_size}) and double --grad_acc_steps (now "
+            f"{options.grad_acc_steps}), which is allowed with --run_id, too; or start anew with a lower --resolution"
+        ) from None
 
 
 def train(session, stop):
@@ -54,7 +66,9 @@ def train(session, stop):
 
     # Is there anything to do? Then first, for comparison, how the pretrained model does
     if position["step"] >= session.total:
-        accelerator.print(f"run {session.run.name} is complete at update {position['step']}; for more give --epochs")
+        accelerator.print(
+            f"run {session.run.name} is complete at update {position['step']}; for more give --max_steps or --epochs"
+        )
         return 0
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
     if position["step"] == 0:
@@ -64,6 +78,7 @@ def train(session, stop):
             preview(session)
 
     batches = iter(make_loader(session))
+    left_out = 0  # updates in a row that fp16's loss scaler left out
     shown = dict(unit="update", disable=not accelerator.is_main_process)
     with tqdm(total=session.total, initial=position["step"], **shown) as bar:
         for step in range(position["step"], session.total):
@@ -73,19 +88,23 @@ def train(session, stop):
                 group["lr"] = rate * session.lr_multiplier(step)
             places = places_of(step, len(session.covers), session.window)
             loss_sum = torch.zeros((), device=accelerator.device)
-            for batch_places in batches_of(places, options.batch_size, accelerator):
+            own_batches = batches_of(places, options.batch_size, accelerator)
+            for batch_places in own_batches:
                 losses = training_loss(session, next(batches), batch_places)
                 accelerator.backward(losses.sum() / len(places))
                 loss_sum += losses.detach().sum()
 
-            # Share among processes
+            # Share among processes; one that has no batch in a short update adds 0
             if accelerator.num_processes > 1:
+                if not own_batches:
+                    accelerator.backward(sum(p.sum() for p in parameters) * 0)
                 for p in parameters:
                     p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
             shared = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)]), "sum")
             loss, stopping = shared[0].item() / len(places), shared[1].item() > 0
 
-            # Clip. Nothing that is not finite may reach the weights; with fp16 the loss scaler sees to the gradients
+            # Clip. Nothing that is not finite may reach the weights. With fp16 single gradients may overflow: the loss
+            # scaler then leaves the update out and lowers the scale
             norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm).item()
             if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
                 raise not_finite(session, step, places, loss)
@@ -94,12 +113,16 @@ def train(session, stop):
             session.optimizer.step()
             session.optimizer.zero_grad(set_to_none=True)
             position["step"] = step + 1
+            left_out = left_out + 1 if session.optimizer.step_was_skipped else 0
+            if left_out == MOST_LEFT_OUT:
+                raise not_finite(session, step, places, loss)
 
             # Report
             speed = len(places) / (time.monotonic() - began)  # validation, previews and saving do not count
             memory = tracking.memory_gib(accelerator.device)
             learning_rates = {f"lr_{name}": group["lr"] for name, group in zip(session.learning, groups, strict=True)}
-            log.log(step + 1, loss=loss, grad_norm=norm, **learning_rates, images_per_s=speed, memory_gib=memory)
+            told_norm = norm if math.isfinite(norm) else None  # JSON has no infinity
+            log.log(step + 1, loss=loss, grad_norm=told_norm, **learning_rates, images_per_s=speed, memory_gib=memory)
             bar.update()
             bar.set_postfix_str(
                 f"loss {loss:.4f}, lr {max(learning_rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
@@ -111,17 +134,22 @@ def train(session, stop):
             validation_loss = None
             if due or position["step"] % options.validate_every == 0:
                 validation_loss = validate(session)
+                if not math.isfinite(validation_loss):
+                    raise not_finite(session, step, places, validation_loss)
                 log.log(position["step"], validation_loss=validation_loss)
                 if accelerator.is_main_process:
                     tqdm.write(f"update {position['step']}: validation loss {validation_loss:.5f}")
             if options.sample_every and (last or position["step"] % options.sample_every == 0):
                 preview(session)
+            if stopping and not due and not all(p.isfinite().all() for p in parameters):
+                raise not_finite(session, step, places, loss)
             if due or stopping:
                 save(session, validation_loss)
             if stopping:
                 break
-    accelerator.print(summary(session, stop))
-    return 128 + stop.number if stop.number else 0
+    stopped = position["step"] < session.total
+    accelerator.print(summary(session, stopped))
+    return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -130,6 +158,7 @@ def train(session, stop):
 
 def preview(session):
     """Draw the first held-out books from their fixed latents into samples/<update>.png."""
+    import checkpoint
     import models
     import sampling
 
@@ -141,7 +170,7 @@ def preview(session):
     with models.evaluating(parts), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
-    sampling.save_png(session.run / "samples" / f"{session.position['step']:06d}.png", page)
+    sampling.save_png(session.run / "samples" / f"{session.position['step']:06d}.png", page, checkpoint.ROOM)
 
 
 def save(session, validation_loss):
@@ -181,7 +210,7 @@ def not_finite(session, step, places, loss):
     )
 
 
-def summary(session, stop):
+def summary(session, stopped):
     """What to read when a run ends or stops."""
     run, ledger = session.run, session.position["ledger"]
     lines = [f"versions in {run / 'versions'}: " + ", ".join(f"{a} = {v}" for a, v in ledger["aliases"].items())]
@@ -191,7 +220,7 @@ def summary(session, stop):
         lines.append(f"validation loss: {start:.5f} before training, {best:.5f} at best")
         if best >= start:
             lines.append("no version is better than the pretrained model by validation loss")
-    if stop.number:
+    if stopped:
         lines.append(f"stopped at update {session.position['step']} of {session.total}; go on with:")
         lines.append(f"  python -m training --output_dir {shlex.quote(session.options.output_dir)} --run_id {run.name}")
     else:

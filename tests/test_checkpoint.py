@@ -114,8 +114,8 @@ def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
     with lock:
         save(run, position, parts)
     (run / "versions" / "v2").mkdir()  # published, but the state that speaks of it never was
-    (run / "versions" / ".tmp-1-v3").mkdir()
-    (run / "state" / ".tmp-1-9").mkdir()
+    (run / "versions" / ".v3.1.tmp").mkdir()
+    (run / "state" / ".9.1.tmp").mkdir()
     saved, _ = checkpoint.read_position(run)
     with checkpoint.open_run(run, options, saved, parts, ["text_encoder"])[1]:
         pass
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkey
                 save(run, position, parts)
         saved, _ = checkpoint.read_position(run)
         assert saved["step"] == 1
-        assert not [path for path in run.rglob(".tmp*")]
+        assert not [path for path in run.rglob(".*.tmp")]
         assert {path for path in before} <= {*run.rglob("*")}
 
         usage = checkpoint.shutil.disk_usage(run)

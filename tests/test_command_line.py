@@ -55,7 +55,7 @@ def test_any_other_boolean_is_an_error(word):
         (["--run_name", "../up"], "--run_name takes letters"),
         (["--summarize_desc"], "add --include_desc"),
         (["stray"], "unrecognized arguments: stray"),
-        (["--config", "/nowhere.json"], "can't read the options in /nowhere.json"),
+        (["--config", "/nowhere.json"], "can't read /nowhere.json"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_option(words, message):
@@ -84,7 +84,7 @@ def test_saved_options_load_again(tmp_path):
     [
         ('{"sede": 1}', "did you mean 'seed'"),
         ("[1]", "must hold one JSON object"),
-        ("{", "can't read the options"),
+        ("{", "can't read"),
         ('{"seed": true}', "--seed: expected a whole number"),
         ('{"seed": null}', "--seed: expected a whole number"),
         ('{"grad_ckpt": "perhaps"}', "expected True or False"),
@@ -110,7 +110,7 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
         20,
     )
     command_line.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
-    for name, value in {"seed": 5, "batch_size": 9, "lr": 0.5, "resolution": "64x64", "num_examples": 3}.items():
+    for name, value in {"seed": 5, "lr": 0.5, "resolution": "64x64", "num_examples": 3}.items():
         with pytest.raises(UserError, match=f"--{name} {value} would change the past"):
             command_line.refuse_changes(TrainingOptions, path, {name: value})
 

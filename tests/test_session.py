@@ -30,7 +30,9 @@ def test_8_bit_states_are_8_bit():
     assert large and all(state["state1"].dtype == torch.uint8 for state in large)
 
 
-@pytest.mark.parametrize(("name", "message"), [("fingerprint", "the covers under --data_root"), ("window", "8 covers")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("fingerprint", "the covers under --data_root"), ("window", "with its 8")]
+)
 def test_another_past_is_refused(name, message):
     now = {"fingerprint": "a", "window": 4}
     session.refuse_other_past(dict(now), now)
