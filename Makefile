@@ -32,8 +32,9 @@ demo: install
 	echo "== 2 of 6: statistics of real covers"
 	$(BIN)/python -m precalc_fid_stats $(DATA) --fid_features efficientnet --fid_stats_path $(DEMO)/fid_stats.npz
 	echo "== 3 of 6: training UNet and text encoder, stopped by SIGTERM after the second version"
-	test -e $(DEMO)/runs/first/versions/v2 || { rm -rf $(DEMO)/runs/first; \
+	test -e $(DEMO)/runs/first/config.json || { \
 	  $(BIN)/python -m training $(DATA) $(LEARN) --output_dir $(DEMO)/runs --run_name first & \
+	  trap "kill $$!" INT TERM; \
 	  while kill -0 $$! 2>/dev/null && ! test -e $(DEMO)/runs/first/versions/v2; do sleep 0.2; done; \
 	  kill -TERM $$!; wait $$!; test $$? -eq 143; }
 	echo "== 4 of 6: resuming that run"
@@ -45,6 +46,7 @@ demo: install
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version v0 $(SCORE)
 	$(BIN)/python -m sd_inference $(RUN) --save_dir $(DEMO)/covers --version best $(SCORE)
 	echo "== done. 'tiny' is a toy: its autoencoder sees only the mean colour of each 8x8 pixels, its other weights began at random."
+	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/covers/*.png $(DEMO)/runs/first/samples/*.png
 
 # --- make test -------------------------------------------------------------------------------------------------------

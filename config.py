@@ -276,7 +276,8 @@ def check(options):
         raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
     if value("fid_features") == "efficientnet" and value("fid_resize") == "legacy":
         raise UserError(
-            "--fid_resize legacy repeats pytorch-fid's Inception: with --fid_features efficientnet use --fid_resize clean"
+            "--fid_resize legacy repeats what pytorch-fid does with Inception: with --fid_features efficientnet use "
+            "--fid_resize clean"
         )
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")

@@ -187,3 +187,39 @@ def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose another --output_dir"):
         checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "adamw"])
+def test_the_moments_count_in_the_room_that_is_needed(name):
+    import session
+
+    parts = models.freeze(models.build_tiny(), ["unet"])
+    optimizer = session.make_optimizer(TrainingOptions(optimizer=name), parts, ["unet"])
+    for p in parts.unet.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    weights = checkpoint.bytes_of(parts, ["unet"])
+    moments = checkpoint.bytes_of_optimizer(optimizer)
+    assert (2 if name == "adamw" else 0.5) * weights <= moments < 2.5 * weights
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"versions": [], "aliases": {}}'])
+def test_a_damaged_ledger_is_named(parts, options, text):
+    run, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+    with lock:
+        (run / "versions.json").write_text(text)
+    with pytest.raises(UserError, match=r"can't read .*versions\.json"):
+        checkpoint.resolve_version(options.output_dir, "one", "latest", "tiny")
+
+
+def test_a_version_whose_folder_was_deleted_is_named(parts, options):
+    import shutil
+
+    position = new_position()
+    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    with lock:
+        position["step"] = 1
+        save(run, position, parts)
+    shutil.rmtree(run / "versions" / "v1")
+    with pytest.raises(UserError, match=r"v1 of run one .* that folder is gone"):
+        checkpoint.resolve_version(options.output_dir, "one", "latest", "tiny")

@@ -9,6 +9,7 @@ from PIL import Image
 
 import command_line
 import config
+import models
 import precalc_fid_stats
 import sd_inference
 import training
@@ -175,6 +176,64 @@ def test_mistakes_are_found_before_anything_is_drawn(trained, stats, tmp_path, m
     with pytest.raises(config.UserError, match=message):
         sd_inference.main(score(trained, stats, tmp_path / "covers", *more))
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp_path, small_data):
+    """A run that was trained anew under the same name; data whose texts changed."""
+    runs, data = tmp_path / "runs", tmp_path / "data"
+    shutil.copytree(trained, runs)
+    assert sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2)) == 0
+    unet = runs / "run" / "versions" / "v1" / "unet"
+    newer = runs / "run" / "versions" / "v2" / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(newer, unet / newer.name)
+    with pytest.raises(config.UserError, match=r"were drawn with weights .*, and now it is"):
+        sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2))
+
+    shutil.copytree(small_data, data)
+    text = (data / "book_data.csv").read_text()
+    (data / "book_data.csv").write_text(text.replace("Fantasy", "Horror").replace("Romance", "Poetry"))
+    other = tmp_path / "other.npz"
+    words = f"--data_root {data} --resolution 32x48 --fid_features efficientnet --split all --fid_stats_path {other}"
+    assert not precalc_fid_stats.main(words.split())
+    assert sd_inference.main(score(trained, stats, tmp_path / "texts", "--num_imgs", 4)) == 0
+    with pytest.raises(config.UserError, match="was drawn from another prompt"):
+        sd_inference.main(score(trained, other, tmp_path / "texts", "--num_imgs", 4, "--data_root", data))
+
+
+def test_an_explicit_model_is_never_ignored(trained, tmp_path):
+    models.build_tiny().pipeline().save_pretrained(tmp_path / "model")
+    words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a", "--resolution", "32x48"]
+    words += ["--pretrained_model", str(tmp_path / "model"), "--steps", "2"]
+    with pytest.raises(config.UserError, match="run run started from tiny, not from --pretrained_model"):
+        sd_inference.main([*words, "--version", "v1"])
+    assert sd_inference.main([*words, "--version", "v0"]) == 0
+    (settings,) = tmp_path.glob("v0_prompt_*.json")
+    assert json.loads(settings.read_text())["run_id"] is None
+
+
+def test_two_processes_draw_what_one_draws(trained, stats, tmp_path):
+    import os
+    import pathlib
+    import subprocess
+    import sys
+
+    assert sd_inference.main(score(trained, stats, tmp_path / "one", "--num_imgs", 5)) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "sd_inference.py"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *score(trained, stats, tmp_path / "two", "--num_imgs", 5)],
+        cwd=pathlib.Path(sd_inference.__file__).parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("FD (EfficientNet-Lite0) = ") == 1
+    one, two = ({p.name: pixels(p) for p in (tmp_path / n / "v1").glob("*.png")} for n in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) == 5
+    for name in one:  # one thread rounds otherwise than two
+        assert np.abs(one[name].astype(int) - two[name].astype(int)).max() <= 1
 
 
 def test_a_damaged_cover_is_named(trained, stats, tmp_path):

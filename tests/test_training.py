@@ -177,10 +177,13 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
 
 
 def test_two_processes_equal_one(arguments, runs, small_data):
-    """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses."""
-    common = (*BOTH, "--optimizer", "adamw", "--max_steps", 6)
+    """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
+
+    20 covers, 6 an update: the fourth update has 2, and the second process none.
+    """
+    common = (*BOTH, "--optimizer", "adamw", "--max_steps", 6, "--num_examples", 20)
     assert training.main(arguments(*common, "--batch_size", 3, "--grad_acc_steps", 2, name="one")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "training.py"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
@@ -355,7 +358,8 @@ def test_killed_before_the_first_save_starts_again(arguments, runs):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, runs, run_script):
-    done = run_script("training", *arguments("--max_steps", 9, "--save_every", 1, "--lr_text_encoder", 1e30))
+    words = arguments("--max_steps", 9, "--save_every", 1, "--lr_text_encoder", 1e30)
+    done = run_script("training", *words, "--lr_scheduler", "constant_with_warmup", "--warmup_steps", 1)  # first with 0
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: update ") and "is not finite; rows [" in error
@@ -369,6 +373,63 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
     update, rows = error.split("update ")[1].split(":")[0], error.split("rows [")[1].split("]")[0]
     assert int(update) == ledger["versions"][latest]["step"] + 1
     assert {int(row) for row in rows.split(",")} <= set(range(22))
+
+
+def test_a_validation_loss_that_is_not_finite_is_never_a_version(arguments, runs):
+    with pytest.raises(config.UserError, match=r"update 1: the loss \(nan\)"):
+        training.main(arguments("--max_steps", 1, "--lr_text_encoder", 1e30))
+    assert json.loads((runs / "run" / "versions.json").read_text())["versions"] == {}
+
+
+def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
+    import shutil
+
+    assert training.main(arguments("--max_steps", 1)) == 0
+    shutil.rmtree(runs / "run" / "state")
+    with pytest.raises(config.UserError, match="has versions but no training state"):
+        training.main(resume(runs, "--max_steps", 2))
+    assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("file", ["position.json", "optimizer.pt", "text_encoder.safetensors"])
+def test_a_damaged_state_is_named(arguments, runs, file):
+    assert training.main(arguments("--max_steps", 1)) == 0
+    path = checkpoint.read_position(runs / "run")[1] / file
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(config.UserError, match=f"{file}"):
+        training.main(resume(runs, "--max_steps", 2))
+    assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
+
+
+def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
+    """What to do on a GPU whose memory is full."""
+    assert training.main(arguments("--max_steps", 2, "--batch_size", 4, "--optimizer", "adamw")) == 0
+    assert training.main(resume(runs, "--max_steps", 4, "--batch_size", 2, "--grad_acc_steps", 2)) == 0
+    assert training.main(arguments("--max_steps", 4, "--batch_size", 4, "--optimizer", "adamw", name="whole")) == 0
+    losses = [[line["loss"] for line in read_log(runs / name) if "loss" in line] for name in ("run", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_epochs_given_on_resume_win_over_the_runs_max_steps(arguments, runs):
+    assert training.main(arguments("--max_steps", 1)) == 0
+    assert training.main(resume(runs, "--epochs", 1)) == 0
+    assert checkpoint.read_position(runs / "run")[0]["step"] == 5
+
+
+def test_a_longer_cosine_is_said(arguments, runs, capsys):
+    assert training.main(arguments("--max_steps", 1, "--lr_scheduler", "cosine")) == 0
+    assert training.main(resume(runs, "--max_steps", 2)) == 0
+    assert "cosine now ends at update 2 instead of 1" in capsys.readouterr().out
+
+
+def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
+    usage = checkpoint.shutil.disk_usage("/")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(config.UserError, match="nothing was written"):
+            training.main(arguments("--max_steps", 1))
+    assert not runs.exists()
+    assert training.main(arguments("--max_steps", 1)) == 0
 
 
 def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
