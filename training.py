@@ -73,6 +73,11 @@ def train(session, stop):
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
     if position["step"] == 0:
         position["start_loss"] = validate(session)
+        if not math.isfinite(position["start_loss"]):
+            raise config.UserError(
+                f"the pretrained model's own validation loss is not finite in precision {position['precision']}: "
+                "try --mixed_precision no, or another --pretrained_model"
+            )
         log.log(0, validation_loss=position["start_loss"])
         if options.sample_every:
             preview(session)
