@@ -185,6 +185,8 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
         folder = pathlib.Path(version).expanduser()
         if not folder.is_dir():
             raise UserError(f"--version {version}: expected v0, v1 ..., latest, best, or a folder, and no such folder")
+        if not (folder / "model_index.json").is_file():
+            raise UserError(f"--version {version}: that folder is not a saved version, it has no model_index.json")
         folder = folder.resolve()
         run = folder.parent.parent
         ours = folder.parent.name == "versions" and (run / "config.json").is_file()

@@ -182,9 +182,10 @@ def draw_and_score(options, version, folder, state):
         "features_hash": extractor.weights_hash,
     }
     files.write_json(folder / "metrics.json", {**score, **settings})
-    for warning in {metrics.warn_small(n, extractor.dims) for n in (moments.n, reference.n)} - {None}:
+    if warning := metrics.warn_small(min(moments.n, reference.n), extractor.dims):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{extractor.score_name} = {distance:.4f} ({moments.n} covers of {version.name}, {reference.n} real)")
+    counts = f"{moments.n} covers of {version.name}, {reference.n} real"
+    print(f"{extractor.score_name} = {distance:.4f} ({counts}); lower is better")
     print(f"covers, settings.json and metrics.json in {folder}")
 
 
