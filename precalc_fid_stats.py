@@ -18,6 +18,7 @@ def main(argv=None):
 
     import torch
 
+    import covers
     import dataset
     import features
     import metrics
@@ -31,9 +32,8 @@ def main(argv=None):
     if len(books) < 2:
         raise config.UserError(f"statistics need at least 2 covers, and --split {options.split} has {len(books)}")
 
-    def read(book):  # -> uint8 (H, W, 3); load_image gives k / 127.5 - 1 for whole k, so nothing is lost
-        pixels = dataset.load_image(book.image, config.size(options))
-        return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    def read(book):  # -> uint8 (H, W, 3), the very pixels of dataset.load_image
+        return covers.read(book.image, config.size(options))
 
     images = features.read_ahead(read, books, config.num_workers(options))
     moments = metrics.moments(images, extractor, len(books), f"{options.split} covers")
