@@ -1,9 +1,10 @@
 """Runs on disk: versions (complete pipelines), their aliases, and the training state that an exact resume needs.
 
     runs/<run_id>/config.json      the options
-                  untouched/       the parts that do not learn, as they were loaded; versions hard-link them
+                  untouched/       the parts that do not learn; versions hard-link them
                   versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
                   versions.json    the versions with step and validation loss, and the aliases latest and best
+                  scores.json      their scores
                   state/000040/    fp32 weights of the parts that learn, optimizer, position
 
 A save is three renames (see files.publish): version, state, versions.json. The state's rename is what counts: it has a
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from config import UserError, to_json
 from files import publish, read_json, remove, write_json
+from models import DTYPES, PARTS, save_network
 
 GIB = 2**30
 ROOM = "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
@@ -55,15 +57,16 @@ def open_run(run, options, position, parts, learning):
     """
     if run is None:
         run_id = options.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = pathlib.Path(options.output_dir).expanduser() / run_id
+        run = run_folder(options.output_dir, run_id)
         if (run / "config.json").exists():
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
     weights = bytes_of(parts, learning)
-    untouched = 0 if (run / "untouched").exists() else bytes_of(parts, {"vae", "unet", "text_encoder"} - {*learning})
+    untouched = 0 if (run / "untouched").exists() else bytes_of(parts, untrained(learning), kept_dtype(position))
     # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
+    version = bytes_of(parts, learning, position["save_dtype"])
     moments = weights * (2 if options.optimizer == "adamw" else 0.5)
     there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
-    require_room(there, untouched + 2 * weights + moments, "this run with its first version")
+    require_room(there, untouched + version + weights + moments, "this run with its first version")
     try:
         for name in ("samples", "versions", "state"):
             (run / name).mkdir(parents=True, exist_ok=True)
@@ -73,7 +76,7 @@ def open_run(run, options, position, parts, learning):
     write_json(run / "config.json", to_json(options))
     write_json(run / "versions.json", position["ledger"])
     prune(run, position["ledger"])
-    keep_untouched(run, parts, learning)
+    keep_untouched(run, parts, learning, kept_dtype(position))
     return run, held
 
 
@@ -100,11 +103,19 @@ def find_run(output_dir, run_id):
                 f"there is no run in {output_dir}: train one first, or say where they are with --output_dir"
             )
         return runs[-1]
-    folder = pathlib.Path(output_dir).expanduser() / run_id
+    folder = run_folder(output_dir, run_id)
     if folder not in runs:
         names = ", ".join(run.name for run in runs[-8:]) or "none"
-        raise UserError(f"no run {run_id} in {output_dir}; there: {names}; --output_dir says where to look")
+        raise UserError(
+            f"no run {run_id} in {output_dir}; there: {names}; --output_dir says where to look, and with "
+            "--tracker wandb or trackio it is looked for there, too"
+        )
     return folder
+
+
+def run_folder(output_dir, run_id):
+    """Where the run is or would be."""
+    return pathlib.Path(output_dir).expanduser() / run_id
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,25 +131,45 @@ def read_ledger(run):
     return ledger
 
 
-def keep_untouched(run, parts, learning):
-    """Save what does not learn once, as it was loaded, before any of it is cast to half precision."""
+def untrained(learning):
+    """Names of the networks that do not learn."""
+    return [name for name in ("vae", *PARTS) if name not in learning]
+
+
+def kept_dtype(position):
+    """In which precision the untouched parts are kept: in that of the versions, if the run computes with them in no
+    higher one; else in fp32, so that a resumed run still works with the very weights it began with."""
+    return position["save_dtype"] if position["save_dtype"] == position["precision"] else "fp32"
+
+
+def keep_untouched(run, parts, learning, dtype):
+    """Save what does not learn, once, before any of it is cast for training."""
     if (run / "untouched").exists():
         return
     with publish(run / "untouched", ROOM) as folder:
         parts.pipeline().save_config(folder)  # model_index.json
-        for name in ("tokenizer", "scheduler", "vae", "unet", "text_encoder"):
-            if name not in learning:
-                getattr(parts, name).save_pretrained(folder / name)
+        for name in ("tokenizer", "scheduler"):
+            getattr(parts, name).save_pretrained(folder / name)
+        for name in untrained(learning):
+            save_network(getattr(parts, name), folder / name, DTYPES[dtype])
         # transformers writes tokenizer.json alone; older tools read CLIP's own two files
         parts.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
 
 
-def save_version(run, name, parts, learning):
-    """Write versions/<name>: the learning parts as they are now, in fp32, beside hard links to the untouched ones."""
+def restore_untouched(run, name, learning):
+    """Have untouched/ again from a version, where the run came from another machine."""
+    if not (run / "untouched").exists():
+        with publish(run / "untouched", ROOM) as folder:
+            learned = shutil.ignore_patterns(*learning)
+            shutil.copytree(run / "versions" / name, folder, ignore=learned, copy_function=link_or_copy)
+
+
+def save_version(run, name, parts, learning, dtype):
+    """Write versions/<name>: the learning parts as they are now, beside hard links to the untouched ones."""
     with publish(run / "versions" / name, ROOM) as folder:
         shutil.copytree(run / "untouched", folder, dirs_exist_ok=True, copy_function=link_or_copy)
         for part in learning:
-            getattr(parts, part).save_pretrained(folder / part)
+            save_network(getattr(parts, part), folder / part, DTYPES[dtype])
 
 
 def link_or_copy(source, destination):
@@ -176,12 +207,27 @@ def prune(run, ledger):
         remove(leftover)
 
 
+NAMES = r"v\d+|latest|best"  # of versions; anything else is a folder
+SCORES = "scores.json"
+
+
+def read_scores(run):
+    """{version: {name of the score: what metrics.json says}} of a run."""
+    return read_json(run / SCORES) if (run / SCORES).exists() else {}
+
+
+def add_score(run, version, score):
+    """Remember the newest score of a version, for listings. score: with "score" (its name), "distance", "n"."""
+    scores = read_scores(run)
+    write_json(run / SCORES, {**scores, version: {**scores.get(version, {}), score["score"]: score}})
+
+
 def resolve_version(output_dir, run_id, version, pretrained_model):
     """(name, source for models.load_parts, run folder or None) of a version: v0, vN, latest, best or a folder.
 
     UserError if there is no such run or version, and which there are.
     """
-    if not re.fullmatch(r"v\d+|latest|best", version):
+    if not re.fullmatch(NAMES, version):
         folder = pathlib.Path(version).expanduser()
         if not folder.is_dir():
             raise UserError(f"--version {version}: expected v0, v1 ..., latest, best, or a folder, and no such folder")
@@ -240,9 +286,11 @@ def save(run, position, parts, learning, optimizer, scaler, validation_loss, kee
 
     UserError, with everything saved before intact, if the disk has no room.
     """
-    require_room(run, bytes_of(parts, learning) * 2 + bytes_of_optimizer(optimizer), "the next version")
+    dtype = position["save_dtype"]
+    needed = bytes_of(parts, learning, dtype) + bytes_of(parts, learning) + bytes_of_optimizer(optimizer)
+    require_room(run, needed, "the next version")
     ledger, name = add_version(position["ledger"], position["step"], validation_loss, keep_versions)
-    save_version(run, name, parts, learning)
+    save_version(run, name, parts, learning, dtype)
     position["ledger"] = ledger
     save_state(run, position, parts, learning, optimizer, scaler)
     write_json(run / "versions.json", ledger, ROOM)
@@ -259,7 +307,8 @@ def read_position(run):
     if not folders:
         if read_ledger(run)["versions"]:
             raise UserError(
-                f"run {run.name} has versions but no training state in {run / 'state'}: it can't be resumed"
+                f"run {run.name} has versions but no training state in {run / 'state'}: it can only be resumed with "
+                "the tracker that it was published to (--tracker, --wandb_key)"
             )
         return None, None
     position = read_json(folders[-1] / POSITION)
@@ -300,6 +349,7 @@ def bytes_of_optimizer(optimizer):
     return sum(value.nbytes for state in states for value in state.values() if isinstance(value, torch.Tensor))
 
 
-def bytes_of(parts, names):
-    """Bytes that the weights of the named parts take on disk, as they are now."""
-    return sum(tensor.nbytes for name in names for tensor in getattr(parts, name).state_dict().values())
+def bytes_of(parts, names, dtype="fp32"):
+    """Bytes that the weights of the named parts take on disk."""
+    tensors = [tensor for name in names for tensor in getattr(parts, name).state_dict().values()]
+    return sum(tensor.numel() for tensor in tensors) * DTYPES[dtype].itemsize

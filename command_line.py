@@ -20,6 +20,7 @@ import sys
 from config import (
     DatasetOptions,
     InferenceOptions,
+    RunsOptions,
     StatsOptions,
     TrainingOptions,
     UserError,
@@ -28,6 +29,13 @@ from config import (
 )
 from files import read_json
 
+SCRIPTS = {
+    TrainingOptions: "training",
+    InferenceOptions: "sd_inference",
+    StatsOptions: "precalc_fid_stats",
+    RunsOptions: "runs",
+    DatasetOptions: "dataset",
+}
 EXAMPLES = {
     TrainingOptions: """
   python -m training --num_gpus=1 --train_text_encoder True --train_unet False
@@ -43,6 +51,10 @@ EXAMPLES = {
     StatsOptions: """
   python -m precalc_fid_stats
   python -m precalc_fid_stats --data_root demo --fid_features efficientnet      # works without internet
+""",
+    RunsOptions: """
+  python -m runs                                                    # every run: versions, losses, scores, size
+  python -m runs --run_id ID --publish                              # what the tracker missed, when it is back
 """,
     DatasetOptions: """
   python -m dataset --data_root ../book_dataset
@@ -65,9 +77,8 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser(cls):
     """An argparse parser with one argument for each field of the options class `cls`, grouped by where it stands."""
-    script = {"TrainingOptions": "training", "InferenceOptions": "sd_inference", "StatsOptions": "precalc_fid_stats"}
     parser = Parser(
-        prog=f"python -m {script.get(cls.__name__, 'dataset')}",
+        prog=f"python -m {SCRIPTS[cls]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -109,8 +120,7 @@ def normalize_argv(argv):
 
 def known_fields():
     """name -> field, over all scripts."""
-    classes = (TrainingOptions, InferenceOptions, StatsOptions, DatasetOptions)
-    return {field.name: field for cls in classes for field in dataclasses.fields(cls)}
+    return {field.name: field for cls in SCRIPTS for field in dataclasses.fields(cls)}
 
 
 def load_json(path):
@@ -130,7 +140,8 @@ def checked(cls, raw, where):
             try:
                 values[field.name] = check_value(field, raw[field.name])
             except ValueError as problem:
-                raise UserError(f"{where}--{field.name}: {problem}, got {raw[field.name]!r}") from None
+                got = "" if field.name == "wandb_key" else f", got {raw[field.name]!r}"
+                raise UserError(f"{where}--{field.name}: {problem}{got}") from None
     return values
 
 
@@ -139,7 +150,27 @@ def read_command_line(cls, argv=None):
     words = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
     path = words.pop("config", None)
     given = checked(cls, load_json(path), f"{path}: ") if path else {}
-    return given | checked(cls, words, "")
+    if "wandb_key" in given:
+        raise UserError(f"{path} holds a wandb_key: keys do not belong in files, set WANDB_API_KEY instead")
+    given |= checked(cls, words, "")
+    if "wandb_key" in given:
+        hide_key(given["wandb_key"])
+    return given
+
+
+def hide_key(key):
+    """Move the wandb key from the command line, which wandb and the list of processes would show, to the environment,
+    where wandb and the processes that we launch look for it."""
+    print("note: a key on the command line can be read in `ps` and in your shell's history; ", end="", file=sys.stderr)
+    print("the environment variable WANDB_API_KEY is safer", file=sys.stderr)
+    os.environ["WANDB_API_KEY"] = key
+    words = []
+    for word in normalize_argv(sys.argv):
+        if words[-1:] == ["--wandb_key"]:
+            words.pop()
+        elif not word.startswith("--wandb_key="):
+            words.append(word)
+    sys.argv[:] = words
 
 
 def parse(cls, argv=None):

@@ -78,6 +78,35 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackingOptions:
+    """tracker"""
+
+    tracker: str = option(
+        None,
+        "where curves, pictures and versions go besides the disk",
+        none="wandb if there is a key, else none",
+        choices=("none", "wandb", "trackio", "tensorboard"),
+        resume="free",
+    )
+    wandb_key: str = option(
+        None,
+        "key of a wandb account, turns wandb on; safer in the environment as WANDB_API_KEY",
+        none="WANDB_API_KEY",
+        saved=False,
+    )
+    wandb_project: str = option(
+        "book_cover_generation", "project that runs belong to, in wandb and in trackio", resume="free"
+    )
+    wandb_entity: str = option(None, "user or team in wandb", none="the key's own", resume="free")
+    upload: str = option(
+        "all",
+        "what wandb and trackio get besides curves and previews: all = versions and the training state",
+        choices=("all", "versions", "none"),
+        resume="free",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DrawingOptions:
     """drawing"""
 
@@ -106,7 +135,7 @@ class FidOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(DrawingOptions, ModelOptions, DataOptions):
+class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
     """training"""
 
     run_id: str = option(None, "the run to resume", none="start a new run", saved=False)
@@ -150,11 +179,17 @@ class TrainingOptions(DrawingOptions, ModelOptions, DataOptions):
     keep_versions: int = option(
         3, "versions that stay besides 'best' and 'latest', newest first", least=0, resume="free"
     )
+    save_dtype: str = option(
+        "auto",
+        "precision of the weights in saved versions; auto = that of --mixed_precision. An exact resume never needs "
+        "them: the training state holds fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     validation_rows: int = option(64, "held-out covers in the validation loss", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(FidOptions, DrawingOptions, ModelOptions, DataOptions):
+class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions, DataOptions):
     """inference"""
 
     run_id: str = option(None, "the run whose version is loaded", none="the newest run in --output_dir", saved=False)
@@ -168,6 +203,18 @@ class InferenceOptions(FidOptions, DrawingOptions, ModelOptions, DataOptions):
 @dataclass(frozen=True, kw_only=True)
 class StatsOptions(FidOptions, DataOptions):
     """statistics"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsOptions(TrackingOptions):
+    """runs"""
+
+    output_dir: str = option("runs", "folder where runs live")
+    run_id: str = option(None, "just this run", none="all")
+    publish: bool = option(False, "bring to the tracker what it has missed of --run_id")
+    prune: bool = option(
+        False, "delete from wandb the versions and states of --run_id that its list and aliases no longer name"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +315,12 @@ def check(options):
             raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
         if options.run_id and options.run_name:
             raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
-        if options.run_name and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", options.run_name):
+        if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
+    if isinstance(options, RunsOptions) and (options.publish or options.prune) and not options.run_id:
+        raise UserError("--publish and --prune work on one run: say which with --run_id")
+    if value("tracker") not in (None, "wandb") and value("wandb_key"):
+        raise UserError(f"--wandb_key turns wandb on, and --tracker says {options.tracker}: leave one of the two out")
     if value("summarize_desc") and not value("include_desc"):
         raise UserError("--summarize_desc shortens what --include_desc puts into the prompt: add --include_desc")
     if value("prompt") and value("calc_fid"):
@@ -302,6 +353,14 @@ def cache_dir(options):
     except OSError as problem:
         raise UserError(f"can't make the cache folder {folder}: {problem}; choose another with --cache_dir") from None
     return folder
+
+
+STORES = ("wandb", "trackio")  # trackers that also keep versions
+
+
+def tracker(options):
+    """Name of the tracker: none, wandb, trackio or tensorboard."""
+    return options.tracker or ("wandb" if os.environ.get("WANDB_API_KEY") else "none")
 
 
 def num_workers(options):

@@ -15,8 +15,10 @@ import torch
 from safetensors import SafetensorError
 
 from config import UserError
+from files import read_json, write_json
 
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a source that is bad
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("unet", "text_encoder")  # what can learn; the autoencoder and the tokenizer always stay as they are
 
 
@@ -218,10 +220,27 @@ def pick_precision(wish):
 
 def place(parts, device, precision, learning=()):
     """Move everything to the device; what does not learn goes to half precision if `precision` says so."""
-    half = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    half = DTYPES[precision]
     for name in ("vae", *PARTS):
         getattr(parts, name).to(device, torch.float32 if name in learning else half)
     return parts
+
+
+def save_network(network, folder, dtype):
+    """Write a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
+    import transformers
+
+    from_transformers = isinstance(network, transformers.PreTrainedModel)
+    with torch.device("meta"):  # a second one without memory, so that nothing is cast or copied on the GPU
+        copy = type(network)(network.config) if from_transformers else type(network).from_config(network.config)
+    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    copy.load_state_dict(weights, assign=True)
+    copy.save_pretrained(folder)
+    if from_transformers:
+        # diffusers loads any weights in fp32 unless told otherwise, transformers as config.json says: both alike, so
+        # that from_pretrained(folder) works without a word about precision
+        path = folder / "config.json"
+        write_json(path, read_json(path) | {"dtype": "float32"})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

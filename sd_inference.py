@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
+import re
 import sys
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ def main(argv=None):
 
     import checkpoint
 
+    if options.run_id:
+        options = bring(options, given)
     name, source, run = checkpoint.resolve_version(
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
@@ -47,6 +50,20 @@ def main(argv=None):
     return 0
 
 
+def bring(options, given):
+    """The options, with the tracker that the run was started with; a version that is not on disk is fetched from it."""
+    import artifacts
+    import checkpoint
+
+    saved = checkpoint.run_folder(options.output_dir, options.run_id) / "config.json"
+    if saved.exists():
+        tracking = {field.name for field in dataclasses.fields(config.TrackingOptions)}
+        options = command_line.inherit(config.InferenceOptions, saved, given, tracking)
+    if config.tracker(options) in config.STORES and re.fullmatch(checkpoint.NAMES, options.version):
+        artifacts.bring_version(options, options.run_id, options.version)
+    return options
+
+
 class Version(NamedTuple):
     """What to draw with."""
 
@@ -56,8 +73,8 @@ class Version(NamedTuple):
 
 
 def inherited():
-    """Names of the options that come from the run unless they are given: how its data and its previews were made."""
-    groups = (config.DataOptions, config.DrawingOptions)
+    """Names of the options that come from the run unless they are given: its data, its previews and its tracker."""
+    groups = (config.DataOptions, config.DrawingOptions, config.TrackingOptions)
     return {field.name for group in groups for field in dataclasses.fields(group)} | {"seed"}
 
 
@@ -187,6 +204,23 @@ def draw_and_score(options, version, folder, state):
     counts = f"{moments.n} covers of {version.name}, {reference.n} real"
     print(f"{extractor.score_name} = {distance:.4f} ({counts}); lower is better")
     print(f"covers, settings.json and metrics.json in {folder}")
+    if version.run:
+        record(options, version, score)
+
+
+def record(options, version, score):
+    """Have the score in the run's listing and in its tracker; a tracker that can't be reached is told and no more."""
+    import checkpoint
+    import trackers
+
+    checkpoint.add_score(version.run, version.name, score)
+    step = checkpoint.read_ledger(version.run)["versions"].get(version.name, {"step": 0})["step"]
+    try:
+        tracker = trackers.connect(options, version.run.name)
+        tracker.score(step, {f"{version.name} {score['score']}": score["distance"]})
+        tracker.finish()
+    except trackers.TrackerError as problem:
+        print(f"warning: {problem}: the score is in {version.run / checkpoint.SCORES} alone", file=sys.stderr)
 
 
 def draw_missing(options, parts, folder, books, texts):

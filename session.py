@@ -9,12 +9,14 @@ import accelerate
 import bitsandbytes
 import diffusers.optimization
 import torch
+from tqdm import tqdm
 
 import checkpoint
 import config
 import dataset
 import diffusion
 import models
+from mirror import Mirror
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Session:
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
     position: dict  # what is saved as state/*/position.json
+    mirror: Mirror  # of the run's folder, in the tracker
     total: int  # optimizer updates after which the run is complete
 
     @property
@@ -58,6 +61,7 @@ def set_up(options, run):
         "step": 0,  # optimizer updates done
         "window": options.batch_size * options.grad_acc_steps * accelerator.num_processes,
         "precision": precision,
+        "save_dtype": precision if options.save_dtype == "auto" else options.save_dtype.replace("fp32", "no"),
         "fingerprint": data.fingerprint(books + held_out),
         "ledger": {"versions": {}, "aliases": {}},
     }
@@ -65,7 +69,7 @@ def set_up(options, run):
         refuse_other_past(saved, position)
         if saved["precision"] != precision:
             accelerator.print(f"note: this run began in precision {saved['precision']}, and now it is {precision}")
-        position = {**saved, "precision": precision}
+        position |= {**saved, "precision": precision}
         parts = models.load_parts(checkpoint.version_folder(run, saved["ledger"]["aliases"]["latest"]))
         checkpoint.load_weights(state, parts, learning)
     else:
@@ -111,6 +115,7 @@ def set_up(options, run):
         covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
         held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),
         position=position,
+        mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=tqdm.write),
         total=total,
     )
 

@@ -1,7 +1,9 @@
-"""What a run tells: metrics.jsonl, one line for each thing measured, and the progress bar."""
+"""What a run tells: metrics.jsonl, one line for each thing measured or drawn. The disk's file comes first; mirror.py
+hands it on to wandb, trackio or tensorboard."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import psutil
@@ -39,15 +41,48 @@ def read_metrics(path):
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    lines = []
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            lines.append(value)
-    return lines
+    return [value for value in map(parse_line, text.splitlines()) if value]
+
+
+def parse_line(text):
+    """The object in a line of metrics.jsonl, or None if the line is damaged."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+
+
+class MetricsTail:
+    """Reads a metrics.jsonl that grows: each step once, with what all of its lines say."""
+
+    def __init__(self, path, after):
+        """after: steps up to this one are left out."""
+        self.path, self.after = path, after
+        self.place = 0  # bytes read so far
+        self.newest = {}  # what the lines of the newest step say so far, with "step"
+
+    def steps(self, complete=False):
+        """Yield (step, {name: value}) for the steps that came since the last call.
+
+        The newest is held back, since more lines of it may come, unless complete=True.
+        """
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            file.seek(self.place)
+            whole_lines, end, _ = file.read().rpartition(b"\n")
+            self.place += len(whole_lines + end)
+            for value in map(parse_line, whole_lines.decode("utf-8", "replace").splitlines()):
+                if value and value["step"] > self.after:
+                    if self.newest and value["step"] != self.newest["step"]:
+                        yield self.take()
+                    self.newest |= value
+        if complete and self.newest:
+            yield self.take()
+
+    def take(self):
+        values, self.newest = self.newest, {}
+        self.after = values.pop("step")
+        return self.after, values
 
 
 def memory_gib(device):

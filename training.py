@@ -7,6 +7,7 @@ save ends, on a CPU, with the very bits of a run left alone.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 import signal
@@ -22,17 +23,9 @@ def main(argv=None):
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
     given = command_line.read_command_line(config.TrainingOptions, argv)
 
-    import checkpoint
-
-    if given.get("run_id"):
-        run = checkpoint.find_run(given.get("output_dir", config.TrainingOptions.output_dir), given["run_id"])
-        command_line.refuse_changes(config.TrainingOptions, run / "config.json", given)
-        if "epochs" in given:
-            given.setdefault("max_steps", None)  # the length that was asked for last
-        options = command_line.inherit(config.TrainingOptions, run / "config.json", given)
-    else:
-        run = None
-        options = config.check(config.TrainingOptions(**given))
+    options, run = resume(given) if given.get("run_id") else (config.check(config.TrainingOptions(**given)), None)
+    if config.tracker(options) == "wandb":
+        options = dataclasses.replace(options, tracker="wandb")  # so that a resumed run knows, and misses its key
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
 
     import torch
@@ -41,13 +34,32 @@ def main(argv=None):
 
     try:
         session = set_up(options, run)
-        with session.lock, StopSignal() as stop:
+        with session.lock, StopSignal() as stop, session.mirror:
             return train(session, stop)
     except torch.OutOfMemoryError:
         raise config.UserError(
             f"the GPU's memory is full: halve --batch_size (now {options.batch_size}) and double --grad_acc_steps (now "
             f"{options.grad_acc_steps}), which is allowed with --run_id, too; or start anew with a lower --resolution"
         ) from None
+
+
+def resume(given):
+    """(options, folder) of the run that goes on: what is on disk, or what the tracker has that is newer."""
+    import artifacts
+    import checkpoint
+
+    cls, run_id = config.TrainingOptions, given["run_id"]
+    saved = checkpoint.run_folder(given.get("output_dir", cls.output_dir), run_id) / "config.json"
+    if saved.exists():
+        command_line.refuse_changes(cls, saved, given)
+    wishes = command_line.inherit(cls, saved, given) if saved.exists() else cls(**given)
+    if config.tracker(wishes) in config.STORES:
+        artifacts.bring_run(wishes, run_id)
+    run = checkpoint.find_run(given.get("output_dir", cls.output_dir), run_id)
+    command_line.refuse_changes(cls, saved, given)
+    if "epochs" in given:
+        given.setdefault("max_steps", None)  # the length that was asked for last
+    return command_line.inherit(cls, saved, given), run
 
 
 def train(session, stop):
@@ -80,7 +92,7 @@ def train(session, stop):
             )
         log.log(0, validation_loss=position["start_loss"])
         if options.sample_every:
-            preview(session)
+            preview(session, log)
 
     batches = iter(make_loader(session))
     left_out = 0  # updates in a row that fp16's loss scaler left out
@@ -145,7 +157,7 @@ def train(session, stop):
                 if accelerator.is_main_process:
                     tqdm.write(f"update {position['step']}: validation loss {validation_loss:.5f}")
             if options.sample_every and (last or position["step"] % options.sample_every == 0):
-                preview(session)
+                preview(session, log)
             if stopping and not due and not all(p.isfinite().all() for p in parameters):
                 raise not_finite(session, step, places, loss)
             if due or stopping:
@@ -161,8 +173,8 @@ def train(session, stop):
 # Pictures, saving, ending
 
 
-def preview(session):
-    """Draw the first held-out books from their fixed latents into samples/<update>.png."""
+def preview(session, log):
+    """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
     import checkpoint
     import models
     import sampling
@@ -175,7 +187,10 @@ def preview(session):
     with models.evaluating(parts), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
-    sampling.save_png(session.run / "samples" / f"{session.position['step']:06d}.png", page, checkpoint.ROOM)
+    step = session.position["step"]
+    path = f"samples/{step:06d}.png"
+    sampling.save_png(session.run / path, page, checkpoint.ROOM)
+    log.log(step, samples=path)
 
 
 def save(session, validation_loss):
@@ -185,16 +200,18 @@ def save(session, validation_loss):
     import checkpoint
 
     if session.accelerator.is_main_process:
-        name = checkpoint.save(
-            session.run,
-            session.position,
-            session.parts,
-            session.learning,
-            session.optimizer,
-            session.accelerator.scaler,
-            validation_loss,
-            session.options.keep_versions,
-        )
+        with session.mirror.disk:
+            name = checkpoint.save(
+                session.run,
+                session.position,
+                session.parts,
+                session.learning,
+                session.optimizer,
+                session.accelerator.scaler,
+                validation_loss,
+                session.options.keep_versions,
+            )
+        session.mirror.saved(name)
         aliases = [alias for alias, version in session.position["ledger"]["aliases"].items() if version == name]
         tqdm.write(f"update {session.position['step']}: saved {name} ({', '.join(aliases)})")
     session.accelerator.wait_for_everyone()

@@ -1,0 +1,162 @@
+"""The disk is the truth, a tracker its mirror: what a run's folder holds and the tracker lacks is sent by a thread of
+its own, so that training never waits for a network and never fails for one.
+
+    curves and pictures   metrics.jsonl, step by step        -> the tracker's run of the same id
+    versions/vN           complete pipelines                 -> artifact stable_diffusion_model, alias <run_id>-vN
+    state/<step>          with config.json, metrics.jsonl    -> artifact stable_diffusion_state, alias <run_id>-latest
+
+latest and best of a run are the aliases <run_id>-latest and <run_id>-best: all runs of a project share one collection,
+and trackers keep plain vN for their own count.
+"""
+
+from __future__ import annotations
+
+import collections
+import shlex
+import threading
+
+import artifacts
+import checkpoint
+import config
+import trackers
+from artifacts import STATE
+from config import UserError
+from files import remove
+from tracking import MetricsTail
+
+INTERVAL = 2.0  # seconds between looks at metrics.jsonl
+UPLOAD = "upload"  # a folder in the run's
+
+
+class Mirror:
+    """Keeps a tracker up to date with a run while in a `with` block. Does nothing where there is no tracker."""
+
+    def __init__(self, run, options, step, enabled=True, say=print):
+        """step: updates done so far. enabled: False for all processes but the first. say: prints one line."""
+        self.run, self.options, self.step, self.say = run, options, step, say
+        self.name = config.tracker(options) if enabled else "none"
+        self.tracker = None  # until it can be reached
+        self.failing = False
+        self.disk = threading.Lock()  # held while versions or state are replaced, or copied to be sent
+        self.wake, self.ending = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.work, name="mirror", daemon=True)
+
+    def __enter__(self):
+        if self.name != "none":
+            remove(self.run / UPLOAD)
+            self.attempt(lambda: None)  # connects
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        """Wait until the tracker has everything, then say what it lacks, if anything. A second Ctrl-C ends the wait."""
+        if not self.thread.is_alive() or kind is KeyboardInterrupt:
+            return
+        self.ending.set()
+        self.wake.set()
+        self.thread.join(3)
+        if self.thread.is_alive():
+            self.say(
+                f"{self.name}: still publishing; Ctrl-C leaves now, and this does the rest later: {self.command()}"
+            )
+        while self.thread.is_alive():
+            self.thread.join(0.2)
+        if self.tracker:
+            self.attempt(self.tracker.finish)
+        missing = self.missing() + ["the last curves"] * self.failing
+        if missing:
+            self.say(f"{self.name} lacks {', '.join(missing)} of run {self.run.name}; publish with: {self.command()}")
+
+    def saved(self, name):
+        """Version `name` and the state were written and are to be published; also if a version of that name was, as
+        when a run is killed and resumed from an older state."""
+        with self.disk:
+            artifacts.forget(self.run, name)
+        self.wake.set()
+
+    def work(self):
+        """The thread: what is new is sent soon; after a failure, the next save is the next try."""
+        while not self.ending.is_set():
+            saved = self.wake.wait(INTERVAL)
+            self.wake.clear()
+            if saved or not self.failing:
+                self.attempt(self.catch_up)
+        self.attempt(lambda: self.catch_up(last=True))
+
+    def attempt(self, action):
+        """Connect, if need be, and act. A failure is told once, and when it is over."""
+        try:
+            if self.tracker is None:
+                self.connect()
+            action()
+        except UserError as problem:
+            if not self.failing:
+                self.say(
+                    f"warning: {problem}; nothing stops for it, and all is in {self.run}; what {self.name} misses is "
+                    f"published at a later save, or by: {self.command()}"
+                )
+            self.failing = True
+            return
+        if self.failing:
+            self.say(f"{self.name} works again")
+        self.failing = False
+
+    def connect(self):
+        tracker = trackers.connect(self.options, self.run.name)
+        tracker.start(self.run, config.to_json(self.options), self.step)
+        self.say(f"{self.name}: {tracker.look}")
+        self.curves = MetricsTail(self.run / "metrics.jsonl", after=tracker.last_step())
+        self.unsent = collections.deque()  # (step, values) that were read but not logged yet
+        self.tracker = tracker
+
+    def catch_up(self, last=False):
+        """Send what is there and the tracker lacks: curves, then each version, then the newest state. last: no more
+        lines of metrics.jsonl will come."""
+        self.unsent.extend(self.curves.steps(last))
+        while self.unsent:
+            step, values = self.unsent[0]
+            paths = {name: self.run / value for name, value in values.items() if isinstance(value, str)}
+            pictures = {name: path for name, path in paths.items() if path.is_file()}  # or is on another machine
+            numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+            self.tracker.log(step, numbers, pictures)
+            self.unsent.popleft()
+        for name in self.missing():
+            remove(self.run / UPLOAD)
+            with self.disk:
+                aliases = artifacts.pack(self.run, name, self.run / UPLOAD)
+            if aliases:
+                self.require_room()
+                step = artifacts.send(self.tracker, self.run / UPLOAD, aliases)
+                with self.disk:
+                    artifacts.remember(self.run, self.tracker.where, name, step)
+            remove(self.run / UPLOAD)
+
+    def require_room(self):
+        """UserError if the tracker keeps its files on this machine, and there is no room for those that are new."""
+        if self.tracker.store:
+            files = [path for path in (self.run / UPLOAD).rglob("*") if path.is_file()]
+            kept = self.run / "untouched"
+            new = [path for path in files if not (kept / path.relative_to(self.run / UPLOAD)).is_file()]
+            has = artifacts.read_published(self.run, self.tracker.where)
+            needed = sum(path.stat().st_size for path in (new if has["versions"] else files))
+            checkpoint.require_room(self.tracker.store, needed, f"a copy for {self.name}")
+
+    def missing(self):
+        """Names of the versions that the tracker lacks, oldest first, and "state"."""
+        if self.name not in ("wandb", "trackio") or self.options.upload == "none":
+            return []
+        if self.tracker and not self.tracker.stores_files:
+            return []
+        has = artifacts.read_published(self.run, trackers.where(self.options))
+        versions = checkpoint.read_ledger(self.run)["versions"]
+        names = [v for v in versions if v not in has["versions"] and (self.run / "versions" / v).is_dir()]
+        if self.options.upload == "all":
+            position, _ = checkpoint.read_position(self.run)
+            if position and has[STATE] != position["step"]:
+                names.append(STATE)
+        return names
+
+    def command(self):
+        """What publishes the rest, by hand."""
+        words = ["python", "-m", "runs", "--output_dir", self.options.output_dir, "--run_id", self.run.name]
+        return shlex.join([*words, "--tracker", self.name, "--publish"])

@@ -1,0 +1,196 @@
+"""The runs: their versions, aliases, updates, losses, scores, sizes, and where they live, on this disk or in a tracker.
+
+With --publish a tracker gets what it missed of a run; with --prune wandb loses what the run's own list has dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import command_line
+import config
+
+HEAD = ("version", "aliases", "update", "validation", "score", "size", "where")
+
+
+def main(argv=None):
+    """List, publish or prune. Returns the exit status."""
+    options, given = command_line.parse(config.RunsOptions, argv)
+
+    import checkpoint
+
+    run = None
+    if options.run_id and checkpoint.run_folder(options.output_dir, options.run_id).exists():
+        run = checkpoint.find_run(options.output_dir, options.run_id)
+        tracking = {field.name for field in dataclasses.fields(config.TrackingOptions)}
+        options = command_line.inherit(config.RunsOptions, run / "config.json", given, tracking)
+    if options.publish:
+        return publish(options, run or checkpoint.find_run(options.output_dir, options.run_id))
+    if options.prune:
+        return prune(options)
+    return listing(options)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Listing
+
+
+def listing(options):
+    """Print a block for each run, those on disk first. Returns the exit status."""
+    import checkpoint
+    import trackers
+
+    runs = {run.name: versions_on_disk(run) for run in checkpoint.list_runs(options.output_dir)}
+    try:
+        tracker = trackers.connect(options, options.run_id or "listing")
+        for artifact in tracker.listing(trackers.VERSIONS):
+            add_published(runs, artifact, tracker.name)
+    except trackers.TrackerError as problem:
+        print(f"warning: {problem}: this lists what is on disk alone", file=sys.stderr)
+    chosen = [name for name in runs if options.run_id in (None, name)]
+    if not chosen:
+        what = f"run {options.run_id}" if options.run_id else "run"
+        also = f" and in {config.tracker(options)}" if config.tracker(options) in config.STORES else ""
+        raise config.UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
+    for name in chosen:
+        folder = checkpoint.run_folder(options.output_dir, name)
+        print(f"{name}  ({describe(folder) if folder.exists() else f'in {tracker.name} alone'})")
+        print(table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
+    return 0
+
+
+def versions_on_disk(run):
+    """{name: what to tell of it} of the versions that are in a run's folder or in its list."""
+    import artifacts
+    import checkpoint
+
+    ledger, scores, published = checkpoint.read_ledger(run), checkpoint.read_scores(run), artifacts.all_published(run)
+    shared = {file.stat().st_ino for file in files_of(run / "untouched")}
+    pretrained = checkpoint.read_json(run / "config.json").get("pretrained_model", "?")
+    versions = {"v0": {"step": 0, "validation_loss": position_of(run).get("start_loss"), "where": [pretrained]}}
+    for name, version in ledger["versions"].items():
+        files = files_of(run / "versions" / name)
+        versions[name] = {**version, "where": ["disk"] if files else []}
+        versions[name]["size"] = sum(f.stat().st_size for f in files if f.stat().st_ino not in shared)
+        versions[name]["where"] += [place.split()[0] for place, has in published.items() if name in has["versions"]]
+    for name, version in versions.items():
+        version.update(version=name, scores=scores.get(name, {}))
+        version["aliases"] = [alias for alias, meant in ledger["aliases"].items() if meant == name]
+    return versions
+
+
+def add_published(runs, artifact, tracker_name):
+    """Add to `runs` a version that a tracker has, unless it is there."""
+    about = artifact.metadata
+    if not {"run_id", "version", "step", "files"} <= about.keys():
+        return  # somebody else's
+    versions = runs.setdefault(about["run_id"], {})
+    start = about["run_id"] + "-"
+    aliases = [alias.removeprefix(start) for alias in artifact.aliases if alias.startswith(start)]
+    if about["version"] in aliases and about["version"] not in versions:
+        size = sum(size for size, _ in about["files"].values())
+        told = {key: about[key] for key in ("version", "step", "validation_loss")}
+        others = [alias for alias in aliases if alias != about["version"]]
+        versions[about["version"]] = {**told, "aliases": others, "size": size, "where": [tracker_name]}
+
+
+def position_of(run):
+    """The position of the newest training state, or {} if it is not on this disk."""
+    import artifacts
+    import checkpoint
+
+    return checkpoint.read_position(run)[0] if artifacts.steps_on_disk(run) else {}
+
+
+def files_of(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def describe(run):
+    """What learns, from which model, how far it is, and what it all takes on the disk."""
+    import checkpoint
+    import models
+
+    options = checkpoint.read_json(run / "config.json")
+    position = position_of(run)
+    learning = " and ".join(part for part in models.PARTS if options.get(f"train_{part}"))
+    at = f"update {position['step']} of {position['total']}" if position else "no training state here"
+    sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run)}  # hard links count once
+    return f"{learning} from {options.get('pretrained_model')}, {at}, {readable(sum(sizes.values()))} on disk"
+
+
+def row(version):
+    """One line's texts, in the order of HEAD."""
+    loss = version.get("validation_loss")
+    scores = [f"{name} {s['distance']:.2f} (n = {s['n']})" for name, s in version.get("scores", {}).items()]
+    return (
+        version["version"],
+        ", ".join(sorted(version["aliases"])),
+        str(version["step"]),
+        "" if loss is None else f"{loss:.5f}",
+        "; ".join(scores),
+        readable(version["size"]) if "size" in version else "",
+        ", ".join(version["where"]),
+    )
+
+
+def readable(size):
+    """Bytes as 4 KB, 3.4 GB, ..."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+
+
+def table(rows):
+    """Texts in columns, as wide as they need to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)) for texts in rows]
+    return "".join(f"  {line.rstrip()}\n" for line in lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Publishing and pruning
+
+
+def publish(options, run):
+    """Bring to the tracker what it lacks of a run. Exit status 2 if it still lacks something."""
+    import checkpoint
+    import mirror
+
+    if config.tracker(options) == "none":
+        raise config.UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
+    saved = command_line.inherit(config.TrainingOptions, run / "config.json", {})
+    tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
+    options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
+    position, _ = checkpoint.read_position(run)
+    with checkpoint.lock(run), mirror.Mirror(run, options, position["step"] if position else 0) as sending:
+        print("publishing: " + (", ".join(sending.missing()) or "curves; versions and state are there already"))
+    return 2 if sending.failing or sending.missing() else 0
+
+
+def prune(options):
+    """Delete what wandb has of the run and nothing names any more: versions that were dropped from the run's list and
+    are neither latest nor best, and training states but the newest."""
+    import checkpoint
+    import trackers
+
+    if config.tracker(options) != "wandb":
+        raise config.UserError("--prune works with wandb alone; trackio deletes nothing")
+    tracker = trackers.connect(options, options.run_id)
+    kept = checkpoint.read_ledger(checkpoint.run_folder(options.output_dir, options.run_id))["versions"]
+    for collection in (trackers.VERSIONS, trackers.STATES):
+        for artifact in tracker.listing(collection):
+            about = artifact.metadata
+            named = {f"{options.run_id}-{alias}" for alias in ("latest", "best", *kept)}
+            if about.get("run_id") == options.run_id and not named & {*artifact.aliases}:
+                with trackers.blaming(tracker.name):
+                    artifact.delete(delete_aliases=True)
+                what = "state" if collection == trackers.STATES else about["version"]
+                print(f"deleted {what} of update {about['step']} from {tracker.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run_script(main)
