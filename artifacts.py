@@ -183,15 +183,17 @@ def bring_version(options, run_id, version):
 
 
 def fetch_version(tracker, run, version):
-    """Bring the folder of a version (vN, latest or best), unless it is there; returns what about.json says, or None."""
+    """Bring the folder of a version (vN, latest or best), unless it is there and of that very update (a run that was
+    resumed from an older state has used the name again); returns what about.json says, or None."""
     artifact = tracker.find(trackers.VERSIONS, f"{run.name}-{version}")
     if artifact is None:
         return None
     name = require_version_name(artifact.metadata["version"])
-    if not (run / "versions" / name).is_dir():
+    step = artifact.metadata["step"]
+    if not (run / "versions" / name).is_dir() or read_published(run, tracker.where)["versions"].get(name) != step:
         with publish(run / "versions" / name, checkpoint.ROOM) as folder:
             download(tracker, artifact, folder, name)
-        remember(run, tracker.where, name, artifact.metadata["step"])
+        remember(run, tracker.where, name, step)
     return artifact.metadata
 
 

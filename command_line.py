@@ -67,11 +67,12 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line; options may be written with - or _ between words."""
 
     def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        unknown = re.match(r"unrecognized arguments: (-*)([^\s=]+)", message)  # less its value: that may be a key
         if unknown:
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            near = difflib.get_close_matches(unknown[1], known, n=1)
-            message = f"unknown option {unknown[1]}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+            near = difflib.get_close_matches(f"--{unknown[2]}", known, n=1)
+            message = f"unknown option {unknown[1]}{unknown[2]}"
+            message += f"; did you mean {near[0]}?" if near else "; see --help"
         raise UserError(message)
 
 

@@ -61,8 +61,11 @@ class Mirror:
             )
         while self.thread.is_alive():
             self.thread.join(0.2)
-        if self.tracker:
-            self.attempt(self.tracker.finish)
+        try:
+            if self.tracker:
+                self.tracker.finish()
+        except UserError:
+            self.failing = True
         missing = self.missing() + ["the last curves"] * self.failing
         if missing:
             self.say(f"{self.name} lacks {', '.join(missing)} of run {self.run.name}; publish with: {self.command()}")
@@ -78,10 +81,12 @@ class Mirror:
         """The thread: what is new is sent soon; after a failure, the next save is the next try."""
         while not self.ending.is_set():
             saved = self.wake.wait(INTERVAL)
-            self.wake.clear()
+            if saved:
+                self.wake.clear()
             if saved or not self.failing:
                 self.attempt(self.catch_up)
-        self.attempt(lambda: self.catch_up(last=True))
+        if not self.failing:
+            self.attempt(self.catch_up)  # what came while it was busy
 
     def attempt(self, action):
         """Connect, if need be, and act. A failure is told once, and when it is over."""
@@ -89,7 +94,7 @@ class Mirror:
             if self.tracker is None:
                 self.connect()
             action()
-        except UserError as problem:
+        except (UserError, OSError) as problem:
             if not self.failing:
                 self.say(
                     f"warning: {problem}; nothing stops for it, and all is in {self.run}; what {self.name} misses is "
@@ -109,10 +114,9 @@ class Mirror:
         self.unsent = collections.deque()  # (step, values) that were read but not logged yet
         self.tracker = tracker
 
-    def catch_up(self, last=False):
-        """Send what is there and the tracker lacks: curves, then each version, then the newest state. last: no more
-        lines of metrics.jsonl will come."""
-        self.unsent.extend(self.curves.steps(last))
+    def catch_up(self):
+        """Send what is there and the tracker lacks: curves, then each version, then the newest state."""
+        self.unsent.extend(self.curves.steps(complete=self.ending.is_set()))
         while self.unsent:
             step, values = self.unsent[0]
             paths = {name: self.run / value for name, value in values.items() if isinstance(value, str)}

@@ -21,7 +21,7 @@ def main(argv=None):
     import checkpoint
 
     run = None
-    if options.run_id and checkpoint.run_folder(options.output_dir, options.run_id).exists():
+    if options.run_id and (checkpoint.run_folder(options.output_dir, options.run_id) / "config.json").exists():
         run = checkpoint.find_run(options.output_dir, options.run_id)
         tracking = {field.name for field in dataclasses.fields(config.TrackingOptions)}
         options = command_line.inherit(config.RunsOptions, run / "config.json", given, tracking)
@@ -55,7 +55,8 @@ def listing(options):
         raise config.UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
     for name in chosen:
         folder = checkpoint.run_folder(options.output_dir, name)
-        print(f"{name}  ({describe(folder) if folder.exists() else f'in {tracker.name} alone'})")
+        on_disk = (folder / "config.json").exists()
+        print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
         print(table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
     return 0
 

@@ -41,9 +41,9 @@ def blaming(name):
     except UserError:
         raise
     except Exception as problem:
-        reason = " ".join(str(problem).split())[:200] or type(problem).__name__
-        key = os.environ.get("WANDB_API_KEY")
-        raise TrackerError(f"{name}: {reason.replace(key, '***') if key else reason}") from None
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        key = os.environ.get("WANDB_API_KEY") or None
+        raise TrackerError(f"{name}: {(reason.replace(key, '***') if key else reason)[:200]}") from None
 
 
 def connect(options, run_id):
@@ -114,7 +114,7 @@ class TensorBoard(Tracker):
         self.step, self.look = step, f"tensorboard --logdir {folder.parent}"
         with blaming(self.name):
             # what a killed run had logged after `step` is struck out, since the resumed one logs it again
-            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
 
     def last_step(self):
         return self.step or -1  # 0 is the step before the first update, which a new run has still to log
@@ -199,22 +199,26 @@ class Wandb(Remote):
             disable_git=True,
             save_code=False,
             init_timeout=REACHED,  # seconds; the defaults wait for hours or days where there is no network
-            finish_timeout=2 * REACHED,
+            finish_timeout=REACHED,
             finish_timeout_raises=True,
             x_graphql_retry_max=3,
             x_graphql_retry_wait_max_seconds=REACHED / 5,
         )
         with blaming(self.name):
-            self.run = self.library.init(
-                project=self.options.wandb_project,
-                entity=self.options.wandb_entity,
-                id=self.run_id,
-                name=self.run_id,
-                resume="allow",
-                config=run_config,
-                dir=folder,
-                settings=settings,
-            )
+            try:
+                self.run = self.library.init(
+                    project=self.options.wandb_project,
+                    entity=self.options.wandb_entity,
+                    id=self.run_id,
+                    name=self.run_id,
+                    resume="allow",
+                    config=run_config,
+                    dir=folder,
+                    settings=settings,
+                )
+            except Exception:
+                self.library.teardown()  # or the next try is told that the id is in use
+                raise
         self.look = f"offline, {pathlib.Path(self.run.dir).parent}" if self.offline else self.run.url
 
     def last_step(self):
@@ -235,7 +239,8 @@ class Wandb(Remote):
             try:
                 return list(self.library.Api().artifacts(collection[1], self.path(collection[0])))
             except (ValueError, self.library.errors.CommError) as problem:
-                if "not f" in str(problem).lower():
+                # the second is what it says where a project has no such collection yet
+                if "not found" in str(problem) or "Unable to parse 'Artifacts'" in str(problem):
                     return []
                 raise
 
@@ -301,8 +306,10 @@ class Trackio(Remote):
                 if self.run is None:
                     self.open(resume="must")
                 return self.run.use_artifact(f"{collection[0]}:{alias}", type=collection[1])
-            except ValueError:  # no such run, or no such alias
-                return None
+            except ValueError as problem:
+                if "not found" in str(problem) or "does not exist" in str(problem):  # the alias, or the run
+                    return None
+                raise
 
     def listing(self, collection):
         with blaming(self.name):

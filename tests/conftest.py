@@ -10,6 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_"))]:
+    del os.environ[name]  # no test may reach anybody's account
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -54,7 +55,7 @@ def test_any_other_boolean_is_an_error(word):
         (["--run_id", "a", "--run_name", "b"], "give one of the two"),
         (["--run_name", "../up"], "--run_name takes letters"),
         (["--summarize_desc"], "add --include_desc"),
-        (["stray"], "unrecognized arguments: stray"),
+        (["stray", "more"], "unknown option stray"),
         (["--config", "/nowhere.json"], "can't read /nowhere.json"),
     ],
 )
@@ -115,12 +116,12 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
             command_line.refuse_changes(TrainingOptions, path, {name: value})
 
 
-@pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset"])
+@pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
 def test_help_teaches_and_needs_no_heavy_import(script, run_script):
     done = run_script(script, "--help")
     assert done.returncode == 0
     assert f"python -m {script}" in done.stdout.split("examples:")[1]
-    heavy = "{'torch', 'numpy', 'pandas', 'PIL', 'diffusers', 'transformers', 'accelerate'}"
+    heavy = "{'torch', 'numpy', 'pandas', 'PIL', 'diffusers', 'transformers', 'accelerate', 'wandb', 'trackio'}"
     code = (
         f"import sys, {script}; sys.exit(str(sorted({heavy} & set(sys.modules))) if {heavy} & set(sys.modules) else 0)"
     )
@@ -132,3 +133,92 @@ def test_a_typo_exits_2_with_one_line(run_script):
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --trian_unet; did you mean --train_unet?\n"
     assert done.stdout == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The key
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def no_key(monkeypatch):
+    """No WANDB_API_KEY, before and after."""
+    monkeypatch.setenv("WANDB_API_KEY", "")  # so that it is put back though the code sets it
+    monkeypatch.delenv("WANDB_API_KEY")
+
+
+SPELLINGS = [
+    ["--wandb_key", KEY],
+    [f"--wandb_key={KEY}"],
+    ["--wandb-key", KEY],
+    [f"--wandb-key={KEY}"],
+    ["--wandb_key", "old", f"--wandb-key={KEY}"],  # the last one counts
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("cls", [TrainingOptions, config.InferenceOptions, config.RunsOptions])
+def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatch, capsys, cls, spelling):
+    monkeypatch.setattr(
+        sys, "argv", ["script.py", "--wandb_project", "a b", *spelling, "--run_id=7", "--upload", "none"]
+    )
+    options, given = command_line.parse(cls)
+    assert os.environ["WANDB_API_KEY"] == KEY == options.wandb_key
+    assert sys.argv == ["script.py", "--wandb_project", "a b", "--run_id=7", "--upload", "none"]
+    assert (options.wandb_project, options.run_id, options.upload) == ("a b", "7", "none")
+    shown = capsys.readouterr()
+    assert shown.out == "" and KEY not in shown.err
+    assert shown.err.count("WANDB_API_KEY is safer") == 1 and shown.err.count("\n") == 1
+    again, _ = command_line.parse(cls)  # as a process does that we launch with what is left of the words
+    assert config.tracker(again) == "wandb" and again.wandb_key is None
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_key_the_environment_and_the_words_stay(no_key, monkeypatch, capsys):
+    words = ["script.py", "--tracker", "trackio", "--max-steps=3"]
+    monkeypatch.setattr(sys, "argv", words.copy())
+    command_line.parse(TrainingOptions)
+    assert sys.argv == words and "WANDB_API_KEY" not in os.environ
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--wandb_key", ""],
+        ["--wandb_key=  "],
+        [f"--wandb_kye={KEY}"],
+        ["--wandb-kye", KEY],
+        [f"--wandb_key={KEY}", "--tracker", "trackio"],
+        [f"--wandb_key={KEY}", "--lr", "-1"],
+        [f"--wandb_key={KEY}", "--trian_unet"],
+        [f"--wandb_key={KEY}", "stray"],
+        ["--wandb_key=\udcff" + KEY],  # not UTF-8
+        ["-wandb_key", KEY],
+        [f"-wandb_key={KEY}"],
+        [f"wandb_key={KEY}"],
+    ],
+)
+def test_no_mistake_echoes_a_key(no_key, capsys, words):
+    with pytest.raises(UserError) as caught:
+        parse(words)
+    assert KEY not in str(caught.value) and "\n" not in str(caught.value)
+    shown = capsys.readouterr()
+    assert KEY not in shown.out + shown.err
+
+
+def test_a_blank_key_is_named(no_key):
+    with pytest.raises(UserError, match="^--wandb_key: expected some text$"):
+        parse(["--wandb_key", " "])
+
+
+@pytest.mark.parametrize("value", [KEY, 12345678901234567890, [KEY]])
+@pytest.mark.parametrize("cls", [TrainingOptions, config.InferenceOptions, config.RunsOptions])
+def test_a_key_in_a_file_is_refused(no_key, tmp_path, cls, value):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"wandb_key": value, "wandb_project": "p"}))
+    with pytest.raises(UserError, match="wandb_key") as caught:
+        parse(["--config", str(path)], cls)
+    assert KEY not in str(caught.value) and "1234567890" not in str(caught.value)
+    assert "WANDB_API_KEY" not in os.environ

@@ -5,7 +5,7 @@ import pytest
 
 import command_line
 import config
-from config import InferenceOptions, TrainingOptions, UserError
+from config import InferenceOptions, RunsOptions, TrainingOptions, UserError
 
 
 def parse(words, cls=TrainingOptions):
@@ -30,8 +30,82 @@ def test_every_option_is_owned_once_and_explained():
         for owner in cls.__mro__[:-1]:
             for name in inspect.get_annotations(owner):
                 assert owners.setdefault(name, owner) is owner or name == "run_id", f"{name} is declared twice"
+    for cls in command_line.SCRIPTS:
         for field in dataclasses.fields(cls):
             assert field.metadata["help"]
             assert (field.default is None) == bool(field.metadata["none"]), f"{field.name}: what does None mean?"
             if field.default is not None:
                 assert config.check_value(field, field.default) == field.default
+
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def no_key(monkeypatch):
+    """No WANDB_API_KEY, before and after."""
+    monkeypatch.setenv("WANDB_API_KEY", "")  # so that it is put back even if the code sets it
+    monkeypatch.delenv("WANDB_API_KEY")
+
+
+def test_a_key_turns_wandb_on_and_an_explicit_tracker_wins(no_key, monkeypatch):
+    assert config.tracker(parse([])) == "none"
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert config.tracker(parse([])) == "wandb"
+    for name in ("none", "wandb", "trackio", "tensorboard"):
+        assert config.tracker(parse(["--tracker", name])) == name
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert config.tracker(parse([])) == "none"
+
+
+@pytest.mark.parametrize("cls", [TrainingOptions, InferenceOptions, RunsOptions])
+@pytest.mark.parametrize("name", ["none", "trackio", "tensorboard"])
+def test_a_key_and_another_tracker_contradict_each_other(no_key, cls, name):
+    with pytest.raises(UserError, match=f"--wandb_key turns wandb on, and --tracker says {name}") as caught:
+        parse(["--wandb_key", KEY, "--tracker", name], cls)
+    assert KEY not in str(caught.value)
+    assert parse(["--wandb_key", KEY, "--tracker", "wandb"], cls).tracker == "wandb"
+
+
+@pytest.mark.parametrize("cls", [TrainingOptions, InferenceOptions, RunsOptions])
+def test_saved_options_have_no_key(no_key, cls):
+    saved = config.to_json(parse(["--wandb_key", KEY], cls))
+    assert "wandb_key" not in saved and KEY not in str(saved)
+    assert saved["wandb_project"] == "book_cover_generation"
+
+
+@pytest.mark.parametrize("text", ["Wandb", "mlflow", "trackio "])
+def test_trackers_that_are_none(text):
+    with pytest.raises(UserError, match="--tracker: expected one of none, wandb, trackio, tensorboard"):
+        parse(["--tracker", text])
+
+
+@pytest.mark.parametrize("text", ["best", "everything"])
+def test_what_can_not_be_uploaded(text):
+    with pytest.raises(UserError, match="--upload: expected one of all, versions, none"):
+        parse(["--upload", text])
+
+
+@pytest.mark.parametrize(
+    "name", ["Umschläge", "カバー", "run²", "a b", "a/b", "a:b", ".hidden", "-x", "x" * 101, "ok\n"]
+)
+def test_run_names_that_a_folder_or_an_alias_could_not_bear(name):
+    with pytest.raises(UserError, match="--run_name takes letters"):
+        parse([f"--run_name={name}"])
+
+
+@pytest.mark.parametrize("name", ["a", "Run_1.2-b", "7", "x" * 100])
+def test_run_names_that_are_good(name):
+    assert parse([f"--run_name={name}"]).run_name == name
+
+
+@pytest.mark.parametrize("flag", ["--publish", "--prune"])
+def test_publishing_and_pruning_work_on_one_run(flag):
+    with pytest.raises(UserError, match="work on one run: say which with --run_id"):
+        parse([flag], RunsOptions)
+    assert parse([flag, "--run_id", "one"], RunsOptions).run_id == "one"
+
+
+def test_a_resumed_run_may_change_its_tracker():
+    free = {f.name for f in dataclasses.fields(config.TrackingOptions) if f.metadata["resume"] == "free"}
+    assert free | {"wandb_key"} == {f.name for f in dataclasses.fields(config.TrackingOptions)}

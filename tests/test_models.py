@@ -1,8 +1,11 @@
 import hashlib
+import logging
+import warnings
 
 import pytest
 import torch
 
+import checkpoint
 import models
 from config import UserError
 
@@ -162,3 +165,96 @@ def test_what_does_not_learn_goes_to_half_precision():
         torch.bfloat16,
         torch.float32,
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Saving
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, name, precision):
+    from safetensors.torch import load_file
+
+    network, dtype = getattr(tiny, name), models.DTYPES[precision]
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    pointers = [tensor.data_ptr() for tensor in network.state_dict().values()]
+    models.save_network(network, tmp_path / name, dtype)
+    assert [tensor.data_ptr() for tensor in network.state_dict().values()] == pointers
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    assert network.dtype == torch.float32
+
+    (path,) = (tmp_path / name).glob("*.safetensors")
+    saved = load_file(path)
+    assert {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()} == {dtype}
+    size = sum(tensor.numel() for tensor in before.values()) * dtype.itemsize
+    assert size <= path.stat().st_size < 1.2 * size + 20_000  # and a header
+
+    loaded = type(network).from_pretrained(tmp_path / name)
+    assert loaded.dtype == torch.float32
+    assert loaded.state_dict().keys() == before.keys()
+    for key, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, before[key].to(dtype).to(tensor.dtype)), key
+
+
+def test_a_network_that_is_in_half_precision_is_saved_in_another(tmp_path):
+    unet = models.build_tiny().unet.to(torch.bfloat16)
+    models.save_network(unet, tmp_path, torch.float32)
+    loaded = type(unet).from_pretrained(tmp_path)
+    assert unet.dtype == torch.bfloat16 and loaded.dtype == torch.float32
+    for a, b in zip(unet.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a.float(), b)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, caplog, monkeypatch, precision):
+    """By StableDiffusionPipeline.from_pretrained(folder) alone."""
+    import diffusers
+    import transformers
+    from diffusers import StableDiffusionPipeline
+
+    parts = models.build_tiny()
+    parts.pipeline().save_config(tmp_path)
+    for name in ("tokenizer", "scheduler"):
+        getattr(parts, name).save_pretrained(tmp_path / name)
+    for name in ("vae", *models.PARTS):
+        models.save_network(getattr(parts, name), tmp_path / name, models.DTYPES[precision])
+    drawing = dict(num_inference_steps=1, height=32, width=32, output_type="np")
+    for library in (diffusers, transformers):  # other tests have silenced them
+        logger = logging.getLogger(library.__name__)
+        monkeypatch.setattr(logger, "level", logging.WARNING)
+        monkeypatch.setattr(logger, "propagate", True)  # to caplog
+        logger.manager._clear_cache()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*(dtype|precision|float)")
+        pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
+        pipeline.set_progress_bar_config(disable=True)
+        image = pipeline("a book", generator=torch.Generator().manual_seed(0), **drawing).images[0]
+    assert {getattr(pipeline, name).dtype for name in ("vae", *models.PARTS)} == {torch.float32}
+    assert image.shape == (32, 32, 3) and image.std() > 0
+    said = [record.getMessage() for record in caplog.records if record.name.startswith(("diffusers", "transformers"))]
+    assert [line for line in said if "safety checker" not in line] == []
+    loaded = models.load_parts(str(tmp_path))
+    again = loaded.pipeline()
+    again.set_progress_bar_config(disable=True)
+    assert (again("a book", generator=torch.Generator().manual_seed(0), **drawing).images[0] == image).all()
+
+
+@pytest.mark.parametrize(
+    ("save_dtype", "precision", "kept"),
+    [
+        ("no", "no", torch.float32),
+        ("bf16", "bf16", torch.bfloat16),
+        ("fp16", "fp16", torch.float16),
+        ("no", "bf16", torch.float32),  # versions in fp32 on request
+        ("fp16", "bf16", torch.float32),  # fp16 has not the range of bf16: a resumed run would compute with others
+        ("bf16", "fp16", torch.float32),
+        ("bf16", "no", torch.float32),  # half-precision versions of a run that computes in fp32
+    ],
+)
+def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtype, precision, kept):
+    kept_dtype = models.DTYPES[checkpoint.kept_dtype({"save_dtype": save_dtype, "precision": precision})]
+    assert kept_dtype == kept
+    weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
+    first = weights.to(models.DTYPES[precision])
+    assert torch.equal(weights.to(kept_dtype).to(models.DTYPES[precision]), first)

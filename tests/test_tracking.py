@@ -1,6 +1,9 @@
+import json
+
+import pytest
 import torch
 
-from tracking import MetricsLog, memory_gib, read_metrics
+from tracking import MetricsLog, MetricsTail, memory_gib, read_metrics
 
 
 def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path):
@@ -38,3 +41,82 @@ def test_memory_is_that_of_the_process():
     kept = torch.ones(2**27)  # half a GiB
     assert 0.4 < memory_gib(torch.device("cpu")) - before < 0.7
     assert kept[0] == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# MetricsTail
+
+
+def write(path, *lines):
+    with path.open("ab") as file:
+        file.writelines(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "metrics.jsonl"
+
+
+def test_the_tail_tells_each_step_once_and_holds_the_newest_back(path):
+    tail = MetricsTail(path, after=-1)
+    write(path, {"step": 0, "validation_loss": 1.5}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0})
+    assert list(tail.steps()) == [(0, {"validation_loss": 1.5}), (1, {"loss": 1.0})]
+    assert list(tail.steps()) == []
+    write(path, {"step": 3, "loss": 3.0})
+    assert list(tail.steps()) == [(2, {"loss": 2.0})]
+    assert list(tail.steps(complete=True)) == [(3, {"loss": 3.0})]
+    assert list(tail.steps(complete=True)) == []
+    write(path, {"step": 4, "loss": 4.0})
+    assert list(tail.steps(complete=True)) == [(4, {"loss": 4.0})]
+
+
+def test_the_lines_of_a_step_become_one_even_if_they_come_one_by_one(path):
+    tail = MetricsTail(path, after=-1)
+    write(path, {"step": 1, "loss": 1.0, "grad_norm": None}, {"step": 1, "validation_loss": 2.0})
+    assert list(tail.steps()) == []
+    write(path, {"step": 1, "samples": "samples/000001.png"}, {"step": 2, "loss": 0.5})
+    merged = {"loss": 1.0, "grad_norm": None, "validation_loss": 2.0, "samples": "samples/000001.png"}
+    assert list(tail.steps()) == [(1, merged)]
+
+
+def test_half_a_line_waits_for_its_end(path):
+    tail = MetricsTail(path, after=-1)
+    write(path, {"step": 1, "loss": 1.0}, b'{"step": 2, "lo')
+    assert list(tail.steps(complete=True)) == [(1, {"loss": 1.0})]
+    write(path, b'ss": 2.0}')
+    assert list(tail.steps(complete=True)) == []  # it may be that more digits come
+    write(path, b"\n")
+    assert list(tail.steps(complete=True)) == [(2, {"loss": 2.0})]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\n", b"{\n", b"[1]\n", b'"step"\n', b'{"loss": 3.0}\n', b'{"step": "2"}\n', b'{"step": 1.5}\n', b"\xff\xfe\0\n"],
+)
+def test_damaged_lines_are_left_out(path, damaged):
+    write(path, {"step": 1, "loss": 1.0}, damaged, {"step": 1, "speed": 2.0}, damaged)
+    assert list(MetricsTail(path, after=-1).steps(complete=True)) == [(1, {"loss": 1.0, "speed": 2.0})]
+
+
+def test_steps_up_to_after_are_left_out(path):
+    write(path, *({"step": step, "loss": float(step)} for step in range(6)))
+    assert [step for step, _ in MetricsTail(path, after=3).steps(complete=True)] == [4, 5]
+    assert list(MetricsTail(path, after=5).steps(complete=True)) == []
+
+
+def test_a_file_that_is_not_there_yet(path):
+    tail = MetricsTail(path, after=-1)
+    assert list(tail.steps()) == list(tail.steps(complete=True)) == []
+    write(path, {"step": 1, "loss": 1.0})
+    assert list(tail.steps(complete=True)) == [(1, {"loss": 1.0})]
+
+
+def test_the_tail_reads_what_the_log_writes(path):
+    tail, log = MetricsTail(path, after=-1), MetricsLog(path, 0)
+    told = []
+    for step in range(1, 8):
+        log.log(step, loss=step / 10, title="Ä\u2028")
+        if step % 3 == 0:
+            told += tail.steps()
+    told += tail.steps(complete=True)
+    assert told == [(step, {"loss": step / 10, "title": "Ä\u2028"}) for step in range(1, 8)]
