@@ -123,7 +123,10 @@ def bring_run(options, run_id):
         run.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(run / ".fetch.lock"):  # several processes may start at once
             if step not in steps_on_disk(run):
-                fetch_version(tracker, run, version)
+                if fetch_version(tracker, run, version) is None:
+                    raise UserError(
+                        f"{tracker.name} has the state of run {run_id}, but not its {version}: it can't go on"
+                    )
                 fetch_state(tracker, run, state, version)
     tracker.finish()
 

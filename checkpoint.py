@@ -35,13 +35,13 @@ GIB = 2**30
 ROOM = "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
 
 
-def require_room(folder, needed, what):
+def require_room(folder, needed, what, hint="free some space, lower --keep_versions or choose another --output_dir"):
     """UserError unless the disk of `folder` has `needed` bytes to spare for `what`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{what} needs {needed / GIB:.2f} GiB in {folder}, and {free / GIB:.2f} GiB are free: free some space, "
-            "lower --keep_versions or choose another --output_dir; nothing was written"
+            f"{what} needs {needed / GIB:.2f} GiB in {folder}, and {free / GIB:.2f} GiB are free: {hint}; "
+            "nothing was written"
         )
 
 

@@ -43,7 +43,7 @@ class Mirror:
 
     def __enter__(self):
         if self.name != "none":
-            remove(self.run / UPLOAD)
+            remove(self.run / UPLOAD)  # what a killed process has left
             self.attempt(lambda: None)  # connects
             self.thread.start()
         return self
@@ -143,7 +143,8 @@ class Mirror:
             new = [path for path in files if not (kept / path.relative_to(self.run / UPLOAD)).is_file()]
             has = artifacts.read_published(self.run, self.tracker.where)
             needed = sum(path.stat().st_size for path in (new if has["versions"] else files))
-            checkpoint.require_room(self.tracker.store, needed, f"a copy for {self.name}")
+            hint = "free some space there, move TRACKIO_DIR, or use --upload none"
+            checkpoint.require_room(self.tracker.store, needed, f"a copy for {self.name}", hint)
 
     def missing(self):
         """Names of the versions that the tracker lacks, oldest first, and "state"."""

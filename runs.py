@@ -174,13 +174,20 @@ def publish(options, run):
 def prune(options):
     """Delete what wandb has of the run and nothing names any more: versions that were dropped from the run's list and
     are neither latest nor best, and training states but the newest."""
+    import artifacts
     import checkpoint
     import trackers
 
     if config.tracker(options) != "wandb":
         raise config.UserError("--prune works with wandb alone; trackio deletes nothing")
+    run = checkpoint.find_run(options.output_dir, options.run_id)
+    if not artifacts.steps_on_disk(run):
+        raise config.UserError(
+            f"--prune goes by the list of the machine that trains run {run.name}, and there is no training state in "
+            f"{run}: prune there, or resume the run here first"
+        )
+    kept = checkpoint.read_ledger(run)["versions"]
     tracker = trackers.connect(options, options.run_id)
-    kept = checkpoint.read_ledger(checkpoint.run_folder(options.output_dir, options.run_id))["versions"]
     for collection in (trackers.VERSIONS, trackers.STATES):
         for artifact in tracker.listing(collection):
             about = artifact.metadata

@@ -59,7 +59,8 @@ def resume(given):
     command_line.refuse_changes(cls, saved, given)
     if "epochs" in given:
         given.setdefault("max_steps", None)  # the length that was asked for last
-    return command_line.inherit(cls, saved, given), run
+    options = command_line.inherit(cls, saved, given)
+    return dataclasses.replace(options, output_dir=str(run.parent)), run  # the run may come from another machine
 
 
 def train(session, stop):

@@ -466,18 +466,48 @@ def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
     assert not (runs / "run").exists()
 
 
-def test_mixed_precision_keeps_fp32_masters(arguments, runs):
-    """bf16 arithmetic in its own process: saved weights stay fp32, and the frozen parts are saved as they came."""
-    words = arguments("--train_unet", "--train_text_encoder", "False", "--max_steps", 2, "--mixed_precision", "bf16")
-    words += ["--sample_every", "1", "--steps", "2"]
-    process = start(words)
-    output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, output
+def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
+    """bf16 arithmetic in processes of their own: versions in bf16, a state in fp32, and no bit lost between them."""
+
+    def train(*words):
+        process = start(words)
+        output, _ = process.communicate(timeout=280)
+        assert process.returncode == 0, output
+
+    words = ["--train_unet", "--train_text_encoder", "False", "--mixed_precision", "bf16", "--steps", "2"]
+    train(*arguments(*words, "--max_steps", 2, "--sample_every", 1))
     version = runs / "run" / "versions" / "v1"
     unet = load_file(version / WEIGHTS["unet"])
-    assert {tensor.dtype for tensor in unet.values()} == {torch.float32}
-    assert any((tensor != tensor.bfloat16().float()).any() for tensor in unet.values())
+    state = load_file(checkpoint.read_position(runs / "run")[1] / "unet.safetensors")
+    assert {tensor.dtype for tensor in unet.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert all(torch.equal(state[key].bfloat16(), unet[key]) for key in unet)
+    assert any((state[key] != unet[key].float()).any() for key in unet)
     vae = load_file(version / WEIGHTS["vae"])
     for key, tensor in models.build_tiny().vae.state_dict().items():
-        assert torch.equal(vae[key], tensor)
+        assert torch.equal(vae[key], tensor.bfloat16())
     assert os.path.samefile(version / WEIGHTS["vae"], runs / "run" / "untouched" / WEIGHTS["vae"])
+
+    train(*resume(runs, "--max_steps", 4))
+    train(*arguments(*words, "--max_steps", 4, "--save_every", 2, name="whole"))
+    assert final_state(runs / "run") == final_state(runs / "whole")
+    for file in WEIGHTS.values():
+        ours, theirs = (runs / name / "versions" / "v2" / file for name in ("run", "whole"))
+        assert digest(ours) == digest(theirs)
+
+
+@pytest.mark.parametrize("save_dtype", ["fp16", "fp32"])
+def test_versions_may_have_another_precision_than_training(arguments, runs, save_dtype):
+    """What does not learn then stays as it came, since a resumed run works with it."""
+    words = ("--train_unet", "--train_text_encoder", "False", "--save_dtype", save_dtype)
+    assert training.main(arguments(*words, "--max_steps", 1)) == 0
+    version = runs / "run" / "versions" / "v1"
+    dtypes = {tensor.dtype for tensor in load_file(version / WEIGHTS["unet"]).values()}
+    assert dtypes == {torch.float16 if save_dtype == "fp16" else torch.float32}
+    for part in ("vae", "text_encoder"):
+        saved = load_file(version / WEIGHTS[part])
+        for key, tensor in getattr(models.build_tiny(), part).state_dict().items():
+            assert torch.equal(saved[key], tensor)
+    assert training.main(resume(runs, "--max_steps", 2)) == 0
+    assert training.main(arguments(*words, "--max_steps", 2, name="whole")) == 0
+    assert final_state(runs / "run") == final_state(runs / "whole")

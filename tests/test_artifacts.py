@@ -1,0 +1,536 @@
+"""What goes to a tracker and comes back, with the real trackio in a folder of its own.
+
+make_run and own_trackio serve other tests, too.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections import Counter
+
+import pytest
+
+import artifacts
+import checkpoint
+import config
+import trackers
+from config import TrainingOptions, UserError
+
+SHARED = {"model_index.json": 300, "unet/weights.safetensors": 40_000, "tokenizer/vocab.json": 2000}  # path: bytes
+LEARNED = "text_encoder/model.safetensors"
+
+
+def own_trackio(tmp_path_factory):
+    """Let trackio keep everything in a folder of the tests; it reads TRACKIO_DIR once, when it is imported."""
+    if "trackio" not in sys.modules:
+        os.environ["TRACKIO_DIR"] = str(tmp_path_factory.mktemp("trackio"))
+    import trackio
+
+    folder = pathlib.Path(trackio.utils.TRACKIO_DIR)
+    assert str(folder) == os.environ["TRACKIO_DIR"] and folder.is_relative_to(tmp_path_factory.getbasetemp())
+    return folder
+
+
+def noise(size, *seed):
+    """Bytes that are a function of the seed."""
+    return hashlib.shake_128(repr(seed).encode()).digest(size)
+
+
+def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
+    """A run's folder as training leaves it, but for the contents of the weights: a version for each of `steps`."""
+    run = pathlib.Path(options.output_dir) / run_id
+    ledger = {"versions": {}, "aliases": {}}
+    for path, size in SHARED.items():
+        (run / "untouched" / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / "untouched" / path).write_bytes(noise(size, path))
+    for step, loss in zip(steps, losses, strict=True):
+        ledger, name = checkpoint.add_version(ledger, step, loss, keep_versions=9)
+        add_version(run, name, seed)
+    (run / "config.json").write_text(json.dumps(config.to_json(options)))
+    (run / "versions.json").write_text(json.dumps(ledger))
+    write_state(run, ledger, steps[-1], seed)
+    lines = [{"step": 0, "validation_loss": 1.0}, *({"step": s, "loss": s / 100} for s in range(1, steps[-1] + 1))]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def add_version(run, name, seed=0):
+    folder = run / "versions" / name
+    shutil.copytree(run / "untouched", folder, copy_function=os.link)
+    (folder / LEARNED).parent.mkdir()
+    (folder / LEARNED).write_bytes(noise(9000, name, seed))
+
+
+def write_state(run, ledger, step, seed=0):
+    shutil.rmtree(run / "state", ignore_errors=True)
+    state = run / "state" / f"{step:09d}"
+    state.mkdir(parents=True)
+    position = {"step": step, "total": 100, "start_loss": 1.0, "ledger": ledger}
+    (state / "position.json").write_text(json.dumps(position))
+    (state / "text_encoder.safetensors").write_bytes(noise(18_000, step, seed))
+    (state / "optimizer.pt").write_bytes(noise(7000, step, seed))
+
+
+def read(folder):
+    """{path: bytes} of the files under a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def publish_all(options, run, *names):
+    """Send what is named, or all there is, to the tracker; as mirror.py does."""
+    tracker = trackers.connect(options, run.name)
+    tracker.start(run, {}, 0)
+    tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything
+    for name in names or [*checkpoint.read_ledger(run)["versions"], "state"]:
+        folder = run / "upload"
+        aliases = artifacts.pack(run, name, folder)
+        artifacts.remember(run, tracker.where, name, artifacts.send(tracker, folder, aliases))
+        shutil.rmtree(folder)
+    tracker.finish()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    return own_trackio(tmp_path_factory)
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Those of the machine that trains; the project is one of this test alone."""
+    return TrainingOptions(
+        output_dir=str(tmp_path / "first"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
+    )
+
+
+@pytest.fixture
+def elsewhere(options, tmp_path):
+    """Those of another machine, where nothing is on disk."""
+    return dataclasses.replace(options, output_dir=str(tmp_path / "second"))
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """Counts what is fetched, by the kind and version."""
+    counted, download = Counter(), trackers.Trackio.download
+
+    def counting(artifact, folder):
+        counted[artifact.type, artifact.metadata["version"]] += 1
+        download(artifact, folder)
+
+    monkeypatch.setattr(trackers.Trackio, "download", staticmethod(counting))
+    return counted
+
+
+@pytest.fixture
+def outage(monkeypatch):
+    """A function that cuts trackio off."""
+
+    def cut(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    return lambda: monkeypatch.setattr(trackers.Trackio, "open", cut)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Packing
+
+
+def test_a_packed_version_costs_no_space_and_says_what_it_is(options):
+    run = make_run(options)
+    folder = run / "upload"
+    assert artifacts.pack(run, "v2", folder) == ["v2", "latest", "best"]
+    assert artifacts.pack(run, "v1", run / "other") == ["v1"]
+    version = run / "versions" / "v2"
+    for path in read(version):
+        assert os.path.samefile(folder / path, version / path), path
+    assert set(read(folder)) == {*read(version), "about.json"}
+    about = json.loads((folder / "about.json").read_text())
+    assert about["options"] == config.to_json(options)
+    assert {key: about[key] for key in ("run_id", "kind", "version", "step", "validation_loss")} == {
+        "run_id": "one",
+        "kind": "version",
+        "version": "v2",
+        "step": 20,
+        "validation_loss": 0.25,
+    }
+    shutil.rmtree(version)  # pruned meanwhile
+    assert (folder / LEARNED).read_bytes() == noise(9000, "v2", 0)
+
+
+def test_a_packed_state_has_what_a_resumed_run_begins_from(options):
+    run = make_run(options)
+    folder = run / "upload"
+    assert artifacts.pack(run, "state", folder) == ["latest"]
+    state = run / "state" / "000000020"
+    wanted = {**read(state), "config.json": (run / "config.json").read_bytes()}
+    wanted["metrics.jsonl"] = (run / "metrics.jsonl").read_bytes()
+    packed = read(folder)
+    about = json.loads(packed.pop("about.json"))
+    assert about == {"run_id": "one", "kind": "state", "version": "v2", "step": 20}
+    assert packed == wanted
+    assert os.path.samefile(folder / "optimizer.pt", state / "optimizer.pt")
+    with (run / "metrics.jsonl").open("a") as file:  # training goes on while it is sent
+        file.write("more\n")
+    assert (folder / "metrics.jsonl").read_bytes() == wanted["metrics.jsonl"]
+
+
+def test_without_hard_links_files_are_copied(options, monkeypatch):
+    run = make_run(options)
+
+    def refused(*_):
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    artifacts.pack(run, "v1", run / "upload")
+    packed = read(run / "upload")
+    del packed["about.json"]
+    assert packed == read(run / "versions" / "v1")
+
+
+def test_a_version_that_was_pruned_just_now_is_not_packed(options):
+    run = make_run(options)
+    assert artifacts.pack(run, "v7", run / "upload") is None
+    assert not (run / "upload").exists()
+
+
+def test_the_metadata_has_size_and_hash_of_every_file(options):
+    run = make_run(options)
+    publish_all(options, run, "v1")
+    tracker = trackers.connect(options, "one")
+    about = tracker.find(trackers.VERSIONS, "one-v1").metadata
+    files = about["files"]
+    for path, data in read(run / "versions" / "v1").items():
+        assert files.pop(path) == [len(data), hashlib.sha256(data).hexdigest()]
+    assert files.keys() == {"about.json"}
+    assert (about["run_id"], about["version"], about["step"], about["validation_loss"]) == ("one", "v1", 10, 0.5)
+    assert about["options"] == config.to_json(options)
+    assert tracker.find(trackers.VERSIONS, "one-best") is None  # v2 is that, and was not sent
+    tracker.finish()
+
+
+def test_runs_with_equal_weights_stay_apart_and_share_the_files(options, store):
+    for run_id in ("one", "two"):
+        publish_all(options, make_run(options, run_id))
+    for run_id in ("one", "two"):
+        tracker = trackers.connect(options, run_id)
+        for alias in ("v1", "v2", "latest", "best"):
+            assert tracker.find(trackers.VERSIONS, f"{run_id}-{alias}").metadata["run_id"] == run_id
+        assert tracker.find(trackers.STATES, f"{run_id}-latest").metadata["run_id"] == run_id
+        tracker.finish()
+    blobs = [path for path in (store / "artifacts" / options.wandb_project).rglob("*") if path.is_file()]
+    # once for both: shared files, two text encoders, weights and optimizer, position, config and metrics;
+    # for each: about.json of two versions and of the state
+    assert len(blobs) == len(SHARED) + 2 + 2 + 3 + 2 * 3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# published.json
+
+
+def test_what_was_published_is_remembered_for_each_place(tmp_path):
+    artifacts.remember(tmp_path, "here", "v1", 10)
+    artifacts.remember(tmp_path, "here", "state", 10)
+    artifacts.remember(tmp_path, "there", "v1", 10)
+    artifacts.remember(tmp_path, "here", "v2", 20)
+    assert artifacts.read_published(tmp_path, "here") == {"versions": {"v1": 10, "v2": 20}, "state": 10}
+    assert artifacts.read_published(tmp_path, "there") == {"versions": {"v1": 10}, "state": None}
+    assert artifacts.read_published(tmp_path, "nowhere") == {"versions": {}, "state": None}
+    artifacts.forget(tmp_path, "v1")
+    assert artifacts.read_published(tmp_path, "here") == {"versions": {"v2": 20}, "state": 10}
+    assert artifacts.read_published(tmp_path, "there") == {"versions": {}, "state": None}
+    artifacts.forget(tmp_path, "v9")
+    assert artifacts.all_published(tmp_path).keys() == {"here", "there"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run on another machine
+
+
+def test_a_run_comes_whole(options, elsewhere, downloads):
+    run = make_run(options)
+    publish_all(options, run)
+    artifacts.bring_run(elsewhere, "one")
+    came = pathlib.Path(elsewhere.output_dir) / "one"
+    for name in ("versions/v2", "state"):
+        assert read(came / name) == read(run / name)
+    assert read(came / "untouched") == read(run / "untouched")
+    assert os.path.samefile(came / "untouched/unet/weights.safetensors", came / "versions/v2/unet/weights.safetensors")
+    for name in ("config.json", "metrics.jsonl"):
+        assert (came / name).read_bytes() == (run / name).read_bytes()
+    assert checkpoint.read_ledger(came) == checkpoint.read_ledger(run)
+    assert checkpoint.read_position(came)[0]["step"] == 20
+    assert artifacts.read_published(came, trackers.where(elsewhere)) == {"versions": {"v2": 20}, "state": 20}
+    assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
+    artifacts.bring_run(elsewhere, "one")
+    assert downloads.total() == 2
+    assert not [path for path in came.rglob(".*.tmp")]
+
+
+def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
+    publish_all(options, make_run(options))
+    old = make_run(elsewhere, steps=(10,), losses=(0.5,))
+    artifacts.bring_run(elsewhere, "one")
+    assert checkpoint.read_position(old)[0]["step"] == 20
+    assert checkpoint.read_ledger(old)["aliases"]["latest"] == "v2"
+    assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
+    assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
+
+    newer = (
+        make_run(elsewhere, "one", steps=(10, 20, 30), losses=(3, 2, 1), seed=5) if shutil.rmtree(old) is None else 0
+    )
+    before, count = read(newer), downloads.total()
+    artifacts.bring_run(elsewhere, "one")
+    assert downloads.total() == count
+    assert read(newer) == before
+
+
+def test_the_same_update_on_disk_and_in_the_tracker_is_left_alone(options, elsewhere, downloads):
+    publish_all(options, make_run(options))
+    run = make_run(elsewhere, seed=7)
+    before = read(run)
+    artifacts.bring_run(elsewhere, "one")
+    assert read(run) == before and not downloads
+
+
+def test_a_run_that_the_tracker_does_not_know(options, elsewhere):
+    artifacts.bring_run(elsewhere, "one")  # not even the project
+    publish_all(options, make_run(options))
+    artifacts.bring_run(elsewhere, "two")
+    artifacts.bring_run(elsewhere, "on")
+    assert not pathlib.Path(elsewhere.output_dir).exists()
+    with pytest.raises(
+        UserError, match=r"no run two in .*, and with --tracker wandb or trackio it is looked for there"
+    ):
+        checkpoint.find_run(elsewhere.output_dir, "two")
+
+
+def test_a_tracker_out_of_reach(options, elsewhere, outage):
+    publish_all(options, make_run(options))
+    outage()
+    with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
+        artifacts.bring_run(elsewhere, "one")
+    assert not pathlib.Path(elsewhere.output_dir).exists()
+    run = make_run(elsewhere, steps=(10,), losses=(0.5,))
+    before = read(run)
+    artifacts.bring_run(elsewhere, "one")  # goes on from what is there
+    assert read(run) == before
+
+
+def test_no_room_for_what_would_come(options, elsewhere, monkeypatch):
+    publish_all(options, make_run(options))
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"v2 needs 0\.00 GiB in .* are free: free some space"):
+        artifacts.bring_run(elsewhere, "one")
+    assert [path for path in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in path] == []
+
+
+def test_a_fetch_that_was_cut_off_goes_on_where_it_was(options, elsewhere, downloads, monkeypatch):
+    run = make_run(options)
+    publish_all(options, run)
+    came = pathlib.Path(elsewhere.output_dir) / "one"
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "fetch_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            artifacts.bring_run(elsewhere, "one")
+    assert (came / "versions" / "v2").is_dir() and not (came / "state").exists()
+    artifacts.bring_run(elsewhere, "one")
+    assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
+    assert read(came / "state") == read(run / "state")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Damage
+
+
+def blob(store, options, data):
+    """Where trackio keeps a file of these bytes."""
+    digest = hashlib.sha256(data).hexdigest()
+    return store / "artifacts" / options.wandb_project / "blobs" / "sha256" / digest[:2] / digest
+
+
+def change(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(change, "came damaged from trackio"), (cut, "came damaged from trackio"), (pathlib.Path.unlink, "^trackio: ")],
+)
+def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, store, damage, message):
+    run = make_run(options)
+    publish_all(options, run)
+    came = pathlib.Path(elsewhere.output_dir) / "one"
+    spoilt = blob(store, options, (run / "versions/v2" / LEARNED).read_bytes())
+    good = spoilt.read_bytes()
+    damage(spoilt)
+    for bring in (
+        lambda: artifacts.bring_run(elsewhere, "one"),
+        lambda: artifacts.bring_version(elsewhere, "one", "v2"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            bring()
+        assert "\n" not in str(caught.value)
+        assert [path for path in read(came) if ".lock" not in path] == []
+        assert not (came / "versions" / "v2").exists() and not list(came.glob("versions/.*"))
+    artifacts.bring_version(elsewhere, "one", "v1")  # is not concerned
+
+    spoilt.write_bytes(good)
+    optimizer = blob(store, options, (run / "state/000000020/optimizer.pt").read_bytes())
+    good = optimizer.read_bytes()
+    damage(optimizer)
+    with pytest.raises(UserError, match=message):
+        artifacts.bring_run(elsewhere, "one")
+    assert not list(came.glob("state/*")) and not list(came.glob("state/.*"))
+    assert not (came / "metrics.jsonl").exists()
+    optimizer.write_bytes(good)
+    artifacts.bring_run(elsewhere, "one")
+    assert read(came / "state") == read(run / "state")
+
+
+def test_a_file_that_nobody_sent_is_refused(options, elsewhere, monkeypatch):
+    publish_all(options, make_run(options))
+    download = trackers.Trackio.download
+
+    def adding(artifact, folder):
+        download(artifact, folder)
+        (folder / "unet" / "more.bin").write_bytes(b"x")
+
+    monkeypatch.setattr(trackers.Trackio, "download", staticmethod(adding))
+    with pytest.raises(UserError, match=r"v2 of one came damaged from trackio \(unet/more\.bin is not what was sent\)"):
+        artifacts.bring_run(elsewhere, "one")
+    assert [p for p in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in p] == []
+
+
+@pytest.mark.parametrize("name", ["../x", "v1/../../x", "/tmp/x", "", None, 3, "v", "v1\n", "latest", "vx"])
+@pytest.mark.parametrize("collection", [trackers.VERSIONS, trackers.STATES])
+def test_a_version_name_that_is_none_is_refused(options, elsewhere, tmp_path, collection, name):
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "x.bin").write_bytes(b"x")
+    tracker = trackers.connect(options, "one")
+    tracker.start(folder, {}, 0)
+    tracker.log(0, {"loss": 1.0}, {})
+    about = {"run_id": "one", "version": name, "step": 5, "validation_loss": None, "options": {}}
+    tracker.publish(collection, folder, ["one-latest"], {**about, "files": artifacts.list_files(folder)})
+    tracker.finish()
+    before = {path for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="that is none of ours"):
+        if collection == trackers.STATES:
+            artifacts.bring_run(elsewhere, "one")
+        else:
+            artifacts.bring_version(elsewhere, "one", "latest")
+    assert not ({path for path in tmp_path.rglob("*")} - before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One version on another machine
+
+
+@pytest.mark.parametrize(("version", "name"), [("latest", "v3"), ("best", "v2"), ("v1", "v1")])
+def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name):
+    run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
+    publish_all(options, run)
+    for _ in range(2):
+        artifacts.bring_version(elsewhere, "one", version)
+        found, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", version, "else")
+        assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
+        assert downloads == {("model", name): 1}
+    ledger = checkpoint.read_ledger(came)
+    assert ledger["versions"] == {name: checkpoint.read_ledger(run)["versions"][name]}
+    assert ledger["aliases"] == ({} if version == name else {version: name})
+    assert (came / "config.json").read_bytes() and json.loads((came / "config.json").read_text()) == config.to_json(
+        options
+    )
+    assert not (came / "state").exists()
+    artifacts.bring_version(elsewhere, "one", name)
+    assert downloads.total() == 1
+
+
+def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
+    publish_all(options, make_run(options))
+    artifacts.bring_version(elsewhere, "one", "v0")
+    came = pathlib.Path(elsewhere.output_dir) / "one"
+    assert read(came).keys() == {"config.json"} and not downloads
+    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
+
+
+@pytest.mark.parametrize(("run_id", "version"), [("one", "v9"), ("two", "latest"), ("two", "v0"), ("on", "e-v1")])
+def test_versions_that_the_tracker_does_not_know(options, elsewhere, downloads, run_id, version):
+    publish_all(options, make_run(options))
+    artifacts.bring_version(elsewhere, run_id, version)
+    assert not downloads and not pathlib.Path(elsewhere.output_dir).exists()
+
+
+def test_an_alias_that_moved_in_the_tracker_is_followed(options, elsewhere, downloads):
+    run = make_run(options, steps=(10,), losses=(0.5,))
+    publish_all(options, run)
+    artifacts.bring_version(elsewhere, "one", "best")
+    shutil.rmtree(run)
+    publish_all(options, make_run(options))
+    artifacts.bring_version(elsewhere, "one", "best")
+    name, source, _ = checkpoint.resolve_version(elsewhere.output_dir, "one", "best", "else")
+    assert name == "v2" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 0)
+    assert downloads == {("model", "v1"): 1, ("model", "v2"): 1}
+
+
+def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
+    """A run that was killed and resumed from an older state makes another v2."""
+    run = make_run(options)
+    publish_all(options, run)
+    artifacts.bring_version(elsewhere, "one", "latest")
+    shutil.rmtree(run)
+    publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
+    artifacts.bring_version(elsewhere, "one", "latest")
+    name, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")
+    assert checkpoint.read_ledger(came)["versions"][name]["step"] == 25
+    assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
+
+
+def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(options, elsewhere):
+    """One machine went on without its tracker, another from an older state: both have a v2."""
+    old = make_run(elsewhere, seed=3)
+    run = make_run(options, steps=(10, 25))
+    publish_all(options, run)
+    artifacts.bring_run(elsewhere, "one")
+    assert checkpoint.read_position(old)[0]["step"] == 25
+    assert read(old / "versions" / "v2") == read(run / "versions" / "v2")
+
+
+def test_where_the_run_is_trained_the_disk_comes_first(options, elsewhere, downloads, outage):
+    publish_all(options, make_run(options, steps=(10, 20, 30), losses=(3, 2, 1)))
+    make_run(elsewhere)
+    outage()  # it is not even asked
+    for version in ("latest", "best", "v1", "v0"):
+        artifacts.bring_version(elsewhere, "one", version)
+    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")[0] == "v2"
+    assert not downloads
+
+
+def test_a_pruned_version_comes_back_from_the_tracker(options, downloads):
+    run = make_run(options)
+    publish_all(options, run)
+    shutil.rmtree(run / "versions" / "v1")
+    artifacts.bring_version(options, "one", "v1")
+    assert downloads == {("model", "v1"): 1}
+    assert (run / "versions" / "v1" / LEARNED).read_bytes() == noise(9000, "v1", 0)
+
+
+def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
+    publish_all(options, make_run(options))
+    artifacts.bring_version(elsewhere, "one", "best")
+    outage()
+    artifacts.bring_version(elsewhere, "one", "best")  # what it meant the last time
+    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "best", "else")[0] == "v2"
+    for version in ("latest", "v1"):
+        with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
+            artifacts.bring_version(elsewhere, "one", version)

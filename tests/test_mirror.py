@@ -1,0 +1,394 @@
+"""What a run's folder holds reaches the tracker, whatever happens to the tracker; with the real trackio."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import threading
+import time
+from collections import Counter
+
+import pytest
+from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
+
+import artifacts
+import checkpoint
+import mirror
+import trackers
+from config import TrainingOptions
+from mirror import Mirror
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    return own_trackio(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(mirror, "INTERVAL", 0.02)
+
+
+@pytest.fixture
+def options(tmp_path):
+    return TrainingOptions(
+        output_dir=str(tmp_path / "runs"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
+    )
+
+
+@pytest.fixture
+def run(options):
+    return make_run(options)
+
+
+@pytest.fixture
+def said():
+    """Every line that the mirror says."""
+    return []
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Counts what is published, by kind and version."""
+    counted, publish = Counter(), trackers.Trackio.publish
+
+    def counting(self, collection, folder, aliases, metadata):
+        publish(self, collection, folder, aliases, metadata)
+        counted[metadata["kind"], metadata["version"]] += 1
+
+    monkeypatch.setattr(trackers.Trackio, "publish", counting)
+    return counted
+
+
+class Outage:
+    """In a `with` block, the named methods of trackio's Tracker fail."""
+
+    def __init__(self, monkeypatch, *names):
+        self.patch, self.names, self.tries = monkeypatch, names, Counter()
+        self.real = {name: getattr(trackers.Trackio, name) for name in names}
+
+    def __enter__(self):
+        for name in self.names:
+            self.patch.setattr(trackers.Trackio, name, self.failing(name))
+        return self
+
+    def failing(self, name):
+        def fail(*_, **__):
+            self.tries[name] += 1
+            with trackers.blaming("trackio"):
+                raise ConnectionError("no route\nto host")
+
+        return fail
+
+    def __exit__(self, *_):
+        for name, real in self.real.items():
+            self.patch.setattr(trackers.Trackio, name, real)
+
+
+def wait_for(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def logged(options, run_id="one"):
+    """[(step, {name: value})] of what trackio has of a run, in the order of their coming."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    rows = SQLiteStorage.get_logs(options.wandb_project, run_id)
+    return [(row["step"], {k: v for k, v in row.items() if k not in ("step", "timestamp")}) for row in rows]
+
+
+def found(options, alias, collection=trackers.VERSIONS):
+    tracker = trackers.connect(options, "one")
+    artifact = tracker.find(collection, alias)
+    tracker.finish()
+    return artifact
+
+
+def append(run, *lines):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+CURVES = [(0, {"validation_loss": 1.0}), *((step, {"loss": step / 100}) for step in range(1, 21))]  # see make_run
+
+
+def test_everything_reaches_the_tracker_and_is_sent_once(run, options, said, published):
+    first = Mirror(run, options, 20, say=said.append)
+    assert first.missing() == ["v1", "v2", "state"]
+    with first:
+        pass
+    assert first.missing() == []
+    assert said == [f"trackio: trackio show --project {options.wandb_project}"]
+    assert logged(options) == CURVES
+    assert published == {("version", "v1"): 1, ("version", "v2"): 1, ("state", "v2"): 1}
+    for alias, name in {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"}.items():
+        assert found(options, f"one-{alias}").metadata["version"] == name
+    assert found(options, "one-latest", trackers.STATES).metadata["step"] == 20
+    assert found(options, "latest").metadata["run_id"] == "one" and found(options, "v1") is not None  # trackio's own
+    has = artifacts.read_published(run, trackers.where(options))
+    assert has == {"versions": {"v1": 10, "v2": 20}, "state": 20}
+    assert not (run / "upload").exists()
+
+    with Mirror(run, options, 20, say=said.append):
+        pass
+    assert logged(options) == CURVES and published.total() == 3
+    assert len(said) == 2
+
+
+def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published):
+    with Mirror(run, options, 20, say=said.append) as sending:
+        wait_for(lambda: sending.missing() == [])
+        append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
+        wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
+        ledger, name = checkpoint.add_version(checkpoint.read_ledger(run), 22, 0.9, 9)
+        with sending.disk:
+            add_version(run, name)
+            write_state(run, ledger, 22)
+            (run / "versions.json").write_text(json.dumps(ledger))
+        sending.saved(name)
+        wait_for(lambda: sending.missing() == [])
+        assert sending.thread.is_alive()
+    assert logged(options)[21:] == [(21, {"loss": 9.0, "validation_loss": 8.0}), (22, {"loss": 7.0})]
+    assert found(options, "one-latest").metadata["version"] == "v3"
+    assert found(options, "one-best").metadata["version"] == "v2"
+    assert found(options, "one-latest", trackers.STATES).metadata["step"] == 22
+    assert published[("version", "v3")] == published[("state", "v3")] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"tracker": "none"}, []),
+        ({"tracker": "tensorboard"}, []),
+        ({"upload": "none"}, []),
+        ({"upload": "versions"}, ["v1", "v2"]),
+        ({"upload": "all"}, ["v1", "v2", "state"]),
+    ],
+)
+def test_what_is_sent_is_what_was_asked_for(run, options, said, published, change, wanted):
+    options = dataclasses.replace(options, **change)
+    with Mirror(run, options, 20, say=said.append) as sending:
+        assert sending.missing() == wanted
+    assert sending.missing() == []
+    assert published.total() == len(wanted)
+    assert len(said) == (options.tracker != "none")
+    assert logged(options) == (CURVES if options.tracker == "trackio" else [])
+    assert (run / "published.json").exists() == bool(wanted)
+    assert (run / "tensorboard").exists() == (options.tracker == "tensorboard")
+
+
+def test_other_processes_than_the_first_do_nothing(run, options, said, published):
+    before = read(run)
+    with Mirror(run, options, 20, enabled=False, say=said.append) as sending:
+        sending.saved("v2")
+        assert not sending.thread.is_alive()
+    assert said == [] and not published and read(run) == before
+
+
+def test_pictures_are_sent_if_they_are_there(run, options, said):
+    from PIL import Image
+
+    (run / "samples").mkdir()
+    Image.new("RGB", (8, 8), "red").save(run / "samples" / "000021.png")
+    append(run, {"step": 21, "samples": "samples/000021.png", "grad_norm": None, "loss": 2})
+    append(run, {"step": 22, "samples": "samples/000022.png"}, {"step": 23, "loss": 3.0})
+    with Mirror(run, options, 20, say=said.append):
+        pass
+    (_, first), *rest = logged(options)[21:]
+    assert first["loss"] == 2 and "grad_norm" not in first
+    assert first["samples"]["_type"] == "trackio.image" and first.keys() == {"loss", "samples"}
+    assert dict(rest).get(22, {}) == {} and rest[-1] == (23, {"loss": 3.0})
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("method", ["open", "log", "publish"])
+def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, said, published, monkeypatch, method):
+    outage = Outage(monkeypatch, method)
+    with outage, Mirror(run, options, 20, say=said.append) as sending:
+        wait_for(lambda: sending.failing)
+        for step in range(21, 24):
+            append(run, {"step": step, "loss": step / 100})
+            before = outage.tries[method]
+            sending.saved("v2")
+            wait_for(lambda before=before: outage.tries[method] > before)
+        assert sum("warning" in line for line in said) == 1
+        assert sending.thread.is_alive()
+        outage.__exit__()
+        sending.saved("v2")
+        wait_for(lambda: sending.missing() == [])
+        append(run, {"step": 24, "loss": 0.24})
+    warning = next(line for line in said if "warning" in line)
+    assert "trackio: no route to host" in warning and "\n" not in warning
+    assert str(run) in warning and warning.endswith(sending.command())
+    assert [line for line in said if "show" not in line] == [warning, "trackio works again"]
+    assert logged(options) == CURVES + [(step, {"loss": step / 100}) for step in range(21, 25)]
+    assert published == {("version", "v1"): 1, ("version", "v2"): 1, ("state", "v2"): 1}
+
+
+@pytest.mark.parametrize(
+    ("methods", "missing"),
+    [
+        (["open", "log", "publish"], "v1, v2, state, the last curves"),
+        (["log"], "v1, v2, state, the last curves"),
+        (["publish"], "v1, v2, state"),
+    ],
+)
+def test_an_outage_to_the_end_says_what_is_missing_and_another_mirror_brings_it(
+    run, options, said, monkeypatch, methods, missing
+):
+    with Outage(monkeypatch, *methods), Mirror(run, options, 20, say=said.append) as sending:
+        pass
+    assert sending.missing() == ["v1", "v2", "state"] and sending.failing
+    end = f" of run one; publish with: {sending.command()}"
+    assert said[-1].startswith(f"trackio lacks {missing}") and said[-1].endswith(end)
+    assert len([line for line in said if "show" not in line]) == 2
+    with Mirror(run, options, 20, say=said.append) as sending:
+        pass
+    assert sending.missing() == [] and logged(options) == CURVES
+    assert "show" in said[-1]
+
+
+def test_between_failures_and_saves_it_is_left_in_peace(run, options, said, monkeypatch):
+    with Outage(monkeypatch, "log") as outage, Mirror(run, options, 20, say=said.append) as sending:
+        wait_for(lambda: sending.failing)
+        tries = outage.tries["log"]
+        time.sleep(0.3)  # 15 looks
+        assert outage.tries["log"] == tries
+
+
+def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with Mirror(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
+        patch.setattr(artifacts.shutil, "copytree", full)
+        sending.saved("v1")
+        wait_for(lambda: sending.failing)
+        assert sending.thread.is_alive()
+        patch.undo()
+        sending.saved("v1")
+        wait_for(lambda: not sending.failing)
+    assert sum("No space left on device" in line for line in said) == 1
+    assert sending.missing() == []
+
+
+def test_a_name_that_is_used_again_is_published_again(run, options, said, published):
+    with Mirror(run, options, 20, say=said.append) as sending:
+        wait_for(lambda: sending.missing() == [])
+        with sending.disk:
+            ledger = checkpoint.read_ledger(run)
+            ledger["versions"]["v2"] = {"step": 15, "validation_loss": 0.75}
+            ledger["aliases"]["best"] = "v1"
+            shutil.rmtree(run / "versions" / "v2")
+            add_version(run, "v2", seed=1)
+            (run / "versions.json").write_text(json.dumps(ledger))
+            write_state(run, ledger, 15)
+        sending.saved("v2")
+        assert "v2" in sending.missing() or published["version", "v2"] == 2
+    assert published == {("version", "v1"): 1, ("version", "v2"): 2, ("state", "v2"): 2}
+    assert found(options, "one-v2").metadata["step"] == found(options, "one-latest").metadata["step"] == 15
+    found(options, "one-v2").download(str(run / "again"))
+    assert (run / "again" / LEARNED).read_bytes() == noise(9000, "v2", 1)
+
+
+def test_versions_that_were_pruned_are_passed_over(run, options, said, published, monkeypatch):
+    shutil.rmtree(run / "versions" / "v1")
+    assert Mirror(run, options, 20).missing() == ["v2", "state"]
+    monkeypatch.setattr(Mirror, "missing", missing_and("v7", Mirror.missing))  # is pruned between look and copy
+    with Mirror(run, options, 20, say=said.append):
+        pass
+    assert published == {("version", "v2"): 1, ("state", "v2"): 1}
+    assert not any("warning" in line for line in said)
+    assert not (run / "upload").exists()
+
+
+def missing_and(name, real):
+    def missing(self):
+        names = real(self)
+        return [name, *names] if threading.current_thread() is self.thread else names
+
+    return missing
+
+
+def test_training_that_fails_waits_for_the_mirror_and_ctrl_c_does_not(run, options, said, published):
+    with pytest.raises(ZeroDivisionError), Mirror(run, options, 20, say=said.append):
+        raise ZeroDivisionError
+    assert published.total() == 3
+
+
+def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(trackers.Trackio, "log", lambda *_: stuck.wait(20))
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Mirror(run, options, 20, say=said.append) as sending:
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 2
+    sending.ending.set()
+    stuck.set()
+    sending.thread.join()
+
+
+def test_a_killed_runs_curves_are_not_doubled_when_it_is_resumed(run, options, said):
+    """It logged up to update 20 and is resumed from the state of update 10."""
+    with Mirror(run, options, 20, say=said.append):
+        pass
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:11]))
+    with Mirror(run, options, 10, say=said.append):
+        append(run, *({"step": step, "loss": step / 100} for step in range(11, 26)))
+    assert [step for step, _ in logged(options)] == list(range(26))
+
+
+def test_the_command_can_be_pasted(run, options, said):
+    options = dataclasses.replace(options, output_dir="my runs; $HOME")
+    assert Mirror(run, options, 20).command() == (
+        "python -m runs --output_dir 'my runs; $HOME' --run_id one --tracker trackio --publish"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Room in a store on this machine
+
+
+def sizes(run, *names):
+    return sum(len(data) for name in names for data in read(run / name).values())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, first):
+    """The first version brings all of its files; the next ones just what was learned."""
+    if not first:
+        artifacts.remember(run, trackers.where(options), "v1", 10)
+    asked = {}
+    usage = shutil.disk_usage("/")
+
+    def require_room(folder, needed, what):
+        asked.setdefault(what, []).append((pathlib.Path(folder), needed))
+
+    monkeypatch.setattr(checkpoint, "require_room", require_room)
+    with Mirror(run, options, 20, say=said.append):
+        pass
+    needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
+    shared, extra = sum(SHARED.values()), 4000  # about.json, and config and metrics beside the state
+    if first:
+        assert shared + 9000 < needed.pop(0) < shared + 9000 + extra
+    assert 9000 < needed.pop(0) < 9000 + extra
+    state = sizes(run, "state")
+    assert state < needed.pop(0) < state + 2 * extra
+    assert needed == [] and usage.free > 0
+
+
+def test_a_full_store_is_told_and_nothing_is_published(run, options, said, published, monkeypatch, store):
+    usage = shutil.disk_usage("/")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with Mirror(run, options, 20, say=said.append) as sending:
+            pass
+    assert not published and sending.missing() == ["v1", "v2", "state"]
+    assert f"a copy for trackio needs 0.00 GiB in {store}" in said[1] and "free some space" in said[1]
+    assert logged(options) == CURVES
+    assert len(said) == 3 and said[2].startswith("trackio lacks v1, v2, state"), said
