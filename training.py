@@ -220,12 +220,10 @@ def save(session, validation_loss):
 
 def not_finite(session, step, places, loss):
     """The error that ends a run whose loss or gradient is not a finite number: where, and which covers were in it."""
-    import diffusion
+    from updates import indexes_of
 
-    count = len(session.covers)
-    epoch = places[0] // count
-    order = diffusion.epoch_order(session.options.seed, epoch, count)
-    rows = [session.covers.books[order[place - epoch * count]].row for place in places]
+    indexes = indexes_of(places, len(session.covers), session.options.seed)
+    rows = [session.covers.books[index].row for index in indexes]
     latest = session.position["ledger"]["aliases"].get("latest", "none")
     return config.UserError(
         f"update {step + 1}: the loss ({loss}) or its gradient is not finite; rows {rows}; nothing of this update was "

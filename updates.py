@@ -5,6 +5,7 @@ A place counts covers from the start of epoch 0, over all processes; what is ran
 
 from __future__ import annotations
 
+import functools
 import signal
 
 import torch
@@ -30,19 +31,25 @@ def batches_of(places, batch_size, accelerator):
     return batches[accelerator.process_index :: accelerator.num_processes]
 
 
+epoch_order = functools.lru_cache(maxsize=1)(diffusion.epoch_order)  # asked for each batch, the same for an epoch
+
+
+def indexes_of(places, count, seed):
+    """Which of the `count` covers stand at `places`, all of one epoch."""
+    epoch = places[0] // count
+    order = epoch_order(seed, epoch, count)
+    return [int(order[place - epoch * count]) for place in places]
+
+
 def make_loader(session):
     """DataLoader over the batches of every update that is still to do, as {pixel_values, input_ids, row}."""
-    count, seed = len(session.covers), session.options.seed
+    count = len(session.covers)
 
     def keys():
-        order, epoch = None, None
         for step in range(session.position["step"], session.total):
             update = places_of(step, count, session.window)
             for places in batches_of(update, session.options.batch_size, session.accelerator):
-                if epoch != places[0] // count:
-                    epoch = places[0] // count
-                    order = diffusion.epoch_order(seed, epoch, count)
-                yield [(int(order[place - epoch * count]), place) for place in places]
+                yield list(zip(indexes_of(places, count, session.options.seed), places, strict=True))
 
     return torch.utils.data.DataLoader(
         session.covers,

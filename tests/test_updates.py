@@ -21,3 +21,10 @@ def test_processes_share_an_update_in_whole_batches(processes, size):
     assert sorted(place for own in batches for batch in own for place in batch) == list(range(100, 100 + size))
     assert all(1 <= len(batch) <= 4 for own in batches for batch in own)
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+def test_every_cover_stands_at_one_place_of_an_epoch():
+    first, second = (updates.indexes_of(range(start, start + 22), 22, seed=0) for start in (0, 22))
+    assert sorted(first) == sorted(second) == list(range(22)) and first != second
+    assert updates.indexes_of(range(25, 30), 22, seed=0) == second[3:8]  # however an epoch is cut into batches
+    assert updates.indexes_of(range(22), 22, seed=1) != first
