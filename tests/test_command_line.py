@@ -163,7 +163,7 @@ def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatc
     monkeypatch.setattr(
         sys, "argv", ["script.py", "--wandb_project", "a b", *spelling, "--run_id=7", "--upload", "none"]
     )
-    options, given = command_line.parse(cls)
+    options, _ = command_line.parse(cls)
     assert os.environ["WANDB_API_KEY"] == KEY == options.wandb_key
     assert sys.argv == ["script.py", "--wandb_project", "a b", "--run_id=7", "--upload", "none"]
     assert (options.wandb_project, options.run_id, options.upload) == ("a b", "7", "none")
@@ -209,7 +209,7 @@ def test_no_mistake_echoes_a_key(no_key, capsys, words):
 
 
 def test_a_blank_key_is_named(no_key):
-    with pytest.raises(UserError, match="^--wandb_key: expected some text$"):
+    with pytest.raises(UserError, match=r"^--wandb_key: expected some text$"):
         parse(["--wandb_key", " "])
 
 

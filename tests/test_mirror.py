@@ -366,7 +366,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
     asked = {}
     usage = shutil.disk_usage("/")
 
-    def require_room(folder, needed, what):
+    def require_room(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
     monkeypatch.setattr(checkpoint, "require_room", require_room)

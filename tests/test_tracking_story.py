@@ -231,7 +231,8 @@ def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path
         assert not server.runs
         folder = next((machine.runs / "travels" / "wandb").glob("offline-run-*-travels"))
         wandb = pathlib.Path(sys.executable).parent / "wandb"
-        subprocess.run([wandb, "sync", folder], env=machine.environment, check=True, capture_output=True, timeout=120)
+        sync = dict(cwd=machine.folder, env=machine.environment, check=True, capture_output=True, timeout=120)
+        subprocess.run([wandb, "sync", folder], **sync)
         assert [row["step"] for row in wandb_history(server)] == list(range(13))
         machine.run("runs", "--run_id", "travels", "--publish")
         assert [row["step"] for row in wandb_history(server)] == list(range(13))
