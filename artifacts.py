@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor, wait
+import threading
 
 import filelock
 from tqdm import tqdm
@@ -18,11 +18,12 @@ from tqdm import tqdm
 import checkpoint
 import trackers
 from config import UserError
-from files import publish, read_json, write_json
+from files import publish, read_json, remove, write_json
 from models import PARTS
 
 STATE = "state"
 ABOUT, CONFIG, METRICS, PUBLISHED = "about.json", "config.json", "metrics.jsonl", "published.json"
+LOCK = ".fetch.lock"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From the run's folder to the tracker
@@ -31,8 +32,7 @@ ABOUT, CONFIG, METRICS, PUBLISHED = "about.json", "config.json", "metrics.jsonl"
 def pack(run, name, folder):
     """Make `folder` a copy of version `name`, or of the training state if name is "state"; returns its aliases.
 
-    The copy is of hard links, so it costs nothing, and what is pruned meanwhile is sent all the same. None, and no
-    folder, if it was pruned just now.
+    The copy is of hard links, where the file system has them; what is pruned meanwhile is sent all the same.
     """
     if name == STATE:
         position, source = checkpoint.read_position(run)
@@ -40,8 +40,6 @@ def pack(run, name, folder):
         aliases = ["latest"]
     else:
         ledger, source = checkpoint.read_ledger(run), run / "versions" / name
-        if name not in ledger["versions"]:
-            return None
         # with the options of the run, a machine that fetches just this version knows how to draw with it
         about = {"version": name, **ledger["versions"][name], "options": read_json(run / CONFIG)}
         aliases = [name, *(alias for alias, version in ledger["aliases"].items() if version == name)]
@@ -74,7 +72,7 @@ def list_files(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# published.json remembers which tracker has what of a run: {place: {"versions": {name: step}, "state": step}}
+# published.json remembers which tracker has what of a run
 
 
 def all_published(run):
@@ -82,15 +80,20 @@ def all_published(run):
 
 
 def read_published(run, place):
-    """{"versions": {name: step}, "state": step or None}: what the tracker at `place` (see trackers.where) has."""
-    return all_published(run).get(place, {"versions": {}, STATE: None})
+    """What the tracker at `place` (see trackers.where) has: {"versions": {name: step}, "aliases": {alias: name},
+    "state": step or None}."""
+    return {"versions": {}, "aliases": {}, STATE: None} | all_published(run).get(place, {})
 
 
-def remember(run, place, name, step):
-    """The tracker at `place` now has a version, or the state, of update `step`."""
+def remember(run, place, name, step, aliases=()):
+    """The tracker at `place` now has a version, under these aliases, or the state, of update `step`."""
     has = read_published(run, place)
-    news = {STATE: step} if name == STATE else {"versions": {**has["versions"], name: step}}
-    write_json(run / PUBLISHED, {**all_published(run), place: {**has, **news}})
+    if name == STATE:
+        has[STATE] = step
+    else:
+        has["versions"][name] = step
+        has["aliases"] |= dict.fromkeys(aliases, name)
+    write_json(run / PUBLISHED, {**all_published(run), place: has})
 
 
 def forget(run, name):
@@ -115,24 +118,27 @@ def bring_run(options, run_id):
         tracker = trackers.connect(options, run_id)
         state = tracker.find(trackers.STATES, f"{run_id}-latest")
     except trackers.TrackerError:
-        if steps_on_disk(run):
+        if checkpoint.steps_on_disk(run):
             return  # it is said when the run begins and the tracker still can't be reached
         raise
-    if state and state.metadata["step"] > max(steps_on_disk(run), default=-1):
+    if state and state.metadata["step"] > max(checkpoint.steps_on_disk(run), default=-1):
         step, version = state.metadata["step"], require_version_name(state.metadata["version"])
         run.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(run / ".fetch.lock"):  # several processes may start at once
-            if step not in steps_on_disk(run):
-                if fetch_version(tracker, run, version) is None:
+        with filelock.FileLock(run / LOCK):  # several processes may start at once
+            if step not in checkpoint.steps_on_disk(run):
+                if fetch_version(tracker, run, run_id, version) is None:
                     raise UserError(
-                        f"{tracker.name} has the state of run {run_id}, but not its {version}: it can't go on"
+                        f"{tracker.name} has a state of run {run_id}, but not its {version}: it can't go on"
                     )
                 fetch_state(tracker, run, state, version)
+                print(f"fetched update {step} of run {run_id} ({version}) from {tracker.name}")
+    ledger = checkpoint.read_ledger(run)
+    latest = ledger["aliases"].get("latest")
+    if latest and not (run / "versions" / latest).is_dir():  # somebody has deleted it
+        found = tracker.find(trackers.VERSIONS, f"{run_id}-{latest}")
+        if found and found.metadata["step"] == ledger["versions"][latest]["step"]:
+            fetch_version(tracker, run, run_id, latest)
     tracker.finish()
-
-
-def steps_on_disk(run):
-    return [int(folder.name) for folder in (run / "state").glob("[0-9]*")]
 
 
 def fetch_state(tracker, run, artifact, version):
@@ -142,61 +148,73 @@ def fetch_state(tracker, run, artifact, version):
         download(tracker, artifact, folder, f"state of update {step}")
         options = read_json(folder / CONFIG)
         checkpoint.restore_untouched(run, version, [part for part in PARTS if options[f"train_{part}"]])
-        write_json(run / "versions.json", read_json(folder / checkpoint.POSITION)["ledger"])
+        ledger, known = read_json(folder / checkpoint.POSITION)["ledger"], checkpoint.read_ledger(run)["versions"]
+        for name in ledger["versions"].keys() - {version}:
+            if known.get(name) != ledger["versions"][name]:  # from another past of the run; fetched when asked for
+                remove(run / "versions" / name)
+        write_json(run / "versions.json", ledger)
         for name in (CONFIG, METRICS):
             (folder / name).replace(run / name)
+        for name, entry in ledger["versions"].items():
+            remember(run, tracker.where, name, entry["step"], [a for a, v in ledger["aliases"].items() if v == name])
         remember(run, tracker.where, STATE, step)
 
 
 def bring_version(options, run_id, version):
-    """Bring one version (vN, latest or best) of a run, if it is not on disk, and list it in versions.json; of v0, which
-    is the model that the run began with, just the run's config.json that names it.
+    """Bring one version (vN, latest or best) of a run into <run>/fetched, if it is not on disk; of v0, which is the
+    model that the run began with, just the run's config.json that names it.
 
     Where the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means,
-    and if it can't be reached, what it meant the last time.
+    and if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
     run = checkpoint.run_folder(options.output_dir, run_id)
-    ledger = checkpoint.read_ledger(run)
-    name = ledger["aliases"].get(version, version)
-    on_disk = (run / "versions" / name).is_dir()
-    if (on_disk and (name == version or steps_on_disk(run))) or (version == "v0" and (run / CONFIG).exists()):
+    home, latest_or_best = checkpoint.home_of(run, version), version in ("latest", "best")
+    known = home is not None or (version == "v0" and (run / CONFIG).exists())
+    if known and (not latest_or_best or (home == run and checkpoint.steps_on_disk(run))):
         return
     try:
         tracker = trackers.connect(options, run_id)
         if version == "v0":
-            latest = tracker.find(trackers.VERSIONS, f"{run_id}-latest")
-            if latest:
-                write_json(run / CONFIG, latest.metadata["options"])
-            about = None
+            found = tracker.find(trackers.VERSIONS, f"{run_id}-latest")
+            about = found.metadata if found else None
         else:
-            about = fetch_version(tracker, run, version)
+            about = list_fetched(tracker, run, version)
         tracker.finish()
     except trackers.TrackerError:
-        if on_disk:
+        if known:
             return
         raise
-    if about:
-        name = about["version"]
-        if not (run / CONFIG).exists():
-            write_json(run / CONFIG, about["options"])
+    if about and not (run / CONFIG).exists():
+        write_json(run / CONFIG, about["options"])
+
+
+def list_fetched(tracker, run, version):
+    """Have a version in <run>/fetched, and in the versions.json there; returns what about.json says, or None."""
+    home = run / checkpoint.FETCHED
+    if tracker.find(trackers.VERSIONS, f"{run.name}-{version}") is None:
+        return None
+    home.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(home / LOCK):  # several processes may draw at once
+        about = fetch_version(tracker, home, run.name, version)
+        ledger, name = checkpoint.read_ledger(home), about["version"]
         ledger["versions"][name] = {key: about[key] for key in ("step", "validation_loss")}
         if version != name:
             ledger["aliases"][version] = name
-        write_json(run / "versions.json", ledger)
+        write_json(home / "versions.json", ledger)
+    return about
 
 
-def fetch_version(tracker, run, version):
-    """Bring the folder of a version (vN, latest or best), unless it is there and of that very update (a run that was
-    resumed from an older state has used the name again); returns what about.json says, or None."""
-    artifact = tracker.find(trackers.VERSIONS, f"{run.name}-{version}")
+def fetch_version(tracker, home, run_id, version):
+    """Bring <home>/versions/<name> of a version (vN, latest or best), unless it is there and of that very update (a run
+    that was resumed from an older state has used the name again); returns what about.json says, or None."""
+    artifact = tracker.find(trackers.VERSIONS, f"{run_id}-{version}")
     if artifact is None:
         return None
-    name = require_version_name(artifact.metadata["version"])
-    step = artifact.metadata["step"]
-    if not (run / "versions" / name).is_dir() or read_published(run, tracker.where)["versions"].get(name) != step:
-        with publish(run / "versions" / name, checkpoint.ROOM) as folder:
+    name, step = require_version_name(artifact.metadata["version"]), artifact.metadata["step"]
+    if not (home / "versions" / name).is_dir() or read_published(home, tracker.where)["versions"].get(name) != step:
+        with publish(home / "versions" / name, checkpoint.ROOM) as folder:
             download(tracker, artifact, folder, name)
-        remember(run, tracker.where, name, step)
+        remember(home, tracker.where, name, step)
     return artifact.metadata
 
 
@@ -212,16 +230,16 @@ def download(tracker, artifact, folder, what):
     sent = artifact.metadata["files"]
     size = sum(size for size, _ in sent.values())
     checkpoint.require_room(folder.parent.parent, size, what)
-    with (
-        trackers.blaming(tracker.name),
-        ThreadPoolExecutor(1) as background,
-        tqdm(total=size, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar,
-    ):
-        fetching = background.submit(tracker.download, artifact, folder)
-        while not fetching.done():  # the libraries tell nothing of their progress; the folder does
-            wait([fetching], timeout=0.5)
-            bar.update(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) - bar.n)
-        fetching.result()
+    problems = []
+    fetching = threading.Thread(target=note_problem, args=(problems, tracker.download, artifact, folder), daemon=True)
+    with tqdm(total=size, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:
+        fetching.start()
+        while fetching.is_alive():  # the libraries tell nothing of their progress; the folder does
+            fetching.join(0.5)
+            bar.update(size_of(folder) - bar.n)
+    with trackers.blaming(tracker.name):
+        for problem in problems:
+            raise problem
     came = list_files(folder)
     for path in sorted({*sent, *came}):
         if sent.get(path) != came.get(path):
@@ -231,3 +249,20 @@ def download(tracker, artifact, folder, what):
             )
     with contextlib.suppress(FileNotFoundError):
         (folder / ABOUT).unlink()
+
+
+def note_problem(problems, action, *words):
+    """Act; what it raises is noted for the thread that waits."""
+    try:
+        action(*words)
+    except BaseException as problem:
+        problems.append(problem)
+
+
+def size_of(folder):
+    """Bytes of the files under a folder that others are writing to."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            size += path.stat().st_size if path.is_file() else 0
+    return size

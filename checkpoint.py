@@ -1,11 +1,15 @@
 """Runs on disk: versions (complete pipelines), their aliases, and the training state that an exact resume needs.
 
     runs/<run_id>/config.json      the options
+                  metrics.jsonl    losses and the like (tracking.py)
+                  samples/         previews
                   untouched/       the parts that do not learn; versions hard-link them
                   versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
                   versions.json    the versions with step and validation loss, and the aliases latest and best
                   scores.json      their scores
                   state/000040/    fp32 weights of the parts that learn, optimizer, position
+                  fetched/         versions that a tracker had (artifacts.py), with a versions.json of their own
+                  published.json   what a tracker has (artifacts.py)
 
 A save is three renames (see files.publish): version, state, versions.json. The state's rename is what counts: it has a
 copy of versions.json, and a resumed run goes back to exactly that, so being killed between two of them loses nothing.
@@ -84,7 +88,9 @@ def lock(run):
     """The run's lock, held: a context manager that lets go. UserError if another process holds it."""
     try:
         return filelock.FileLock(run / ".lock").acquire(timeout=0)
-    except filelock.Timeout:
+    except OSError as problem:
+        if not isinstance(problem, filelock.Timeout):
+            raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
         raise UserError(f"another process is training run {run.name}: wait for it or stop it") from None
 
 
@@ -94,8 +100,10 @@ def list_runs(output_dir):
     return [path.parent for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path))]
 
 
-def find_run(output_dir, run_id):
-    """The folder of the run run_id, or of the newest if run_id is None. UserError names those that are there."""
+def find_run(output_dir, run_id, tracker="none"):
+    """The folder of the run run_id, or of the newest if run_id is None. UserError names those that are there.
+
+    tracker: the one that was asked for the run already."""
     runs = list_runs(output_dir)
     if run_id is None:
         if not runs:
@@ -106,10 +114,13 @@ def find_run(output_dir, run_id):
     folder = run_folder(output_dir, run_id)
     if folder not in runs:
         names = ", ".join(run.name for run in runs[-8:]) or "none"
-        raise UserError(
-            f"no run {run_id} in {output_dir}; there: {names}; --output_dir says where to look, and with "
-            "--tracker wandb or trackio it is looked for there, too"
-        )
+        there = f"there: {names}" if len(runs) <= 8 else f"the last 8 of {len(runs)} there: {names}"
+        if tracker == "none":
+            raise UserError(
+                f"no run {run_id} in {output_dir}; {there}; --output_dir says where to look, and with --tracker wandb "
+                "or trackio it is looked for there, too"
+            )
+        raise UserError(f"no run {run_id} in {output_dir} nor in {tracker}; {there}; --output_dir says where to look")
     return folder
 
 
@@ -208,7 +219,7 @@ def prune(run, ledger):
 
 
 NAMES = r"v\d+|latest|best"  # of versions; anything else is a folder
-SCORES = "scores.json"
+SCORES, FETCHED = "scores.json", "fetched"
 
 
 def read_scores(run):
@@ -242,12 +253,29 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
     run = find_run(output_dir, run_id)
     if version == "v0":
         return "v0", read_json(run / "config.json").get("pretrained_model", pretrained_model), run
-    ledger = read_ledger(run)
-    name = ledger["aliases"].get(version, version)
-    if name not in ledger["versions"]:
-        there = ", ".join(["v0", *ledger["versions"], *ledger["aliases"]])
+    home = home_of(run, version)
+    if home is None:
+        ledger = read_ledger(run)
+        there = ", ".join(["v0", *ledger["versions"], *read_ledger(run / FETCHED)["versions"], *ledger["aliases"]])
         raise UserError(f"run {run.name} has no version {version}; there: {there}")
-    return name, version_folder(run, name), run
+    name = read_ledger(home)["aliases"].get(version, version)
+    return name, version_folder(home, name), run
+
+
+def home_of(run, version):
+    """Which folder lists a version (vN, latest or best) of a run: the run's, or <run>/fetched, whose versions a tracker
+    had and which training never touches; None if none does."""
+    for home in (run, run / FETCHED):
+        ledger = read_ledger(home)
+        if ledger["aliases"].get(version, version) in ledger["versions"]:
+            return home
+    return None
+
+
+def version_of(run, name):
+    """What versions.json says of a version: {"step": ..., "validation_loss": ...}; of v0, step 0."""
+    home = home_of(run, name)
+    return read_ledger(home)["versions"][name] if home else {"step": 0, "validation_loss": None}
 
 
 def version_folder(run, name):
@@ -255,7 +283,8 @@ def version_folder(run, name):
     folder = run / "versions" / name
     if not folder.is_dir():
         raise UserError(
-            f"version {name} of run {run.name} should be in {folder}, and that folder is gone: bring it back"
+            f"version {name} should be in {folder}, and that folder is gone: bring it back, or give --run_id and the "
+            "--tracker that has it"
         )
     return str(folder)
 
@@ -298,23 +327,29 @@ def save(run, position, parts, learning, optimizer, scaler, validation_loss, kee
     return name
 
 
+def steps_on_disk(run):
+    """The updates of the complete training states of a run."""
+    return [int(folder.name) for folder in (run / "state").glob("[0-9]*") if (folder / POSITION).is_file()]
+
+
 def read_position(run):
     """(position, folder) of the newest complete state, or (None, None) if nothing was saved yet.
 
     UserError if it is damaged, or gone while there are versions: starting again would overwrite them.
     """
-    folders = sorted(folder for folder in (run / "state").glob("[0-9]*") if (folder / POSITION).is_file())
-    if not folders:
+    steps = steps_on_disk(run)
+    if not steps:
         if read_ledger(run)["versions"]:
             raise UserError(
                 f"run {run.name} has versions but no training state in {run / 'state'}: it can only be resumed with "
                 "the tracker that it was published to (--tracker, --wandb_key)"
             )
         return None, None
-    position = read_json(folders[-1] / POSITION)
+    folder = run / "state" / f"{max(steps):09d}"
+    position = read_json(folder / POSITION)
     if not isinstance(position.get("step"), int) or "ledger" not in position:
-        raise UserError(f"{folders[-1] / POSITION} is damaged: run {run.name} can't be resumed")
-    return position, folders[-1]
+        raise UserError(f"{folder / POSITION} is damaged: run {run.name} can't be resumed")
+    return position, folder
 
 
 @contextlib.contextmanager
@@ -324,7 +359,10 @@ def reading(path):
         yield path
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, UnpicklingError, SafetensorError) as e:
         reason = " ".join(str(e).split())[:200]
-        raise UserError(f"the run can't be resumed, since {path} is missing or damaged: {reason}") from None
+        raise UserError(
+            f"the run can't be resumed, since {path} is missing or damaged: {reason}; if a tracker has it, delete "
+            f"{path.parent} and it is fetched again"
+        ) from None
 
 
 def load_weights(folder, parts, learning):

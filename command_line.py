@@ -22,6 +22,7 @@ from config import (
     InferenceOptions,
     RunsOptions,
     StatsOptions,
+    TrackingOptions,
     TrainingOptions,
     UserError,
     check,
@@ -68,11 +69,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         unknown = re.match(r"unrecognized arguments: (-*)([^\s=]+)", message)  # less its value: that may be a key
-        if unknown:
+        if unknown and unknown[1]:
             known = [name for name in self._option_string_actions if name.startswith("--")]
             near = difflib.get_close_matches(f"--{unknown[2]}", known, n=1)
             message = f"unknown option {unknown[1]}{unknown[2]}"
             message += f"; did you mean {near[0]}?" if near else "; see --help"
+        elif unknown:  # the word itself may be a key, too
+            message = "a word stands where an option should be; write --option value or --option=value"
         raise UserError(message)
 
 
@@ -141,7 +144,7 @@ def checked(cls, raw, where):
             try:
                 values[field.name] = check_value(field, raw[field.name])
             except ValueError as problem:
-                got = "" if field.name == "wandb_key" else f", got {raw[field.name]!r}"
+                got = "" if "wandb_key" in f"{field.name} {raw[field.name]}" else f", got {raw[field.name]!r}"
                 raise UserError(f"{where}--{field.name}: {problem}{got}") from None
     return values
 
@@ -156,12 +159,13 @@ def read_command_line(cls, argv=None):
     given |= checked(cls, words, "")
     if "wandb_key" in given:
         hide_key(given["wandb_key"])
+        given.setdefault("tracker", "wandb")
     return given
 
 
 def hide_key(key):
-    """Move the wandb key from the command line, which wandb and the list of processes would show, to the environment,
-    where wandb and the processes that we launch look for it."""
+    """Move the wandb key from the script's arguments, which wandb would write down, to the environment, where wandb and
+    the processes that we launch look for it."""
     print("note: a key on the command line can be read in `ps` and in your shell's history; ", end="", file=sys.stderr)
     print("the environment variable WANDB_API_KEY is safer", file=sys.stderr)
     os.environ["WANDB_API_KEY"] = key
@@ -187,6 +191,12 @@ def inherit(cls, saved_path, given, names=None):
     """
     saved = {k: v for k, v in load_json(saved_path).items() if names is None or k in names}
     return check(cls(**(checked(cls, saved, f"{saved_path}: ") | given)))
+
+
+def inherit_tracker(cls, saved_path, given):
+    """The options that were given, and the tracker of the run, if it is on this disk."""
+    tracking = {field.name for field in dataclasses.fields(TrackingOptions)}
+    return inherit(cls, saved_path, given, tracking) if saved_path.exists() else check(cls(**given))
 
 
 def refuse_changes(cls, saved_path, given):

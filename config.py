@@ -321,6 +321,8 @@ def check(options):
         raise UserError("--publish and --prune work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):
         raise UserError(f"--wandb_key turns wandb on, and --tracker says {options.tracker}: leave one of the two out")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", value("wandb_project", "-")):
+        raise UserError("--wandb_project takes letters, digits, '-', '_' and '.', 128 at most")
     if value("summarize_desc") and not value("include_desc"):
         raise UserError("--summarize_desc shortens what --include_desc puts into the prompt: add --include_desc")
     if value("prompt") and value("calc_fid"):
@@ -360,7 +362,8 @@ STORES = ("wandb", "trackio")  # trackers that also keep versions
 
 def tracker(options):
     """Name of the tracker: none, wandb, trackio or tensorboard."""
-    return options.tracker or ("wandb" if os.environ.get("WANDB_API_KEY") else "none")
+    name = options.tracker or ("wandb" if os.environ.get("WANDB_API_KEY") else "none")
+    return "none" if name == "wandb" and os.environ.get("WANDB_MODE") == "disabled" else name
 
 
 def num_workers(options):

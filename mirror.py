@@ -1,5 +1,5 @@
 """The disk is the truth, a tracker its mirror: what a run's folder holds and the tracker lacks is sent by a thread of
-its own, so that training never waits for a network and never fails for one.
+its own. Training waits for the tracker at its start alone, half a minute at most, and never fails for it.
 
     curves and pictures   metrics.jsonl, step by step        -> the tracker's run of the same id
     versions/vN           complete pipelines                 -> artifact stable_diffusion_model, alias <run_id>-vN
@@ -49,9 +49,10 @@ class Mirror:
         return self
 
     def __exit__(self, kind, *_):
-        """Wait until the tracker has everything, then say what it lacks, if anything. A second Ctrl-C ends the wait."""
-        if not self.thread.is_alive() or kind is KeyboardInterrupt:
+        """Wait until the tracker has everything, then say what it lacks, if anything. Ctrl-C ends the wait."""
+        if self.name == "none" or kind is KeyboardInterrupt:
             return
+        self.failing |= not self.thread.is_alive()  # by a mistake of ours
         self.ending.set()
         self.wake.set()
         self.thread.join(3)
@@ -107,7 +108,15 @@ class Mirror:
         self.failing = False
 
     def connect(self):
+        """Have self.tracker. TrackerError if it can't be reached, or if another machine is ahead of this one: what it
+        has published must not be replaced by something older."""
         tracker = trackers.connect(self.options, self.run.name)
+        newest = tracker.find(trackers.STATES, f"{self.run.name}-latest")
+        if newest and newest.metadata["step"] > max(checkpoint.steps_on_disk(self.run), default=self.step):
+            raise trackers.TrackerError(
+                f"{self.name} has a newer state of run {self.run.name}, of update {newest.metadata['step']}, from "
+                "another machine: nothing is sent over it"
+            )
         tracker.start(self.run, config.to_json(self.options), self.step)
         self.say(f"{self.name}: {tracker.look}")
         self.curves = MetricsTail(self.run / "metrics.jsonl", after=tracker.last_step())
@@ -124,37 +133,47 @@ class Mirror:
             numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
             self.tracker.log(step, numbers, pictures)
             self.unsent.popleft()
-        for name in self.missing():
-            remove(self.run / UPLOAD)
-            with self.disk:
-                aliases = artifacts.pack(self.run, name, self.run / UPLOAD)
-            if aliases:
-                self.require_room()
-                step = artifacts.send(self.tracker, self.run / UPLOAD, aliases)
-                with self.disk:
-                    artifacts.remember(self.run, self.tracker.where, name, step)
-            remove(self.run / UPLOAD)
+        while self.tracker.stores_files and self.publish_next():
+            pass
 
-    def require_room(self):
+    def publish_next(self):
+        """Send something that the tracker lacks; False if there is nothing. First of all the newest state, and just
+        before it the version that it goes on from: with these two another machine can take over."""
+        remove(self.run / UPLOAD)
+        with self.disk:  # so that the two belong together
+            names = self.missing()
+            if STATE in names:
+                latest = checkpoint.read_ledger(self.run)["aliases"]["latest"]
+                names = [name for name in names if name in (latest, STATE)]
+            aliases = {name: artifacts.pack(self.run, name, self.run / UPLOAD / name) for name in names[:2]}
+        for name in aliases:
+            folder = self.run / UPLOAD / name
+            self.require_room(folder)
+            step = artifacts.send(self.tracker, folder, aliases[name])
+            with self.disk:
+                artifacts.remember(self.run, self.tracker.where, name, step, aliases[name])
+        remove(self.run / UPLOAD)
+        return bool(aliases)
+
+    def require_room(self, folder):
         """UserError if the tracker keeps its files on this machine, and there is no room for those that are new."""
         if self.tracker.store:
-            files = [path for path in (self.run / UPLOAD).rglob("*") if path.is_file()]
-            kept = self.run / "untouched"
-            new = [path for path in files if not (kept / path.relative_to(self.run / UPLOAD)).is_file()]
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            new = [path for path in files if not (self.run / "untouched" / path.relative_to(folder)).is_file()]
             has = artifacts.read_published(self.run, self.tracker.where)
             needed = sum(path.stat().st_size for path in (new if has["versions"] else files))
             hint = "free some space there, move TRACKIO_DIR, or use --upload none"
             checkpoint.require_room(self.tracker.store, needed, f"a copy for {self.name}", hint)
 
     def missing(self):
-        """Names of the versions that the tracker lacks, oldest first, and "state"."""
+        """Names of the versions that the tracker lacks, or has under other aliases, oldest first, and "state"."""
         if self.name not in ("wandb", "trackio") or self.options.upload == "none":
             return []
-        if self.tracker and not self.tracker.stores_files:
-            return []
         has = artifacts.read_published(self.run, trackers.where(self.options))
-        versions = checkpoint.read_ledger(self.run)["versions"]
-        names = [v for v in versions if v not in has["versions"] and (self.run / "versions" / v).is_dir()]
+        ledger = checkpoint.read_ledger(self.run)
+        moved = {name for alias, name in ledger["aliases"].items() if has["aliases"].get(alias) != name}
+        names = [v for v in ledger["versions"] if v not in has["versions"] or v in moved]
+        names = [v for v in names if (self.run / "versions" / v).is_dir()]
         if self.options.upload == "all":
             position, _ = checkpoint.read_position(self.run)
             if position and has[STATE] != position["step"]:

@@ -20,13 +20,11 @@ def main(argv=None):
 
     import checkpoint
 
-    run = None
-    if options.run_id and (checkpoint.run_folder(options.output_dir, options.run_id) / "config.json").exists():
-        run = checkpoint.find_run(options.output_dir, options.run_id)
-        tracking = {field.name for field in dataclasses.fields(config.TrackingOptions)}
-        options = command_line.inherit(config.RunsOptions, run / "config.json", given, tracking)
+    if options.run_id:
+        saved = checkpoint.run_folder(options.output_dir, options.run_id) / "config.json"
+        options = command_line.inherit_tracker(config.RunsOptions, saved, given)
     if options.publish:
-        return publish(options, run or checkpoint.find_run(options.output_dir, options.run_id))
+        return publish(options)
     if options.prune:
         return prune(options)
     return listing(options)
@@ -46,8 +44,8 @@ def listing(options):
         tracker = trackers.connect(options, options.run_id or "listing")
         for artifact in tracker.listing(trackers.VERSIONS):
             add_published(runs, artifact, tracker.name)
-    except trackers.TrackerError as problem:
-        print(f"warning: {problem}: this lists what is on disk alone", file=sys.stderr)
+    except config.UserError as problem:
+        print(f"warning: {problem}; this lists what is on disk alone", file=sys.stderr)
     chosen = [name for name in runs if options.run_id in (None, name)]
     if not chosen:
         what = f"run {options.run_id}" if options.run_id else "run"
@@ -66,25 +64,29 @@ def versions_on_disk(run):
     import artifacts
     import checkpoint
 
-    ledger, scores, published = checkpoint.read_ledger(run), checkpoint.read_scores(run), artifacts.all_published(run)
     shared = {file.stat().st_ino for file in files_of(run / "untouched")}
     pretrained = checkpoint.read_json(run / "config.json").get("pretrained_model", "?")
-    versions = {"v0": {"step": 0, "validation_loss": position_of(run).get("start_loss"), "where": [pretrained]}}
-    for name, version in ledger["versions"].items():
-        files = files_of(run / "versions" / name)
-        versions[name] = {**version, "where": ["disk"] if files else []}
-        versions[name]["size"] = sum(f.stat().st_size for f in files if f.stat().st_ino not in shared)
-        versions[name]["where"] += [place.split()[0] for place, has in published.items() if name in has["versions"]]
-    for name, version in versions.items():
-        version.update(version=name, scores=scores.get(name, {}))
-        version["aliases"] = [alias for alias, meant in ledger["aliases"].items() if meant == name]
-    return versions
+    start = {"step": 0, "validation_loss": position_of(run).get("start_loss")}
+    versions = {"v0": {**start, "aliases": [], "where": [pretrained]}}
+    for home in (run / checkpoint.FETCHED, run):  # what both have is told as the run itself has it
+        ledger, published = checkpoint.read_ledger(home), artifacts.all_published(home)
+        for name, version in ledger["versions"].items():
+            files = files_of(home / "versions" / name)
+            where = ["disk"] * bool(files) + [
+                place.split()[0] for place, has in published.items() if name in has["versions"]
+            ]
+            aliases = [alias for alias, meant in ledger["aliases"].items() if meant == name]
+            versions[name] = {**version, "aliases": aliases, "where": list(dict.fromkeys(where))}
+            if files:
+                versions[name]["size"] = sum(f.stat().st_size for f in files if f.stat().st_ino not in shared)
+    scores = checkpoint.read_scores(run)
+    return {name: {**version, "version": name, "scores": scores.get(name, {})} for name, version in versions.items()}
 
 
 def add_published(runs, artifact, tracker_name):
     """Add to `runs` a version that a tracker has, unless it is there."""
     about = artifact.metadata
-    if not {"run_id", "version", "step", "files"} <= about.keys():
+    if not {"run_id", "version", "step", "validation_loss", "files"} <= about.keys():
         return  # somebody else's
     versions = runs.setdefault(about["run_id"], {})
     start = about["run_id"] + "-"
@@ -98,10 +100,9 @@ def add_published(runs, artifact, tracker_name):
 
 def position_of(run):
     """The position of the newest training state, or {} if it is not on this disk."""
-    import artifacts
     import checkpoint
 
-    return checkpoint.read_position(run)[0] if artifacts.steps_on_disk(run) else {}
+    return checkpoint.read_position(run)[0] if checkpoint.steps_on_disk(run) else {}
 
 
 def files_of(folder):
@@ -155,13 +156,14 @@ def table(rows):
 # Publishing and pruning
 
 
-def publish(options, run):
+def publish(options):
     """Bring to the tracker what it lacks of a run. Exit status 2 if it still lacks something."""
     import checkpoint
     import mirror
 
-    if config.tracker(options) == "none":
+    if config.tracker(options) not in config.STORES:
         raise config.UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
+    run = checkpoint.find_run(options.output_dir, options.run_id)
     saved = command_line.inherit(config.TrainingOptions, run / "config.json", {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
@@ -174,25 +176,32 @@ def publish(options, run):
 def prune(options):
     """Delete what wandb has of the run and nothing names any more: versions that were dropped from the run's list and
     are neither latest nor best, and training states but the newest."""
-    import artifacts
     import checkpoint
     import trackers
 
     if config.tracker(options) != "wandb":
         raise config.UserError("--prune works with wandb alone; trackio deletes nothing")
-    run = checkpoint.find_run(options.output_dir, options.run_id)
-    if not artifacts.steps_on_disk(run):
+    run, run_id = checkpoint.find_run(options.output_dir, options.run_id), options.run_id
+    tracker = trackers.connect(options, run_id)
+    if not tracker.stores_files:
+        raise config.UserError("--prune needs wandb online: unset WANDB_MODE")
+    newest = tracker.find(trackers.STATES, f"{run_id}-latest")
+    if max(checkpoint.steps_on_disk(run), default=-1) < (newest.metadata["step"] if newest else 0):
         raise config.UserError(
-            f"--prune goes by the list of the machine that trains run {run.name}, and there is no training state in "
-            f"{run}: prune there, or resume the run here first"
+            f"--prune goes by the list of the machine that trains run {run_id}, and {tracker.name} has a newer state "
+            f"than {run}: prune there, or resume the run here first"
         )
-    kept = checkpoint.read_ledger(run)["versions"]
-    tracker = trackers.connect(options, options.run_id)
+    kept = {"latest", "best", *checkpoint.read_ledger(run)["versions"]}
+    if newest:
+        kept.add(newest.metadata["version"])
     for collection in (trackers.VERSIONS, trackers.STATES):
         for artifact in tracker.listing(collection):
-            about = artifact.metadata
-            named = {f"{options.run_id}-{alias}" for alias in ("latest", "best", *kept)}
-            if about.get("run_id") == options.run_id and not named & {*artifact.aliases}:
+            about, ours = (
+                artifact.metadata,
+                {f"{run_id}-{artifact.metadata.get('version')}", "latest", artifact.version},
+            )
+            # one that has an alias that is kept, or that somebody gave it by hand, stays
+            if about.get("run_id") == run_id and {*artifact.aliases} <= ours - {f"{run_id}-{name}" for name in kept}:
                 with trackers.blaming(tracker.name):
                     artifact.delete(delete_aliases=True)
                 what = "state" if collection == trackers.STATES else about["version"]

@@ -56,9 +56,7 @@ def bring(options, given):
     import checkpoint
 
     saved = checkpoint.run_folder(options.output_dir, options.run_id) / "config.json"
-    if saved.exists():
-        tracking = {field.name for field in dataclasses.fields(config.TrackingOptions)}
-        options = command_line.inherit(config.InferenceOptions, saved, given, tracking)
+    options = command_line.inherit_tracker(config.InferenceOptions, saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(checkpoint.NAMES, options.version):
         artifacts.bring_version(options, options.run_id, options.version)
     return options
@@ -209,18 +207,18 @@ def draw_and_score(options, version, folder, state):
 
 
 def record(options, version, score):
-    """Have the score in the run's listing and in its tracker; a tracker that can't be reached is told and no more."""
+    """Have the score in the run's listing and in its tracker; what fails of it is told, and no more."""
     import checkpoint
     import trackers
 
-    checkpoint.add_score(version.run, version.name, score)
-    step = checkpoint.read_ledger(version.run)["versions"].get(version.name, {"step": 0})["step"]
+    step = checkpoint.version_of(version.run, version.name)["step"]
     try:
+        checkpoint.add_score(version.run, version.name, score)
         tracker = trackers.connect(options, version.run.name)
         tracker.score(step, {f"{version.name} {score['score']}": score["distance"]})
         tracker.finish()
-    except trackers.TrackerError as problem:
-        print(f"warning: {problem}: the score is in {version.run / checkpoint.SCORES} alone", file=sys.stderr)
+    except config.UserError as problem:
+        print(f"warning: {problem}; this command again sends the score", file=sys.stderr)
 
 
 def draw_missing(options, parts, folder, books, texts):

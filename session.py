@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from dataclasses import dataclass
 
 import accelerate
@@ -16,7 +18,10 @@ import config
 import dataset
 import diffusion
 import models
+import tracking
 from mirror import Mirror
+
+note = functools.partial(tqdm.write, file=sys.stderr)  # a line that leaves the progress bar whole
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Session:
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
     position: dict  # what is saved as state/*/position.json
+    log: tracking.MetricsLog  # on disk
     mirror: Mirror  # of the run's folder, in the tracker
     total: int  # optimizer updates after which the run is complete
 
@@ -115,7 +121,8 @@ def set_up(options, run):
         covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
         held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),
         position=position,
-        mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=tqdm.write),
+        log=tracking.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
+        mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=note),
         total=total,
     )
 

@@ -13,19 +13,21 @@ What a library raises comes out as TrackerError, one line without the key.
 from __future__ import annotations
 
 import contextlib
-import io
 import netrc
 import os
 import pathlib
+import textwrap
 import types
 import urllib.parse
 
 import config
 from config import UserError
+from files import remove
 
 VERSIONS = ("stable_diffusion_model", "model")  # artifact collection and its type: complete pipelines
 STATES = ("stable_diffusion_state", "state")  # what an exact resume needs
 PATIENCE = 24 * 3600  # seconds that the upload of one artifact may take
+OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
 REACHED = 30  # seconds in which wandb must answer when a run starts
 
 
@@ -41,19 +43,38 @@ def blaming(name):
     except UserError:
         raise
     except Exception as problem:
-        reason = " ".join(str(problem).split()) or type(problem).__name__
-        key = os.environ.get("WANDB_API_KEY") or None
-        raise TrackerError(f"{name}: {(reason.replace(key, '***') if key else reason)[:200]}") from None
+        reason = str(problem) or type(problem).__name__
+        for secret in filter(None, [os.environ.get("WANDB_API_KEY"), os.environ.get("TRACKIO_SERVER_URL")]):
+            reason = reason.replace(secret, "***")
+        raise TrackerError(f"{name}: {textwrap.shorten(reason, 200, placeholder=' ...').rstrip('.')}") from None
 
 
 def connect(options, run_id):
-    """The tracker that the options name, for one run. Nothing is sent before start()."""
+    """The tracker that the options name, for one run. Nothing is sent before start(). UserError if it has no key."""
     name = config.tracker(options)
     if name == "wandb":
+        require_key(options)
         return Wandb(options, run_id)
     if name == "trackio":
         return Trackio(options, run_id)
     return TensorBoard() if name == "tensorboard" else Tracker()
+
+
+def require_key(options):
+    """UserError if wandb is to be used and its key is missing or no key: known before the long work."""
+    key = os.environ.get("WANDB_API_KEY")
+    if config.tracker(options) != "wandb" or os.environ.get("WANDB_MODE") in OFFLINE:
+        return
+    if key and len(key) < 40:
+        raise UserError("the wandb key is too short, it has 40 letters and digits or more: see wandb.ai/authorize")
+    if not key:
+        host = urllib.parse.urlparse(wandb_url()).hostname
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            key = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+    if not key:
+        raise UserError(
+            "wandb has no key: set WANDB_API_KEY, give --wandb_key, run `wandb login` once, or use --tracker none"
+        )
 
 
 def where(options):
@@ -109,15 +130,14 @@ class TensorBoard(Tracker):
     name = "tensorboard"
 
     def start(self, folder, run_config, step):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.step, self.look = step, f"tensorboard --logdir {folder.parent}"
+        self.look = f"tensorboard --logdir {folder.parent}"
         with blaming(self.name):
-            # what a killed run had logged after `step` is struck out, since the resumed one logs it again
-            self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
+            from torch.utils.tensorboard import SummaryWriter
 
-    def last_step(self):
-        return self.step or -1  # 0 is the step before the first update, which a new run has still to log
+            remove(
+                folder / "tensorboard"
+            )  # all is written again from metrics.jsonl: a killed run's file has a torn end
+            self.writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, step, values, pictures):
         import numpy
@@ -173,26 +193,23 @@ class Wandb(Remote):
 
     def __init__(self, options, run_id):
         super().__init__(options, run_id)
-        self.offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+        self.offline = os.environ.get("WANDB_MODE") in OFFLINE
         self.stores_files = not self.offline
         os.environ.setdefault("WANDB_SILENT", "true")  # read at import; its many notes would break the progress bars
         with blaming(self.name):
             import wandb
 
             self.library = wandb
-            self.require_key()
-
-    def require_key(self):
-        """TrackerError if there is no key: wandb would ask for one in the middle of the progress bar."""
-        host = urllib.parse.urlparse(wandb_url()).hostname
-        known = os.environ.get("WANDB_API_KEY") or self.offline
-        if not known:
-            with contextlib.suppress(OSError, netrc.NetrcParseError):
-                known = netrc.netrc().authenticators(host)
-        if not known:
-            raise TrackerError("wandb: there is no key: set WANDB_API_KEY, give --wandb_key, or run `wandb login` once")
 
     def start(self, folder, run_config, step):
+        self.begun = -1  # the last step of earlier lives, where the server can't say it
+        if self.offline:
+            # an offline folder that was not synced yet is replaced: the new one has everything from the first step on
+            for earlier in folder.glob(f"wandb/offline-run-*-{self.run_id}"):
+                if list(earlier.glob("*.synced")):
+                    self.begun = step
+                else:
+                    remove(earlier)
         settings = self.library.Settings(
             silent=True,
             console="off",
@@ -222,19 +239,21 @@ class Wandb(Remote):
         self.look = f"offline, {pathlib.Path(self.run.dir).parent}" if self.offline else self.run.url
 
     def last_step(self):
-        return self.run.starting_step - 1
+        return self.begun if self.offline else self.run.starting_step - 1
 
     def path(self, name):
         """project/name or entity/project/name."""
         return "/".join(filter(None, [self.options.wandb_entity, self.options.wandb_project, name]))
 
     def score(self, step, values):
+        if self.offline:
+            raise TrackerError("wandb: offline (WANDB_MODE)")
         with blaming(self.name):
-            if not self.offline:
-                run = self.library.Api().run(self.path(self.run_id))
-                run.summary.update(values)
+            self.library.Api().run(self.path(self.run_id)).summary.update(values)
 
     def listing(self, collection):
+        if self.offline:
+            return []
         with blaming(self.name):
             try:
                 return list(self.library.Api().artifacts(collection[1], self.path(collection[0])))
@@ -250,6 +269,8 @@ class Wandb(Remote):
         artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
 
     def find(self, collection, alias):
+        if self.offline:
+            return None
         with blaming(self.name):
             try:
                 return self.library.Api().artifact(self.path(f"{collection[0]}:{alias}"), type=collection[1])
@@ -272,7 +293,10 @@ class Trackio(Remote):
         super().__init__(options, run_id)
         with blaming(self.name):
             import trackio
+            import trackio.run
 
+            for module in (trackio, trackio.run, trackio.utils):  # they announce every start and end on standard output
+                module.print = lambda *_, **__: None
             self.library = trackio
             if not (os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")):
                 self.store = pathlib.Path(trackio.utils.TRACKIO_DIR)
@@ -285,10 +309,9 @@ class Trackio(Remote):
 
     def open(self, **how):
         """Have self.run. ValueError if the run must be there, to be read from or added to, and is not."""
-        with contextlib.redirect_stdout(io.StringIO()):  # trackio announces every start and end
-            self.run = self.library.init(
-                self.options.wandb_project, name=self.run_id, embed=False, auto_log_cpu=False, **how
-            )
+        self.run = self.library.init(
+            self.options.wandb_project, name=self.run_id, embed=False, auto_log_cpu=False, **how
+        )
 
     def last_step(self):
         # no public call tells it; without it a run that was killed and resumed would log some steps twice
@@ -298,7 +321,7 @@ class Trackio(Remote):
         with blaming(self.name):
             if self.run is None:
                 self.open(resume="must")
-        self.log(step, values, {})
+        self.log(min(step, max(self.last_step(), 0)), values, {})  # never ahead of curves that are still to come
 
     def find(self, collection, alias):
         with blaming(self.name):
@@ -312,6 +335,8 @@ class Trackio(Remote):
                 raise
 
     def listing(self, collection):
+        if self.store is None:
+            raise TrackerError("trackio: what a server or a Space has can't be listed")
         with blaming(self.name):
             from trackio.sqlite_storage import SQLiteStorage
 
@@ -335,7 +360,6 @@ class Trackio(Remote):
         artifact.download(str(folder))
 
     def finish(self):
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().finish()
-            with contextlib.suppress(RuntimeError):  # it finishes "the current run" once more at exit, with words
-                self.library.finish()
+        super().finish()
+        with contextlib.suppress(RuntimeError):  # or it finishes "the current run" once more at exit
+            self.library.finish()

@@ -25,6 +25,9 @@ def main(argv=None):
 
     options, run = resume(given) if given.get("run_id") else (config.check(config.TrainingOptions(**given)), None)
     if config.tracker(options) == "wandb":
+        import trackers
+
+        trackers.require_key(options)
         options = dataclasses.replace(options, tracker="wandb")  # so that a resumed run knows, and misses its key
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
 
@@ -34,7 +37,7 @@ def main(argv=None):
 
     try:
         session = set_up(options, run)
-        with session.lock, StopSignal() as stop, session.mirror:
+        with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the mirror is finishing
             return train(session, stop)
     except torch.OutOfMemoryError:
         raise config.UserError(
@@ -55,7 +58,7 @@ def resume(given):
     wishes = command_line.inherit(cls, saved, given) if saved.exists() else cls(**given)
     if config.tracker(wishes) in config.STORES:
         artifacts.bring_run(wishes, run_id)
-    run = checkpoint.find_run(given.get("output_dir", cls.output_dir), run_id)
+    run = checkpoint.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
     command_line.refuse_changes(cls, saved, given)
     if "epochs" in given:
         given.setdefault("max_steps", None)  # the length that was asked for last
@@ -75,7 +78,7 @@ def train(session, stop):
     groups = session.optimizer.param_groups
     rates = [group["initial_lr"] for group in groups]
     parameters = [p for group in groups for p in group["params"]]
-    log = tracking.MetricsLog(session.run / "metrics.jsonl", position["step"], write=accelerator.is_main_process)
+    log = session.log
 
     # Is there anything to do? Then first, for comparison, how the pretrained model does
     if position["step"] >= session.total:
@@ -93,7 +96,7 @@ def train(session, stop):
             )
         log.log(0, validation_loss=position["start_loss"])
         if options.sample_every:
-            preview(session, log)
+            preview(session)
 
     batches = iter(make_loader(session))
     left_out = 0  # updates in a row that fp16's loss scaler left out
@@ -158,7 +161,7 @@ def train(session, stop):
                 if accelerator.is_main_process:
                     tqdm.write(f"update {position['step']}: validation loss {validation_loss:.5f}")
             if options.sample_every and (last or position["step"] % options.sample_every == 0):
-                preview(session, log)
+                preview(session)
             if stopping and not due and not all(p.isfinite().all() for p in parameters):
                 raise not_finite(session, step, places, loss)
             if due or stopping:
@@ -174,7 +177,7 @@ def train(session, stop):
 # Pictures, saving, ending
 
 
-def preview(session, log):
+def preview(session):
     """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
     import checkpoint
     import models
@@ -191,7 +194,7 @@ def preview(session, log):
     step = session.position["step"]
     path = f"samples/{step:06d}.png"
     sampling.save_png(session.run / path, page, checkpoint.ROOM)
-    log.log(step, samples=path)
+    session.log.log(step, samples=path)
 
 
 def save(session, validation_loss):

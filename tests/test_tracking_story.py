@@ -228,6 +228,7 @@ def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path
         machine = Machine(tmp_path / "machine", server.environment)
         text = machine.run("training", *training_words, WANDB_MODE="offline")
         assert "wandb: offline" in text and "warning" not in text
+        assert "wandb lacks v1, v2, v3, state" in text and "--publish" in text
         assert not server.runs
         folder = next((machine.runs / "travels" / "wandb").glob("offline-run-*-travels"))
         wandb = pathlib.Path(sys.executable).parent / "wandb"
