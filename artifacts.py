@@ -156,7 +156,15 @@ def fetch_state(tracker, run, artifact, version):
         for name in (CONFIG, METRICS):
             (folder / name).replace(run / name)
         for name, entry in ledger["versions"].items():
-            remember(run, tracker.where, name, entry["step"], [a for a, v in ledger["aliases"].items() if v == name])
+            remember(run, tracker.where, name, entry["step"])
+        for alias, name in ledger["aliases"].items():
+            meant = tracker.find(trackers.VERSIONS, f"{run.name}-{alias}")
+            # or else a version came after that state, which the run will not have had: the alias is sent again
+            if meant and (meant.metadata["version"], meant.metadata["step"]) == (
+                name,
+                ledger["versions"][name]["step"],
+            ):
+                remember(run, tracker.where, name, meant.metadata["step"], [alias])
         remember(run, tracker.where, STATE, step)
 
 

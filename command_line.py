@@ -175,6 +175,8 @@ def hide_key(key):
             words.pop()
         elif not word.startswith("--wandb_key="):
             words.append(word)
+    if not any(re.match(r"--tracker(=|$)", word) for word in words):
+        words += ["--tracker", "wandb"]
     sys.argv[:] = words
 
 

@@ -204,12 +204,13 @@ class Wandb(Remote):
     def start(self, folder, run_config, step):
         self.begun = -1  # the last step of earlier lives, where the server can't say it
         if self.offline:
-            # an offline folder that was not synced yet is replaced: the new one has everything from the first step on
-            for earlier in folder.glob(f"wandb/offline-run-*-{self.run_id}"):
-                if list(earlier.glob("*.synced")):
-                    self.begun = step
-                else:
-                    remove(earlier)
+            # the new folder has everything from the first step on and takes the place of the earlier ones; unless some
+            # of that was synced: then they all stay, and the new one goes on after them
+            earlier = list(folder.glob(f"wandb/offline-run-*-{self.run_id}"))
+            if any(list(life.glob("*.synced")) for life in earlier):
+                self.begun, earlier = step, []
+            for life in earlier:
+                remove(life)
         settings = self.library.Settings(
             silent=True,
             console="off",
