@@ -7,6 +7,7 @@ metadata also has size and SHA-256 of every file, against which a download is ch
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import re
 import shutil
@@ -48,7 +49,8 @@ def pack(run, name, folder):
         for extra in (CONFIG, METRICS):
             shutil.copy2(run / extra, folder)
     # trackers take files that they have, all alike, for the artifact that they came in first: this one is never alike
-    write_json(folder / ABOUT, {"run_id": run.name, "kind": STATE if name == STATE else "version", **about})
+    kind, sent = (STATE if name == STATE else "version"), datetime.datetime.now(datetime.UTC).isoformat()
+    write_json(folder / ABOUT, {"run_id": run.name, "kind": kind, "sent": sent, **about})
     return aliases
 
 
@@ -176,9 +178,10 @@ def bring_version(options, run_id, version):
     and if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
     run = checkpoint.run_folder(options.output_dir, run_id)
-    home, latest_or_best = checkpoint.home_of(run, version), version in ("latest", "best")
-    known = home is not None or (version == "v0" and (run / CONFIG).exists())
-    if known and (not latest_or_best or (home == run and checkpoint.steps_on_disk(run))):
+    name, home = checkpoint.find_version(run, version)
+    on_disk = (home / "versions" / name).is_dir() if home else version == "v0" and (run / CONFIG).exists()
+    trained_here = bool(checkpoint.steps_on_disk(run))
+    if on_disk and (trained_here or version not in ("latest", "best")):
         return
     try:
         tracker = trackers.connect(options, run_id)
@@ -186,10 +189,10 @@ def bring_version(options, run_id, version):
             found = tracker.find(trackers.VERSIONS, f"{run_id}-latest")
             about = found.metadata if found else None
         else:
-            about = list_fetched(tracker, run, version)
+            about = list_fetched(tracker, run, name if trained_here else version)
         tracker.finish()
     except trackers.TrackerError:
-        if known:
+        if on_disk:
             return
         raise
     if about and not (run / CONFIG).exists():

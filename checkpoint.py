@@ -253,28 +253,29 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
     run = find_run(output_dir, run_id)
     if version == "v0":
         return "v0", read_json(run / "config.json").get("pretrained_model", pretrained_model), run
-    home = home_of(run, version)
+    name, home = find_version(run, version)
     if home is None:
         ledger = read_ledger(run)
         there = ", ".join(["v0", *ledger["versions"], *read_ledger(run / FETCHED)["versions"], *ledger["aliases"]])
         raise UserError(f"run {run.name} has no version {version}; there: {there}")
-    name = read_ledger(home)["aliases"].get(version, version)
     return name, version_folder(home, name), run
 
 
-def home_of(run, version):
-    """Which folder lists a version (vN, latest or best) of a run: the run's, or <run>/fetched, whose versions a tracker
-    had and which training never touches; None if none does."""
-    for home in (run, run / FETCHED):
-        ledger = read_ledger(home)
-        if ledger["aliases"].get(version, version) in ledger["versions"]:
-            return home
-    return None
+def find_version(run, version):
+    """(name, home) of a version (vN, latest or best) of a run. home, None if nothing knows the version, is the run's
+    folder, or <run>/fetched, whose versions a tracker had and which training never touches; the one with the files
+    comes first. An alias means what it means in the run's own list, if that knows it.
+    """
+    ledgers = {home: read_ledger(home) for home in (run, run / FETCHED)}
+    name = next((ledger["aliases"][version] for ledger in ledgers.values() if version in ledger["aliases"]), version)
+    homes = [home for home, ledger in ledgers.items() if name in ledger["versions"]]
+    homes.sort(key=lambda home: not (home / "versions" / name).is_dir())
+    return name, homes[0] if homes else None
 
 
 def version_of(run, name):
     """What versions.json says of a version: {"step": ..., "validation_loss": ...}; of v0, step 0."""
-    home = home_of(run, name)
+    _, home = find_version(run, name)
     return read_ledger(home)["versions"][name] if home else {"step": 0, "validation_loss": None}
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 from collections import Counter
 
@@ -88,7 +89,7 @@ def publish_all(options, run, *names):
     for name in names or [*checkpoint.read_ledger(run)["versions"], "state"]:
         folder = run / "upload"
         aliases = artifacts.pack(run, name, folder)
-        artifacts.remember(run, tracker.where, name, artifacts.send(tracker, folder, aliases))
+        artifacts.remember(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
         shutil.rmtree(folder)
     tracker.finish()
 
@@ -170,6 +171,7 @@ def test_a_packed_state_has_what_a_resumed_run_begins_from(options):
     wanted["metrics.jsonl"] = (run / "metrics.jsonl").read_bytes()
     packed = read(folder)
     about = json.loads(packed.pop("about.json"))
+    assert about.pop("sent")
     assert about == {"run_id": "one", "kind": "state", "version": "v2", "step": 20}
     assert packed == wanted
     assert os.path.samefile(folder / "optimizer.pt", state / "optimizer.pt")
@@ -189,12 +191,6 @@ def test_without_hard_links_files_are_copied(options, monkeypatch):
     packed = read(run / "upload")
     del packed["about.json"]
     assert packed == read(run / "versions" / "v1")
-
-
-def test_a_version_that_was_pruned_just_now_is_not_packed(options):
-    run = make_run(options)
-    assert artifacts.pack(run, "v7", run / "upload") is None
-    assert not (run / "upload").exists()
 
 
 def test_the_metadata_has_size_and_hash_of_every_file(options):
@@ -232,16 +228,21 @@ def test_runs_with_equal_weights_stay_apart_and_share_the_files(options, store):
 
 
 def test_what_was_published_is_remembered_for_each_place(tmp_path):
-    artifacts.remember(tmp_path, "here", "v1", 10)
-    artifacts.remember(tmp_path, "here", "state", 10)
+    def has(place):
+        return artifacts.read_published(tmp_path, place)
+
+    artifacts.remember(tmp_path, "here", "v1", 10, ["v1", "latest", "best"])
+    artifacts.remember(tmp_path, "here", "state", 10, ["latest"])
     artifacts.remember(tmp_path, "there", "v1", 10)
-    artifacts.remember(tmp_path, "here", "v2", 20)
-    assert artifacts.read_published(tmp_path, "here") == {"versions": {"v1": 10, "v2": 20}, "state": 10}
-    assert artifacts.read_published(tmp_path, "there") == {"versions": {"v1": 10}, "state": None}
-    assert artifacts.read_published(tmp_path, "nowhere") == {"versions": {}, "state": None}
+    assert has("here")["aliases"] == {"v1": "v1", "latest": "v1", "best": "v1"}
+    artifacts.remember(tmp_path, "here", "v2", 20, ["v2", "latest"])
+    aliases = {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v1"}  # an alias leaves the version that had it
+    assert has("here") == {"versions": {"v1": 10, "v2": 20}, "aliases": aliases, "state": 10}
+    assert has("there") == {"versions": {"v1": 10}, "aliases": {}, "state": None}
+    assert has("nowhere") == {"versions": {}, "aliases": {}, "state": None}
     artifacts.forget(tmp_path, "v1")
-    assert artifacts.read_published(tmp_path, "here") == {"versions": {"v2": 20}, "state": 10}
-    assert artifacts.read_published(tmp_path, "there") == {"versions": {}, "state": None}
+    assert has("here")["versions"] == {"v2": 20} and has("here")["state"] == 10
+    assert has("there") == {"versions": {}, "aliases": {}, "state": None}
     artifacts.forget(tmp_path, "v9")
     assert artifacts.all_published(tmp_path).keys() == {"here", "there"}
 
@@ -263,7 +264,8 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
         assert (came / name).read_bytes() == (run / name).read_bytes()
     assert checkpoint.read_ledger(came) == checkpoint.read_ledger(run)
     assert checkpoint.read_position(came)[0]["step"] == 20
-    assert artifacts.read_published(came, trackers.where(elsewhere)) == {"versions": {"v2": 20}, "state": 20}
+    has = artifacts.read_published(came, trackers.where(elsewhere))
+    assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
     artifacts.bring_run(elsewhere, "one")
     assert downloads.total() == 2
@@ -279,9 +281,8 @@ def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
     assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
 
-    newer = (
-        make_run(elsewhere, "one", steps=(10, 20, 30), losses=(3, 2, 1), seed=5) if shutil.rmtree(old) is None else 0
-    )
+    shutil.rmtree(old)
+    newer = make_run(elsewhere, steps=(10, 20, 30), losses=(3, 2, 1), seed=5)
     before, count = read(newer), downloads.total()
     artifacts.bring_run(elsewhere, "one")
     assert downloads.total() == count
@@ -423,13 +424,14 @@ def test_a_version_name_that_is_none_is_refused(options, elsewhere, tmp_path, co
     about = {"run_id": "one", "version": name, "step": 5, "validation_loss": None, "options": {}}
     tracker.publish(collection, folder, ["one-latest"], {**about, "files": artifacts.list_files(folder)})
     tracker.finish()
-    before = {path for path in tmp_path.rglob("*")}
+    before = read(tmp_path)
     with pytest.raises(UserError, match="that is none of ours"):
         if collection == trackers.STATES:
             artifacts.bring_run(elsewhere, "one")
         else:
             artifacts.bring_version(elsewhere, "one", "latest")
-    assert not ({path for path in tmp_path.rglob("*")} - before)
+    after = {path: data for path, data in read(tmp_path).items() if not path.endswith(".lock")}
+    assert after == before and not list(tmp_path.rglob("second/**/versions"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -445,15 +447,50 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
         found, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", version, "else")
         assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
         assert downloads == {("model", name): 1}
-    ledger = checkpoint.read_ledger(came)
-    assert ledger["versions"] == {name: checkpoint.read_ledger(run)["versions"][name]}
-    assert ledger["aliases"] == ({} if version == name else {version: name})
-    assert (came / "config.json").read_bytes() and json.loads((came / "config.json").read_text()) == config.to_json(
-        options
-    )
-    assert not (came / "state").exists()
+    assert checkpoint.read_ledger(came / "fetched") == {
+        "versions": {name: checkpoint.read_ledger(run)["versions"][name]},
+        "aliases": {} if version == name else {version: name},
+    }
+    assert json.loads((came / "config.json").read_text()) == config.to_json(options)
+    assert {path.name for path in came.iterdir()} == {"config.json", "fetched"}  # nothing that training goes by
+    assert {path.name for path in (came / "fetched").glob("[!.]*")} == {"versions", "versions.json", "published.json"}
+    assert checkpoint.find_version(came, version) == (name, came / "fetched")
+    assert checkpoint.version_of(came, version if version == name else name)["step"] == int(name[1:]) * 10
     artifacts.bring_version(elsewhere, "one", name)
     assert downloads.total() == 1
+
+
+FETCH = """
+import sys, time
+import artifacts, config, trackers
+options = config.InferenceOptions(output_dir=sys.argv[1], tracker="trackio", wandb_project=sys.argv[2])
+download = trackers.Trackio.download
+def slowly(artifact, folder):
+    print("downloading", flush=True)
+    time.sleep(1.5)
+    download(artifact, folder)
+trackers.Trackio.download = staticmethod(slowly)
+input()  # until both are ready
+artifacts.bring_version(options, "one", "latest")
+"""
+
+
+def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhere):
+    run = make_run(options)
+    publish_all(options, run)
+    words = [sys.executable, "-c", FETCH, elsewhere.output_dir, options.wandb_project]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(words, env=environment, **pipes) for _ in range(2)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    told = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert sorted(out for out, _ in told) == ["", "downloading\n"]
+    name, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")
+    assert name == "v2" and read(pathlib.Path(source)) == read(run / "versions" / "v2")
+    assert not list(came.rglob("*.tmp"))
 
 
 def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
@@ -492,18 +529,24 @@ def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
     publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
     artifacts.bring_version(elsewhere, "one", "latest")
     name, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")
-    assert checkpoint.read_ledger(came)["versions"][name]["step"] == 25
+    assert checkpoint.version_of(came, name)["step"] == 25
     assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
 
 
 def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(options, elsewhere):
-    """One machine went on without its tracker, another from an older state: both have a v2."""
-    old = make_run(elsewhere, seed=3)
-    run = make_run(options, steps=(10, 25))
+    """One machine went on without its tracker, another from an older state: both have a v2 and a v3."""
+    run = make_run(options, steps=(10, 25, 35), losses=(0.5, 0.25, 0.125))
+    old = make_run(elsewhere, steps=(10, 20, 30), losses=(0.5, 0.375, 0.3))
+    for name in ("v2", "v3"):
+        shutil.rmtree(old / "versions" / name)
+        add_version(old, name, seed=3)
     publish_all(options, run)
     artifacts.bring_run(elsewhere, "one")
-    assert checkpoint.read_position(old)[0]["step"] == 25
-    assert read(old / "versions" / "v2") == read(run / "versions" / "v2")
+    assert checkpoint.read_position(old)[0]["step"] == 35
+    # v2 of the other past is gone, and comes when it is asked for; v1 is of both
+    assert sorted(path.name for path in (old / "versions").iterdir()) == ["v1", "v3"]
+    for name in ("v1", "v3"):
+        assert read(old / "versions" / name) == read(run / "versions" / name)
 
 
 def test_where_the_run_is_trained_the_disk_comes_first(options, elsewhere, downloads, monkeypatch):
@@ -516,13 +559,26 @@ def test_where_the_run_is_trained_the_disk_comes_first(options, elsewhere, downl
     assert not downloads
 
 
-def test_a_pruned_version_comes_back_from_the_tracker(options, downloads):
-    run = make_run(options)
+def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloads):
+    """Fetched for drawing while training goes on: its list and its pruning do not meet what was fetched."""
+    run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
-    shutil.rmtree(run / "versions" / "v1")
+    ledger = checkpoint.read_ledger(run)
+    del ledger["versions"]["v1"]
+    (run / "versions.json").write_text(json.dumps(ledger))
+    checkpoint.prune(run, ledger)
+    before = read(run)
     artifacts.bring_version(options, "one", "v1")
     assert downloads == {("model", "v1"): 1}
-    assert (run / "versions" / "v1" / LEARNED).read_bytes() == noise(9000, "v1", 0)
+    after = read(run)
+    assert {path: after[path] for path in before} == before
+    assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"fetched"}
+    checkpoint.prune(run, ledger)  # as the next save does
+    name, source, _ = checkpoint.resolve_version(options.output_dir, "one", "v1", "else")
+    assert name == "v1" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v1", 0)
+    assert checkpoint.version_of(run, "v1") == {"step": 10, "validation_loss": 0.5}
+    for alias in ("latest", "best"):  # are the run's own still
+        assert checkpoint.find_version(run, alias)[1] == run
 
 
 def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
@@ -534,3 +590,16 @@ def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
     for version in ("latest", "v1"):
         with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
             artifacts.bring_version(elsewhere, "one", version)
+
+
+def test_a_run_that_came_from_elsewhere_draws_with_the_versions_that_its_list_names(options, elsewhere, downloads):
+    """Its training state came with the newest version alone; the others come when they are asked for."""
+    run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
+    publish_all(options, run)
+    artifacts.bring_run(elsewhere, "one")
+    for version, name in {"best": "v2", "v1": "v1", "latest": "v3"}.items():
+        for _ in range(2):
+            artifacts.bring_version(elsewhere, "one", version)
+            found, source, _ = checkpoint.resolve_version(elsewhere.output_dir, "one", version, "else")
+            assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
+    assert downloads == {("model", "v1"): 1, ("model", "v2"): 1, ("model", "v3"): 1, ("state", "v3"): 1}

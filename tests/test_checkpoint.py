@@ -222,5 +222,5 @@ def test_a_version_whose_folder_was_deleted_is_named(parts, options):
         position["step"] = 1
         save(run, position, parts)
     shutil.rmtree(run / "versions" / "v1")
-    with pytest.raises(UserError, match=r"v1 of run one .* that folder is gone"):
+    with pytest.raises(UserError, match=r"^version v1 should be in .*v1, and that folder is gone"):
         checkpoint.resolve_version(options.output_dir, "one", "latest", "tiny")

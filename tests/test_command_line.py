@@ -55,7 +55,7 @@ def test_any_other_boolean_is_an_error(word):
         (["--run_id", "a", "--run_name", "b"], "give one of the two"),
         (["--run_name", "../up"], "--run_name takes letters"),
         (["--summarize_desc"], "add --include_desc"),
-        (["stray", "more"], "unknown option stray"),
+        (["stray", "more"], "^a word stands where an option should be; write --option value or --option=value$"),
         (["--config", "/nowhere.json"], "can't read /nowhere.json"),
     ],
 )
@@ -161,12 +161,13 @@ SPELLINGS = [
 @pytest.mark.parametrize("cls", [TrainingOptions, config.InferenceOptions, config.RunsOptions])
 def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatch, capsys, cls, spelling):
     monkeypatch.setattr(
-        sys, "argv", ["script.py", "--wandb_project", "a b", *spelling, "--run_id=7", "--upload", "none"]
+        sys, "argv", ["script.py", "--wandb_project", "a.b", *spelling, "--run_id=7", "--upload", "none"]
     )
     options, _ = command_line.parse(cls)
     assert os.environ["WANDB_API_KEY"] == KEY == options.wandb_key
-    assert sys.argv == ["script.py", "--wandb_project", "a b", "--run_id=7", "--upload", "none"]
-    assert (options.wandb_project, options.run_id, options.upload) == ("a b", "7", "none")
+    words = ["script.py", "--wandb_project", "a.b", "--run_id=7", "--upload", "none"]
+    assert sys.argv == [*words, "--tracker", "wandb"]  # the processes that we launch are to know, too
+    assert (options.wandb_project, options.run_id, options.upload, options.tracker) == ("a.b", "7", "none", "wandb")
     shown = capsys.readouterr()
     assert shown.out == "" and KEY not in shown.err
     assert shown.err.count("WANDB_API_KEY is safer") == 1 and shown.err.count("\n") == 1
@@ -222,3 +223,25 @@ def test_a_key_in_a_file_is_refused(no_key, tmp_path, cls, value):
         parse(["--config", str(path)], cls)
     assert KEY not in str(caught.value) and "1234567890" not in str(caught.value)
     assert "WANDB_API_KEY" not in os.environ
+
+
+@pytest.mark.parametrize("saved", ["none", "trackio", "tensorboard", None])
+def test_a_key_without_a_tracker_means_wandb_whatever_the_run_had(no_key, monkeypatch, tmp_path, saved):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_json(TrainingOptions(tracker=saved, lr=0.25))))
+    monkeypatch.setattr(sys, "argv", ["script.py", "--wandb_key", KEY])
+    given = command_line.read_command_line(TrainingOptions)
+    assert given["tracker"] == "wandb"
+    options = command_line.inherit(TrainingOptions, path, given)
+    assert (config.tracker(options), options.lr) == ("wandb", 0.25)
+    assert config.tracker(command_line.inherit_tracker(config.RunsOptions, path, given)) == "wandb"
+    monkeypatch.setattr(sys, "argv", ["script.py"])  # the key alone, in the environment, leaves the run its tracker
+    options = command_line.inherit(TrainingOptions, path, command_line.read_command_line(TrainingOptions))
+    assert config.tracker(options) == (saved or "wandb")
+
+
+@pytest.mark.parametrize("words", [[KEY], ["--max_steps", "3", KEY], [f"{KEY}=1"], [KEY, "--lr", "1"]])
+def test_a_stray_word_is_not_echoed(words):
+    with pytest.raises(UserError) as caught:
+        parse(words)
+    assert KEY not in str(caught.value) and "--option value" in str(caught.value)

@@ -58,6 +58,16 @@ def test_a_key_turns_wandb_on_and_an_explicit_tracker_wins(no_key, monkeypatch):
     assert config.tracker(parse([])) == "none"
 
 
+@pytest.mark.parametrize("words", [[], ["--tracker", "wandb"]])
+def test_wandb_that_is_disabled_is_no_tracker(no_key, monkeypatch, words):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert config.tracker(parse(words)) == "none"
+    assert config.tracker(parse(["--tracker", "trackio"])) == "trackio"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert config.tracker(parse(words)) == "wandb"
+
+
 @pytest.mark.parametrize("cls", [TrainingOptions, InferenceOptions, RunsOptions])
 @pytest.mark.parametrize("name", ["none", "trackio", "tensorboard"])
 def test_a_key_and_another_tracker_contradict_each_other(no_key, cls, name):

@@ -1,6 +1,5 @@
 """The listing, --publish and --prune, on runs made by hand; with the real trackio, and wandb against its stand-in."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -148,7 +147,7 @@ def test_where_versions_live(options, shared_options, listing):
     shutil.rmtree(run / "versions" / "v1")
     rows = listing()["one"][1]  # published.json knows, without a tracker
     assert [row["where"] for row in rows.values()] == ["tiny", "trackio", "disk, trackio"]
-    assert rows["v1"]["size"] == "0 B" or rows["v1"]["size"] == ""
+    assert rows["v1"]["size"] == "" and rows["v2"]["size"] == "9.0 KB"
     artifacts.forget(run, "v2")
     assert listing()["one"][1]["v2"]["where"] == "disk"
 
@@ -225,7 +224,7 @@ def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_option
     monkeypatch.setattr(trackers.Trackio, "listing", cut)
     assert runs.main(["--output_dir", options.output_dir, "--tracker", "trackio"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "warning: trackio: no route to host: this lists what is on disk alone\n"
+    assert shown.err == "warning: trackio: no route to host; this lists what is on disk alone\n"
     assert list(parse(shown.out)) == ["one"]
 
 
@@ -277,6 +276,7 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
     assert "publishing: v1, v2, state\n" in shown.out and "lacks" not in shown.out + shown.err
     assert artifacts.read_published(run, trackers.where(shared_options)) == {
         "versions": {"v1": 10, "v2": 20},
+        "aliases": {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"},
         "state": 20,
     }
     assert publish(options, *words) == 0
@@ -288,8 +288,9 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
 def test_the_run_says_which_tracker(options, shared_options):
     run = make_run(dataclasses.replace(shared_options, upload="versions"))
     assert publish(options) == 0
-    published = artifacts.all_published(run)
-    assert published == {trackers.where(shared_options): {"versions": {"v1": 10, "v2": 20}, "state": None}}
+    ((place, has),) = artifacts.all_published(run).items()
+    assert place == trackers.where(shared_options)
+    assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, None)
 
 
 def test_publishing_that_fails_says_so(options, shared_options, monkeypatch, capsys):
@@ -359,21 +360,27 @@ for words in map(str.split, sys.argv[1:]):
     if words[0] == "rm":
         shutil.rmtree(words[1])
         continue
-    status = runs.main(["--output_dir", "runs", "--tracker", "wandb", "--wandb_project", "p", *words])
+    try:
+        status = runs.main(["--output_dir", "runs", "--tracker", "wandb", "--wandb_project", "p", *words])
+    except runs.config.UserError as problem:
+        print("refused:", problem)
+        status = 2
     print("status", status, "\\n---")
 """
 
 
-def wandb_process(server, home, *commands):
-    """What `python -m runs` prints for each of the commands, in one process; "rm FOLDER" deletes."""
+def wandb_process(server, home, *commands, status=0):
+    """What `python -m runs` prints for each of the commands, in one process; "rm FOLDER" deletes.
+
+    status: with which each ends; None = any."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)} | server.environment
     words = [sys.executable, "-c", CODE, *commands]
     done = subprocess.run(words, env=environment, cwd=home, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr and server.unknown == []
     assert "warning" not in done.stdout + done.stderr
-    parts = [part.partition("status 0") for part in done.stdout.split("---\n")[:-1]]
-    assert all(status for _, status, _ in parts), done.stdout
+    parts = [part.partition("status ") for part in done.stdout.split("---\n")[:-1]]
+    assert status is None or {int(code) for _, _, code in parts} == {status}, done.stdout
     return [text for text, _, _ in parts]
 
 
@@ -420,12 +427,35 @@ def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
         assert {row["where"] for row in blocks["two"][1].values()} == {"tiny", "disk, wandb"}
 
 
-def test_pruning_a_run_that_is_not_on_this_disk_deletes_no_version(options, tmp_path):
-    """Its list is elsewhere, so nothing says what it has dropped."""
+def names_in(server):
+    """The versions that the stand-in has, in order, and how many states."""
+    versions, states = (server.artifacts[collection[0]] for collection in (trackers.VERSIONS, trackers.STATES))
+    return sorted(a["metadata"]["version"] for a in versions), len(states)
+
+
+def test_pruning_by_a_machine_that_was_left_behind_or_has_nothing_is_refused(options, tmp_path):
+    """Its list is old, or elsewhere, so nothing says what the run has dropped."""
     with StandIn() as server:
-        make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
-        with contextlib.suppress(AssertionError):  # it may be refused
-            wandb_process(server, tmp_path, "--run_id one --publish", "rm runs/one", "--run_id one --prune")
-        versions, states = (server.artifacts[collection[0]] for collection in (trackers.VERSIONS, trackers.STATES))
-        assert [a["metadata"]["version"] for a in versions] == ["v1", "v2", "v3"]
-        assert len(states) == 1
+        run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
+        prune = "--run_id one --prune"
+        wandb_process(server, tmp_path, "--run_id one --publish")
+        shutil.rmtree(run)
+        make_run(options, steps=(10, 20), losses=(0.5, 0.25))  # a machine whose state is the last but one
+        behind, gone = wandb_process(server, tmp_path, prune, "rm runs/one", prune, status=None)
+        assert behind.startswith("refused: --prune goes by the list of the machine that trains run one, and wandb has")
+        assert gone.startswith("refused: no run one in runs")
+        assert names_in(server) == (["v1", "v2", "v3"], 1)
+
+
+def test_pruning_keeps_the_newest_states_version_and_what_somebody_named_by_hand(options, tmp_path):
+    with StandIn() as server:
+        run = make_run(options, steps=(10, 20, 30, 40), losses=(0.5, 0.25, 0.75, 0.9))
+        wandb_process(server, tmp_path, "--run_id one --publish")
+        (mine,) = (a for a in server.artifacts[trackers.VERSIONS[0]] if a["metadata"]["version"] == "v1")
+        mine["aliases"].append("shown-to-the-publisher")
+        ledger = checkpoint.read_ledger(run)
+        ledger = {"versions": {"v2": ledger["versions"]["v2"]}, "aliases": {"best": "v2"}}  # all others were dropped
+        (run / "versions.json").write_text(json.dumps(ledger))
+        (pruned,) = wandb_process(server, tmp_path, "--run_id one --prune")
+        assert pruned.splitlines() == ["deleted v3 of update 30 from wandb"]
+        assert names_in(server) == (["v1", "v2", "v4"], 1)

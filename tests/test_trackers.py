@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -165,7 +166,9 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path, picture):
 
 
 @pytest.mark.parametrize("resumed", [0, 4])
-def test_what_a_killed_run_told_tensorboard_after_its_last_save_is_struck_out(tmp_path, resumed):
+def test_tensorboard_begins_anew_at_each_start(tmp_path, resumed):
+    """All is written again from metrics.jsonl, so what a killed run told after its last save is gone."""
+
     def start(step):
         tracker = trackers.connect(RunsOptions(tracker="tensorboard"), "one")
         tracker.start(tmp_path, {}, step)
@@ -175,19 +178,17 @@ def test_what_a_killed_run_told_tensorboard_after_its_last_save_is_struck_out(tm
     for step in range(8):
         killed.log(step, {"loss": float(step)}, {})
     tracker = start(resumed)
-    after = tracker.last_step()
-    assert after == (resumed or -1)
-    for step in range(after + 1, 10):
+    assert tracker.last_step() == -1
+    for step in range(10):
         tracker.log(step, {"loss": step + 0.5}, {})
     tracker.finish()
-    kept = [(step, float(step)) for step in range(after + 1)]
-    assert read_events(tmp_path / "tensorboard")[0]["loss"] == kept + [(s, s + 0.5) for s in range(after + 1, 10)]
+    assert read_events(tmp_path / "tensorboard")[0]["loss"] == [(step, step + 0.5) for step in range(10)]
 
 
 def test_a_tensorboard_folder_that_can_not_be_made_is_blamed(tmp_path):
-    (tmp_path / "tensorboard").write_text("a file")
+    (tmp_path / "one").write_text("a file where the run's folder should be")
     with pytest.raises(TrackerError, match=r"^tensorboard: "):
-        trackers.connect(RunsOptions(tracker="tensorboard"), "one").start(tmp_path, {}, 0)
+        trackers.connect(RunsOptions(tracker="tensorboard"), "one").start(tmp_path / "one", {}, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,15 +311,15 @@ def test_trackio_that_fails_is_blamed(options, tmp_path):
 
 def test_without_a_key_wandb_says_how_to_give_one(tmp_path, capsys):
     options = RunsOptions(tracker="wandb")
-    with pytest.raises(TrackerError, match=r"^wandb: there is no key: set WANDB_API_KEY, give --wandb_key, or run"):
+    with pytest.raises(UserError, match=r"^wandb has no key: set WANDB_API_KEY, give --wandb_key, run `wandb login`"):
         trackers.connect(options, "one")
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text(f"machine elsewhere.com\n login user\n password {KEY}\n")
     netrc.chmod(0o600)
-    with pytest.raises(TrackerError, match="there is no key"):
+    with pytest.raises(UserError, match="wandb has no key"):
         trackers.connect(options, "one")
     netrc.write_text("machine\n")  # damaged
-    with pytest.raises(TrackerError, match="there is no key"):
+    with pytest.raises(UserError, match="wandb has no key"):
         trackers.connect(options, "one")
     assert capsys.readouterr() == ("", "")
 
@@ -334,6 +335,24 @@ def test_a_key_of_wandb_login_is_found(tmp_path, monkeypatch, url):
     tracker = trackers.connect(RunsOptions(tracker="wandb"), "one")
     assert tracker.stores_files and not tracker.offline
     assert KEY not in tracker.where
+
+
+def test_a_key_in_the_netrc_that_the_environment_names_is_found(tmp_path, monkeypatch):
+    netrc = tmp_path / "mine"
+    netrc.write_text(f"machine api.wandb.ai\n login user\n password {KEY}\n")
+    netrc.chmod(0o600)
+    with pytest.raises(UserError, match="wandb has no key"):
+        trackers.require_key(RunsOptions(tracker="wandb"))
+    monkeypatch.setenv("NETRC", str(netrc))
+    trackers.require_key(RunsOptions(tracker="wandb"))
+
+
+@pytest.mark.parametrize("key", [KEY[:39], "x"])
+def test_a_key_that_is_too_short_is_not_sent_and_not_told(monkeypatch, key):
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    with pytest.raises(UserError, match=r"^the wandb key is too short") as caught:
+        trackers.connect(RunsOptions(), "one")
+    assert KEY[:39] not in str(caught.value)
 
 
 def test_a_key_in_the_environment_turns_wandb_on(monkeypatch):
@@ -573,14 +592,15 @@ Image.new("RGB", (8, 8), "red").save(folder / "red.png")
 tracker.start(folder, {"lr": 1e-5}, 0)
 answer["last"], answer["look"], answer["files"] = tracker.last_step(), tracker.look, tracker.stores_files
 tracker.log(1, {"loss": 1.0}, {"samples": folder / "red.png"})
-tracker.score(1, {"fid": 1.0})
+answer["score"] = refused(lambda: tracker.score(1, {"fid": 1.0}))
 tracker.finish()
 """,
         WANDB_MODE="offline",
         WANDB_API_KEY=KEY,
     )
     (kept,) = (home / "wandb").glob("offline-run-*-one")
-    assert answer == {"last": -1, "look": f"offline, {kept}", "files": False}
+    score = "wandb: offline (WANDB_MODE)"
+    assert answer == {"last": -1, "look": f"offline, {kept}", "files": False, "score": score}
     with StandIn() as server:
         environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
         words = [sys.executable, "-m", "wandb", "sync", str(kept)]
@@ -588,3 +608,37 @@ tracker.finish()
         run = server.runs["one"]
         assert [(row["_step"], row["loss"]) for row in run["history"]] == [(1, 1.0)]
         assert run["config"]["lr"]["value"] == 1e-5 and run["history"][0]["samples"]["_type"] == "image-file"
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_an_offline_run_that_is_resumed_loses_and_doubles_nothing(tmp_path, synced):
+    """Killed after update 12, its last save being that of update 10. A folder that was not synced is replaced by one
+    with everything; after one that was, the new one begins where the save was."""
+    home = tmp_path / "home2"
+    life = """
+tracker.start(folder, {{}}, {step})
+answer["last"] = tracker.last_step()
+for step in range(tracker.last_step() + 1, {end}):
+    tracker.log(step, {{"loss": step / 100}}, {{}})
+tracker.finish()
+"""
+    offline = {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}
+    assert client(None, home, life.format(step=0, end=13), **offline) == {"last": -1}
+    (first,) = (home / "wandb").glob("offline-run-*-one")
+    with StandIn() as server:
+
+        def sync(folder):
+            environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
+            words = [sys.executable, "-m", "wandb", "sync", str(folder)]
+            subprocess.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
+
+        if synced:
+            sync(first)
+        time.sleep(1.1)  # the folders' names have seconds
+        last = client(None, home, life.format(step=10, end=21), **offline)["last"]
+        folders = sorted((home / "wandb").glob("offline-run-*-one"))
+        assert (last, len(folders), first in folders) == ((10, 2, True) if synced else (-1, 1, False))
+        sync(folders[-1])
+        losses = [row["loss"] for row in server.runs["one"]["history"]]
+    everything = [step / 100 for step in range(21)]
+    assert losses == (everything[:13] + everything[11:] if synced else everything)
