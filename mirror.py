@@ -50,10 +50,12 @@ class Mirror:
 
     def __exit__(self, kind, *_):
         """Wait until the tracker has everything, then say what it lacks, if anything. Ctrl-C ends the wait."""
-        if self.name == "none" or kind is KeyboardInterrupt:
+        if self.name == "none":
             return
         self.failing |= not self.thread.is_alive()  # by a mistake of ours
         self.ending.set()
+        if kind is KeyboardInterrupt:
+            return
         self.wake.set()
         self.thread.join(3)
         if self.thread.is_alive():

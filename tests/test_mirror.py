@@ -23,6 +23,16 @@ from config import TrainingOptions
 from mirror import Mirror
 
 
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    """A mirror that a test leaves at work would be seen by the next one."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "mirror":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory):
     return own_trackio(tmp_path_factory)
