@@ -16,6 +16,7 @@ import threading
 import filelock
 from tqdm import tqdm
 
+import catalog
 import checkpoint
 import trackers
 from config import UserError
@@ -40,7 +41,7 @@ def pack(run, name, folder):
         about = {"version": position["ledger"]["aliases"]["latest"], "step": position["step"]}
         aliases = ["latest"]
     else:
-        ledger, source = checkpoint.read_ledger(run), run / "versions" / name
+        ledger, source = catalog.read_ledger(run), run / "versions" / name
         # with the options of the run, a machine that fetches just this version knows how to draw with it
         about = {"version": name, **ledger["versions"][name], "options": read_json(run / CONFIG)}
         aliases = [name, *(alias for alias, version in ledger["aliases"].items() if version == name)]
@@ -115,26 +116,26 @@ def bring_run(options, run_id):
     Everything is checked before it counts; the state comes last, and a fetch that was cut off goes on where it was.
     UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing is on disk.
     """
-    run = checkpoint.run_folder(options.output_dir, run_id)
+    run = catalog.run_folder(options.output_dir, run_id)
     try:
         tracker = trackers.connect(options, run_id)
         state = tracker.find(trackers.STATES, f"{run_id}-latest")
     except trackers.TrackerError:
-        if checkpoint.steps_on_disk(run):
+        if catalog.steps_on_disk(run):
             return  # it is said when the run begins and the tracker still can't be reached
         raise
-    if state and state.metadata["step"] > max(checkpoint.steps_on_disk(run), default=-1):
+    if state and state.metadata["step"] > max(catalog.steps_on_disk(run), default=-1):
         step, version = state.metadata["step"], require_version_name(state.metadata["version"])
         run.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(run / LOCK):  # several processes may start at once
-            if step not in checkpoint.steps_on_disk(run):
+            if step not in catalog.steps_on_disk(run):
                 if fetch_version(tracker, run, run_id, version) is None:
                     raise UserError(
                         f"{tracker.name} has a state of run {run_id}, but not its {version}: it can't go on"
                     )
                 fetch_state(tracker, run, state, version)
                 print(f"fetched update {step} of run {run_id} ({version}) from {tracker.name}")
-    ledger = checkpoint.read_ledger(run)
+    ledger = catalog.read_ledger(run)
     latest = ledger["aliases"].get("latest")
     if latest and not (run / "versions" / latest).is_dir():  # somebody has deleted it
         found = tracker.find(trackers.VERSIONS, f"{run_id}-{latest}")
@@ -150,7 +151,7 @@ def fetch_state(tracker, run, artifact, version):
         download(tracker, artifact, folder, f"state of update {step}")
         options = read_json(folder / CONFIG)
         checkpoint.restore_untouched(run, version, [part for part in PARTS if options[f"train_{part}"]])
-        ledger, known = read_json(folder / checkpoint.POSITION)["ledger"], checkpoint.read_ledger(run)["versions"]
+        ledger, known = read_json(folder / catalog.POSITION)["ledger"], catalog.read_ledger(run)["versions"]
         for name in ledger["versions"].keys() - {version}:
             if known.get(name) != ledger["versions"][name]:  # from another past of the run; fetched when asked for
                 remove(run / "versions" / name)
@@ -177,10 +178,10 @@ def bring_version(options, run_id, version):
     Where the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means,
     and if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
-    run = checkpoint.run_folder(options.output_dir, run_id)
-    name, home = checkpoint.find_version(run, version)
+    run = catalog.run_folder(options.output_dir, run_id)
+    name, home = catalog.find_version(run, version)
     on_disk = (home / "versions" / name).is_dir() if home else version == "v0" and (run / CONFIG).exists()
-    trained_here = bool(checkpoint.steps_on_disk(run))
+    trained_here = bool(catalog.steps_on_disk(run))
     if on_disk and (trained_here or version not in ("latest", "best")):
         return
     try:
@@ -201,13 +202,13 @@ def bring_version(options, run_id, version):
 
 def list_fetched(tracker, run, version):
     """Have a version in <run>/fetched, and in the versions.json there; returns what about.json says, or None."""
-    home = run / checkpoint.FETCHED
+    home = run / catalog.FETCHED
     if tracker.find(trackers.VERSIONS, f"{run.name}-{version}") is None:
         return None
     home.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(home / LOCK):  # several processes may draw at once
         about = fetch_version(tracker, home, run.name, version)
-        ledger, name = checkpoint.read_ledger(home), about["version"]
+        ledger, name = catalog.read_ledger(home), about["version"]
         ledger["versions"][name] = {key: about[key] for key in ("step", "validation_loss")}
         if version != name:
             ledger["aliases"][version] = name

@@ -16,6 +16,7 @@ import shlex
 import threading
 
 import artifacts
+import catalog
 import checkpoint
 import config
 import trackers
@@ -114,7 +115,7 @@ class Mirror:
         has published must not be replaced by something older."""
         tracker = trackers.connect(self.options, self.run.name)
         newest = tracker.find(trackers.STATES, f"{self.run.name}-latest")
-        if newest and newest.metadata["step"] > max(checkpoint.steps_on_disk(self.run), default=self.step):
+        if newest and newest.metadata["step"] > max(catalog.steps_on_disk(self.run), default=self.step):
             raise trackers.TrackerError(
                 f"{self.name} has a newer state of run {self.run.name}, of update {newest.metadata['step']}, from "
                 "another machine: nothing is sent over it"
@@ -145,7 +146,7 @@ class Mirror:
         with self.disk:  # so that the two belong together
             names = self.missing()
             if STATE in names:
-                latest = checkpoint.read_ledger(self.run)["aliases"]["latest"]
+                latest = catalog.read_ledger(self.run)["aliases"]["latest"]
                 names = [name for name in names if name in (latest, STATE)]
             aliases = {name: artifacts.pack(self.run, name, self.run / UPLOAD / name) for name in names[:2]}
         for name in aliases:
@@ -172,7 +173,7 @@ class Mirror:
         if self.name not in ("wandb", "trackio") or self.options.upload == "none":
             return []
         has = artifacts.read_published(self.run, trackers.where(self.options))
-        ledger = checkpoint.read_ledger(self.run)
+        ledger = catalog.read_ledger(self.run)
         moved = {name for alias, name in ledger["aliases"].items() if has["aliases"].get(alias) != name}
         names = [v for v in ledger["versions"] if v not in has["versions"] or v in moved]
         names = [v for v in names if (self.run / "versions" / v).is_dir()]

@@ -10,6 +10,7 @@ import sys
 
 import command_line
 import config
+import files
 
 HEAD = ("version", "aliases", "update", "validation", "score", "size", "where")
 
@@ -18,10 +19,10 @@ def main(argv=None):
     """List, publish or prune. Returns the exit status."""
     options, given = command_line.parse(config.RunsOptions, argv)
 
-    import checkpoint
+    import catalog
 
     if options.run_id:
-        saved = checkpoint.run_folder(options.output_dir, options.run_id) / "config.json"
+        saved = catalog.run_folder(options.output_dir, options.run_id) / "config.json"
         options = command_line.inherit_tracker(config.RunsOptions, saved, given)
     if options.publish:
         return publish(options)
@@ -36,10 +37,10 @@ def main(argv=None):
 
 def listing(options):
     """Print a block for each run, those on disk first. Returns the exit status."""
-    import checkpoint
+    import catalog
     import trackers
 
-    runs = {run.name: versions_on_disk(run) for run in checkpoint.list_runs(options.output_dir)}
+    runs = {run.name: versions_on_disk(run) for run in catalog.list_runs(options.output_dir)}
     try:
         tracker = trackers.connect(options, options.run_id or "listing")
         for artifact in tracker.listing(trackers.VERSIONS):
@@ -52,7 +53,7 @@ def listing(options):
         also = f" and in {config.tracker(options)}" if config.tracker(options) in config.STORES else ""
         raise config.UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
     for name in chosen:
-        folder = checkpoint.run_folder(options.output_dir, name)
+        folder = catalog.run_folder(options.output_dir, name)
         on_disk = (folder / "config.json").exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
         print(table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
@@ -62,24 +63,24 @@ def listing(options):
 def versions_on_disk(run):
     """{name: what to tell of it} of the versions that are in a run's folder or in its list."""
     import artifacts
-    import checkpoint
+    import catalog
 
     shared = {file.stat().st_ino for file in files_of(run / "untouched")}
-    pretrained = checkpoint.read_json(run / "config.json").get("pretrained_model", "?")
+    pretrained = files.read_json(run / "config.json").get("pretrained_model", "?")
     start = {"step": 0, "validation_loss": position_of(run).get("start_loss")}
     versions = {"v0": {**start, "aliases": [], "where": [pretrained]}}
-    for home in (run / checkpoint.FETCHED, run):  # what both have is told as the run itself has it
-        ledger, published = checkpoint.read_ledger(home), artifacts.all_published(home)
+    for home in (run / catalog.FETCHED, run):  # what both have is told as the run itself has it
+        ledger, published = catalog.read_ledger(home), artifacts.all_published(home)
         for name, version in ledger["versions"].items():
-            files = files_of(home / "versions" / name)
-            where = ["disk"] * bool(files) + [
+            saved = files_of(home / "versions" / name)
+            where = ["disk"] * bool(saved) + [
                 place.split()[0] for place, has in published.items() if name in has["versions"]
             ]
             aliases = [alias for alias, meant in ledger["aliases"].items() if meant == name]
             versions[name] = {**version, "aliases": aliases, "where": list(dict.fromkeys(where))}
-            if files:
-                versions[name]["size"] = sum(f.stat().st_size for f in files if f.stat().st_ino not in shared)
-    scores = checkpoint.read_scores(run)
+            if saved:
+                versions[name]["size"] = sum(f.stat().st_size for f in saved if f.stat().st_ino not in shared)
+    scores = catalog.read_scores(run)
     return {name: {**version, "version": name, "scores": scores.get(name, {})} for name, version in versions.items()}
 
 
@@ -100,9 +101,10 @@ def add_published(runs, artifact, tracker_name):
 
 def position_of(run):
     """The position of the newest training state, or {} if it is not on this disk."""
+    import catalog
     import checkpoint
 
-    return checkpoint.read_position(run)[0] if checkpoint.steps_on_disk(run) else {}
+    return checkpoint.read_position(run)[0] if catalog.steps_on_disk(run) else {}
 
 
 def files_of(folder):
@@ -111,10 +113,9 @@ def files_of(folder):
 
 def describe(run):
     """What learns, from which model, how far it is, and what it all takes on the disk."""
-    import checkpoint
     import models
 
-    options = checkpoint.read_json(run / "config.json")
+    options = files.read_json(run / "config.json")
     position = position_of(run)
     learning = " and ".join(part for part in models.PARTS if options.get(f"train_{part}"))
     at = f"update {position['step']} of {position['total']}" if position else "no training state here"
@@ -158,12 +159,13 @@ def table(rows):
 
 def publish(options):
     """Bring to the tracker what it lacks of a run. Exit status 2 if it still lacks something."""
+    import catalog
     import checkpoint
     import mirror
 
     if config.tracker(options) not in config.STORES:
         raise config.UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
-    run = checkpoint.find_run(options.output_dir, options.run_id)
+    run = catalog.find_run(options.output_dir, options.run_id)
     saved = command_line.inherit(config.TrainingOptions, run / "config.json", {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
@@ -176,22 +178,22 @@ def publish(options):
 def prune(options):
     """Delete what wandb has of the run and nothing names any more: versions that were dropped from the run's list and
     are neither latest nor best, and training states but the newest."""
-    import checkpoint
+    import catalog
     import trackers
 
     if config.tracker(options) != "wandb":
         raise config.UserError("--prune works with wandb alone; trackio deletes nothing")
-    run, run_id = checkpoint.find_run(options.output_dir, options.run_id), options.run_id
+    run, run_id = catalog.find_run(options.output_dir, options.run_id), options.run_id
     tracker = trackers.connect(options, run_id)
     if not tracker.stores_files:
         raise config.UserError("--prune needs wandb online: unset WANDB_MODE")
     newest = tracker.find(trackers.STATES, f"{run_id}-latest")
-    if max(checkpoint.steps_on_disk(run), default=-1) < (newest.metadata["step"] if newest else 0):
+    if max(catalog.steps_on_disk(run), default=-1) < (newest.metadata["step"] if newest else 0):
         raise config.UserError(
             f"--prune goes by the list of the machine that trains run {run_id}, and {tracker.name} has a newer state "
             f"than {run}: prune there, or resume the run here first"
         )
-    kept = {"latest", "best", *checkpoint.read_ledger(run)["versions"]}
+    kept = {"latest", "best", *catalog.read_ledger(run)["versions"]}
     if newest:
         kept.add(newest.metadata["version"])
     for collection in (trackers.VERSIONS, trackers.STATES):

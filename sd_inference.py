@@ -21,11 +21,11 @@ def main(argv=None):
 
     import accelerate
 
-    import checkpoint
+    import catalog
 
     if options.run_id:
         options = bring(options, given)
-    name, source, run = checkpoint.resolve_version(
+    name, source, run = catalog.resolve_version(
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
     if run:
@@ -53,11 +53,11 @@ def main(argv=None):
 def bring(options, given):
     """The options, with the tracker that the run was started with; a version that is not on disk is fetched from it."""
     import artifacts
-    import checkpoint
+    import catalog
 
-    saved = checkpoint.run_folder(options.output_dir, options.run_id) / "config.json"
+    saved = catalog.run_folder(options.output_dir, options.run_id) / "config.json"
     options = command_line.inherit_tracker(config.InferenceOptions, saved, given)
-    if config.tracker(options) in config.STORES and re.fullmatch(checkpoint.NAMES, options.version):
+    if config.tracker(options) in config.STORES and re.fullmatch(catalog.NAMES, options.version):
         artifacts.bring_version(options, options.run_id, options.version)
     return options
 
@@ -208,12 +208,12 @@ def draw_and_score(options, version, folder, state):
 
 def record(options, version, score):
     """Have the score in the run's listing and in its tracker; what fails of it is told, and no more."""
-    import checkpoint
+    import catalog
     import trackers
 
-    step = checkpoint.version_of(version.run, version.name)["step"]
+    step = catalog.version_of(version.run, version.name)["step"]
     try:
-        checkpoint.add_score(version.run, version.name, score)
+        catalog.add_score(version.run, version.name, score)
         tracker = trackers.connect(options, version.run.name)
         tracker.score(step, {f"{version.name} {score['score']}": score["distance"]})
         tracker.finish()

@@ -13,6 +13,7 @@ import diffusers.optimization
 import torch
 from tqdm import tqdm
 
+import catalog
 import checkpoint
 import config
 import dataset
@@ -76,7 +77,7 @@ def set_up(options, run):
         if saved["precision"] != precision:
             accelerator.print(f"note: this run began in precision {saved['precision']}, and now it is {precision}")
         position |= {**saved, "precision": precision}
-        parts = models.load_parts(checkpoint.version_folder(run, saved["ledger"]["aliases"]["latest"]))
+        parts = models.load_parts(catalog.version_folder(run, saved["ledger"]["aliases"]["latest"]))
         checkpoint.load_weights(state, parts, learning)
     else:
         parts = models.load_parts(options.pretrained_model)

@@ -49,16 +49,16 @@ def main(argv=None):
 def resume(given):
     """(options, folder) of the run that goes on: what is on disk, or what the tracker has that is newer."""
     import artifacts
-    import checkpoint
+    import catalog
 
     cls, run_id = config.TrainingOptions, given["run_id"]
-    saved = checkpoint.run_folder(given.get("output_dir", cls.output_dir), run_id) / "config.json"
+    saved = catalog.run_folder(given.get("output_dir", cls.output_dir), run_id) / "config.json"
     if saved.exists():
         command_line.refuse_changes(cls, saved, given)
     wishes = command_line.inherit(cls, saved, given) if saved.exists() else cls(**given)
     if config.tracker(wishes) in config.STORES:
         artifacts.bring_run(wishes, run_id)
-    run = checkpoint.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
+    run = catalog.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
     command_line.refuse_changes(cls, saved, given)
     if "epochs" in given:
         given.setdefault("max_steps", None)  # the length that was asked for last

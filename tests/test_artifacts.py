@@ -16,6 +16,7 @@ from collections import Counter
 import pytest
 
 import artifacts
+import catalog
 import checkpoint
 import config
 import trackers
@@ -86,7 +87,7 @@ def publish_all(options, run, *names):
     tracker = trackers.connect(options, run.name)
     tracker.start(run, {}, 0)
     tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything
-    for name in names or [*checkpoint.read_ledger(run)["versions"], "state"]:
+    for name in names or [*catalog.read_ledger(run)["versions"], "state"]:
         folder = run / "upload"
         aliases = artifacts.pack(run, name, folder)
         artifacts.remember(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
@@ -262,7 +263,7 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
     assert os.path.samefile(came / "untouched/unet/weights.safetensors", came / "versions/v2/unet/weights.safetensors")
     for name in ("config.json", "metrics.jsonl"):
         assert (came / name).read_bytes() == (run / name).read_bytes()
-    assert checkpoint.read_ledger(came) == checkpoint.read_ledger(run)
+    assert catalog.read_ledger(came) == catalog.read_ledger(run)
     assert checkpoint.read_position(came)[0]["step"] == 20
     has = artifacts.read_published(came, trackers.where(elsewhere))
     assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
@@ -277,7 +278,7 @@ def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     old = make_run(elsewhere, steps=(10,), losses=(0.5,))
     artifacts.bring_run(elsewhere, "one")
     assert checkpoint.read_position(old)[0]["step"] == 20
-    assert checkpoint.read_ledger(old)["aliases"]["latest"] == "v2"
+    assert catalog.read_ledger(old)["aliases"]["latest"] == "v2"
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
     assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
 
@@ -306,7 +307,7 @@ def test_a_run_that_the_tracker_does_not_know(options, elsewhere):
     with pytest.raises(
         UserError, match=r"no run two in .*, and with --tracker wandb or trackio it is looked for there"
     ):
-        checkpoint.find_run(elsewhere.output_dir, "two")
+        catalog.find_run(elsewhere.output_dir, "two")
 
 
 def test_a_tracker_out_of_reach(options, elsewhere, outage):
@@ -444,18 +445,18 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
     publish_all(options, run)
     for _ in range(2):
         artifacts.bring_version(elsewhere, "one", version)
-        found, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", version, "else")
+        found, source, came = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
         assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
         assert downloads == {("model", name): 1}
-    assert checkpoint.read_ledger(came / "fetched") == {
-        "versions": {name: checkpoint.read_ledger(run)["versions"][name]},
+    assert catalog.read_ledger(came / "fetched") == {
+        "versions": {name: catalog.read_ledger(run)["versions"][name]},
         "aliases": {} if version == name else {version: name},
     }
     assert json.loads((came / "config.json").read_text()) == config.to_json(options)
     assert {path.name for path in came.iterdir()} == {"config.json", "fetched"}  # nothing that training goes by
     assert {path.name for path in (came / "fetched").glob("[!.]*")} == {"versions", "versions.json", "published.json"}
-    assert checkpoint.find_version(came, version) == (name, came / "fetched")
-    assert checkpoint.version_of(came, version if version == name else name)["step"] == int(name[1:]) * 10
+    assert catalog.find_version(came, version) == (name, came / "fetched")
+    assert catalog.version_of(came, version if version == name else name)["step"] == int(name[1:]) * 10
     artifacts.bring_version(elsewhere, "one", name)
     assert downloads.total() == 1
 
@@ -488,7 +489,7 @@ def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhe
     told = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert sorted(out for out, _ in told) == ["", "downloading\n"]
-    name, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")
+    name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
     assert name == "v2" and read(pathlib.Path(source)) == read(run / "versions" / "v2")
     assert not list(came.rglob("*.tmp"))
 
@@ -498,7 +499,7 @@ def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
     artifacts.bring_version(elsewhere, "one", "v0")
     came = pathlib.Path(elsewhere.output_dir) / "one"
     assert read(came).keys() == {"config.json"} and not downloads
-    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
+    assert catalog.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
 
 
 @pytest.mark.parametrize(("run_id", "version"), [("one", "v9"), ("two", "latest"), ("two", "v0"), ("on", "e-v1")])
@@ -515,7 +516,7 @@ def test_an_alias_that_moved_in_the_tracker_is_followed(options, elsewhere, down
     shutil.rmtree(run)
     publish_all(options, make_run(options))
     artifacts.bring_version(elsewhere, "one", "best")
-    name, source, _ = checkpoint.resolve_version(elsewhere.output_dir, "one", "best", "else")
+    name, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")
     assert name == "v2" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 0)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1}
 
@@ -528,8 +529,8 @@ def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
     shutil.rmtree(run)
     publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
     artifacts.bring_version(elsewhere, "one", "latest")
-    name, source, came = checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")
-    assert checkpoint.version_of(came, name)["step"] == 25
+    name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
+    assert catalog.version_of(came, name)["step"] == 25
     assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
 
 
@@ -555,7 +556,7 @@ def test_where_the_run_is_trained_the_disk_comes_first(options, elsewhere, downl
     monkeypatch.setattr(trackers, "connect", None)  # it is not even asked
     for version in ("latest", "best", "v1", "v0"):
         artifacts.bring_version(elsewhere, "one", version)
-    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "latest", "else")[0] == "v2"
+    assert catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")[0] == "v2"
     assert not downloads
 
 
@@ -563,7 +564,7 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     """Fetched for drawing while training goes on: its list and its pruning do not meet what was fetched."""
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
-    ledger = checkpoint.read_ledger(run)
+    ledger = catalog.read_ledger(run)
     del ledger["versions"]["v1"]
     (run / "versions.json").write_text(json.dumps(ledger))
     checkpoint.prune(run, ledger)
@@ -574,11 +575,11 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     assert {path: after[path] for path in before} == before
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"fetched"}
     checkpoint.prune(run, ledger)  # as the next save does
-    name, source, _ = checkpoint.resolve_version(options.output_dir, "one", "v1", "else")
+    name, source, _ = catalog.resolve_version(options.output_dir, "one", "v1", "else")
     assert name == "v1" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v1", 0)
-    assert checkpoint.version_of(run, "v1") == {"step": 10, "validation_loss": 0.5}
+    assert catalog.version_of(run, "v1") == {"step": 10, "validation_loss": 0.5}
     for alias in ("latest", "best"):  # are the run's own still
-        assert checkpoint.find_version(run, alias)[1] == run
+        assert catalog.find_version(run, alias)[1] == run
 
 
 def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
@@ -586,7 +587,7 @@ def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
     artifacts.bring_version(elsewhere, "one", "best")
     outage()
     artifacts.bring_version(elsewhere, "one", "best")  # what it meant the last time
-    assert checkpoint.resolve_version(elsewhere.output_dir, "one", "best", "else")[0] == "v2"
+    assert catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")[0] == "v2"
     for version in ("latest", "v1"):
         with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
             artifacts.bring_version(elsewhere, "one", version)
@@ -600,6 +601,6 @@ def test_a_run_that_came_from_elsewhere_draws_with_the_versions_that_its_list_na
     for version, name in {"best": "v2", "v1": "v1", "latest": "v3"}.items():
         for _ in range(2):
             artifacts.bring_version(elsewhere, "one", version)
-            found, source, _ = checkpoint.resolve_version(elsewhere.output_dir, "one", version, "else")
+            found, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
             assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1, ("model", "v3"): 1, ("state", "v3"): 1}

@@ -157,31 +157,12 @@ def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, options, mo
         checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
-def test_names_that_are_not_there(parts, options, tmp_path):
-    output_dir = options.output_dir
-    with pytest.raises(UserError, match="there is no run in"):
-        checkpoint.resolve_version(output_dir, None, "latest", "tiny")
-    assert checkpoint.resolve_version(output_dir, None, "v0", "tiny") == ("v0", "tiny", None)
-    position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+def test_the_name_of_a_run_is_taken_once(parts, options):
+    _, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
     with lock:
-        position["step"] = 1
-        save(run, position, parts)
+        pass
     with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
-        checkpoint.open_run(None, options, position, parts, ["text_encoder"])
-    with pytest.raises(UserError, match=r"no run two in .*; there: one"):
-        checkpoint.resolve_version(output_dir, "two", "latest", "tiny")
-    with pytest.raises(UserError, match="run one has no version v9; there: v0, v1, latest, best"):
-        checkpoint.resolve_version(output_dir, "one", "v9", "tiny")
-    with pytest.raises(UserError, match=r"expected v0, v1 ..., latest, best, or a folder"):
-        checkpoint.resolve_version(output_dir, "one", "newest", "tiny")
-    folder = run / "versions" / "v1"
-    for version in ("latest", "best", "v1", str(folder)):
-        assert checkpoint.resolve_version(output_dir, None, version, "tiny") == ("v1", str(folder), run)
-    assert checkpoint.resolve_version(output_dir, "one", "v0", "else") == ("v0", "tiny", run)
-    (run / "versions.json").write_text("{")
-    with pytest.raises(UserError, match="can't read"):
-        checkpoint.resolve_version(output_dir, "one", "latest", "tiny")
+        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
@@ -202,25 +183,3 @@ def test_the_moments_count_in_the_room_that_is_needed(name):
     weights = checkpoint.bytes_of(parts, ["unet"])
     moments = checkpoint.bytes_of_optimizer(optimizer)
     assert (2 if name == "adamw" else 0.5) * weights <= moments < 2.5 * weights
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"versions": [], "aliases": {}}'])
-def test_a_damaged_ledger_is_named(parts, options, text):
-    run, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
-    with lock:
-        (run / "versions.json").write_text(text)
-    with pytest.raises(UserError, match=r"can't read .*versions\.json"):
-        checkpoint.resolve_version(options.output_dir, "one", "latest", "tiny")
-
-
-def test_a_version_whose_folder_was_deleted_is_named(parts, options):
-    import shutil
-
-    position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
-    with lock:
-        position["step"] = 1
-        save(run, position, parts)
-    shutil.rmtree(run / "versions" / "v1")
-    with pytest.raises(UserError, match=r"^version v1 should be in .*v1, and that folder is gone"):
-        checkpoint.resolve_version(options.output_dir, "one", "latest", "tiny")

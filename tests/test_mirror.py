@@ -16,6 +16,7 @@ import pytest
 from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
 import artifacts
+import catalog
 import checkpoint
 import mirror
 import trackers
@@ -159,7 +160,7 @@ def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published)
         wait_for(lambda: sending.missing() == [])
         append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
         wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
-        ledger, name = checkpoint.add_version(checkpoint.read_ledger(run), 22, 0.9, 9)
+        ledger, name = checkpoint.add_version(catalog.read_ledger(run), 22, 0.9, 9)
         with sending.disk:
             add_version(run, name)
             write_state(run, ledger, 22)
@@ -295,7 +296,7 @@ def test_a_name_that_is_used_again_is_published_again(run, options, said, publis
     with Mirror(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.missing() == [])
         with sending.disk:
-            ledger = checkpoint.read_ledger(run)
+            ledger = catalog.read_ledger(run)
             ledger["versions"]["v2"] = {"step": 15, "validation_loss": 0.75}
             ledger["aliases"]["best"] = "v1"
             shutil.rmtree(run / "versions" / "v2")
@@ -324,7 +325,7 @@ def test_versions_that_were_pruned_are_passed_over(run, options, said, published
 
 def save(run, step, loss, seed=0):
     """What a save leaves in the run's folder; the name of its version."""
-    ledger, name = checkpoint.add_version(checkpoint.read_ledger(run), step, loss, 9)
+    ledger, name = checkpoint.add_version(catalog.read_ledger(run), step, loss, 9)
     add_version(run, name, seed)
     write_state(run, ledger, step)
     (run / "versions.json").write_text(json.dumps(ledger))
@@ -416,7 +417,7 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
     with Mirror(other, elsewhere, 20, say=said.append) as sending:
         pass
     assert sending.missing() == []
-    ledger = checkpoint.read_ledger(other)
+    ledger = catalog.read_ledger(other)
     for alias, name in ledger["aliases"].items():
         assert found(options, f"one-{alias}").metadata["step"] == ledger["versions"][name]["step"], alias
 

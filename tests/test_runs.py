@@ -13,6 +13,7 @@ from test_artifacts import SHARED, add_version, make_run, own_trackio, publish_a
 from wandb_stand_in import KEY, StandIn
 
 import artifacts
+import catalog
 import checkpoint
 import runs
 import trackers
@@ -116,10 +117,10 @@ def test_both_parts_that_learn_are_named(options, listing):
 
 def test_scores_stand_with_their_versions(options, listing):
     run = make_run(options)
-    checkpoint.add_score(run, "v0", {"score": "FID", "distance": 301.256, "n": 50})
-    checkpoint.add_score(run, "v2", {"score": "FID", "distance": 99.0, "n": 5})
-    checkpoint.add_score(run, "v2", {"score": "FID", "distance": 12.345, "n": 5000})
-    checkpoint.add_score(run, "v2", {"score": "FD-efficientnet", "distance": 1.5, "n": 20})
+    catalog.add_score(run, "v0", {"score": "FID", "distance": 301.256, "n": 50})
+    catalog.add_score(run, "v2", {"score": "FID", "distance": 99.0, "n": 5})
+    catalog.add_score(run, "v2", {"score": "FID", "distance": 12.345, "n": 5000})
+    catalog.add_score(run, "v2", {"score": "FD-efficientnet", "distance": 1.5, "n": 20})
     rows = listing()["one"][1]
     assert rows["v0"]["score"] == "FID 301.26 (n = 50)"
     assert rows["v1"]["score"] == ""
@@ -397,7 +398,7 @@ def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
         assert (len(versions), len(states)) == (5, 2)
 
         # one goes on: v4, and its list keeps v2 (best), v3 and v4
-        ledger, name = checkpoint.add_version(checkpoint.read_ledger(run), 40, 0.9, 1)
+        ledger, name = checkpoint.add_version(catalog.read_ledger(run), 40, 0.9, 1)
         assert list(ledger["versions"]) == ["v2", "v3", "v4"]
         add_version(run, name)
         shutil.rmtree(run / "versions" / "v1")
@@ -453,7 +454,7 @@ def test_pruning_keeps_the_newest_states_version_and_what_somebody_named_by_hand
         wandb_process(server, tmp_path, "--run_id one --publish")
         (mine,) = (a for a in server.artifacts[trackers.VERSIONS[0]] if a["metadata"]["version"] == "v1")
         mine["aliases"].append("shown-to-the-publisher")
-        ledger = checkpoint.read_ledger(run)
+        ledger = catalog.read_ledger(run)
         ledger = {"versions": {"v2": ledger["versions"]["v2"]}, "aliases": {"best": "v2"}}  # all others were dropped
         (run / "versions.json").write_text(json.dumps(ledger))
         (pruned,) = wandb_process(server, tmp_path, "--run_id one --prune")

@@ -1,0 +1,111 @@
+"""Names of runs and versions, and where they lead. The folders are made by hand: nothing here reads weights."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+import catalog
+from config import UserError
+
+
+def make_versions(home, aliases, **steps):
+    """Folders versions/<name> and a versions.json that lists them."""
+    for name in steps:
+        (home / "versions" / name).mkdir(parents=True)
+        (home / "versions" / name / "model_index.json").write_text("{}")
+    versions = {name: {"step": step, "validation_loss": 1 / step} for name, step in steps.items()}
+    (home / "versions.json").write_text(json.dumps({"versions": versions, "aliases": aliases}))
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = tmp_path / "runs" / "one"
+    make_versions(run, {"latest": "v2", "best": "v1"}, v1=10, v2=20)
+    (run / "config.json").write_text('{"pretrained_model": "tiny"}')
+    return run
+
+
+def test_names_lead_to_folders(run):
+    output_dir = str(run.parent)
+    for version, name in {"latest": "v2", "best": "v1", "v1": "v1", str(run / "versions" / "v2"): "v2"}.items():
+        for run_id in ("one", None):
+            folder = str(run / "versions" / name)
+            assert catalog.resolve_version(output_dir, run_id, version, "tiny") == (name, folder, run)
+    assert catalog.resolve_version(output_dir, "one", "v0", "else") == ("v0", "tiny", run)
+
+
+def test_a_version_that_lies_elsewhere_belongs_to_no_run(run, tmp_path):
+    shutil.copytree(run / "versions" / "v1", tmp_path / "mine")
+    mine = str(tmp_path / "mine")
+    assert catalog.resolve_version("nowhere", None, mine, "tiny") == ("mine", mine, None)
+
+
+def test_names_that_are_not_there(run, tmp_path):
+    output_dir = str(run.parent)
+    with pytest.raises(UserError, match="there is no run in"):
+        catalog.resolve_version(str(tmp_path / "empty"), None, "latest", "tiny")
+    assert catalog.resolve_version(str(tmp_path / "empty"), None, "v0", "tiny") == ("v0", "tiny", None)
+    with pytest.raises(UserError, match=r"no run two in .*; there: one; .*--tracker"):
+        catalog.resolve_version(output_dir, "two", "latest", "tiny")
+    with pytest.raises(UserError, match=r"no run two in .* nor in wandb; there: one; --output_dir"):
+        catalog.find_run(output_dir, "two", "wandb")
+    with pytest.raises(UserError, match="run one has no version v9; there: v0, v1, v2, latest, best"):
+        catalog.resolve_version(output_dir, "one", "v9", "tiny")
+    with pytest.raises(UserError, match=r"expected v0, v1 ..., latest, best, or a folder"):
+        catalog.resolve_version(output_dir, "one", "newest", "tiny")
+    with pytest.raises(UserError, match=r"it has no model_index\.json"):
+        catalog.resolve_version(output_dir, "one", str(run / "versions"), "tiny")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"versions": [], "aliases": {}}'])
+def test_a_damaged_ledger_is_named(run, text):
+    (run / "versions.json").write_text(text)
+    with pytest.raises(UserError, match=r"can't read .*versions\.json"):
+        catalog.resolve_version(str(run.parent), "one", "latest", "tiny")
+
+
+def test_a_version_whose_folder_was_deleted_is_named(run):
+    shutil.rmtree(run / "versions" / "v2")
+    with pytest.raises(UserError, match=r"^version v2 should be in .*v2, and that folder is gone"):
+        catalog.resolve_version(str(run.parent), "one", "latest", "tiny")
+
+
+def test_fetched_versions_stand_in_where_the_run_has_no_files(run):
+    fetched = run / catalog.FETCHED
+    make_versions(fetched, {"latest": "v3", "best": "v3"}, v1=10, v3=30)
+    assert catalog.find_version(run, "v1") == ("v1", run)
+    assert catalog.find_version(run, "v3") == ("v3", fetched)
+    assert catalog.find_version(run, "latest") == ("v2", run)  # as the run's own list says
+    shutil.rmtree(run / "versions" / "v1")
+    assert catalog.find_version(run, "best") == ("v1", fetched)
+    (run / "versions.json").unlink()
+    assert catalog.find_version(run, "best") == ("v3", fetched)
+    assert catalog.find_version(run, "v2") == ("v2", None)
+    assert catalog.version_of(run, "v3")["step"] == 30 and catalog.version_of(run, "v0")["step"] == 0
+
+
+def test_runs_are_listed_in_the_order_of_their_last_start(run):
+    other = run.parent / "two"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    os.utime(other / "config.json", (1, 1))
+    assert catalog.list_runs(run.parent) == [other, run] and catalog.find_run(run.parent, None) == run
+
+
+def test_only_complete_states_count(run):
+    for step, complete in ((10, True), (20, False)):
+        folder = run / "state" / f"{step:09d}"
+        folder.mkdir(parents=True)
+        if complete:
+            (folder / catalog.POSITION).write_text("{}")
+    assert catalog.steps_on_disk(run) == [10]
+
+
+def test_scores_are_kept_for_each_version_and_kind(run):
+    assert catalog.read_scores(run) == {}
+    for version, name, distance in (("v1", "FID", 9.0), ("v1", "FD", 5.0), ("v2", "FID", 8.0), ("v1", "FID", 7.0)):
+        catalog.add_score(run, version, {"score": name, "distance": distance, "n": 4})
+    scores = {v: {name: s["distance"] for name, s in of.items()} for v, of in catalog.read_scores(run).items()}
+    assert scores == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
