@@ -161,13 +161,10 @@ def fetch_state(tracker, run, artifact, version):
         for name, entry in ledger["versions"].items():
             remember(run, tracker.where, name, entry["step"])
         for alias, name in ledger["aliases"].items():
-            meant = tracker.find(trackers.VERSIONS, f"{run.name}-{alias}")
+            meant, entry = tracker.find(trackers.VERSIONS, f"{run.name}-{alias}"), ledger["versions"][name]
             # or else a version came after that state, which the run will not have had: the alias is sent again
-            if meant and (meant.metadata["version"], meant.metadata["step"]) == (
-                name,
-                ledger["versions"][name]["step"],
-            ):
-                remember(run, tracker.where, name, meant.metadata["step"], [alias])
+            if meant and (meant.metadata["version"], meant.metadata["step"]) == (name, entry["step"]):
+                remember(run, tracker.where, name, entry["step"], [alias])
         remember(run, tracker.where, STATE, step)
 
 
