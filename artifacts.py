@@ -44,7 +44,7 @@ def pack(run, name, folder):
         ledger, source = catalog.read_ledger(run), run / "versions" / name
         # with the options of the run, a machine that fetches just this version knows how to draw with it
         about = {"version": name, **ledger["versions"][name], "options": read_json(run / CONFIG)}
-        aliases = [name, *(alias for alias, version in ledger["aliases"].items() if version == name)]
+        aliases = [name, *catalog.aliases_of(ledger, name)]
     shutil.copytree(source, folder, copy_function=checkpoint.link_or_copy)
     if name == STATE:
         for extra in (CONFIG, METRICS):
@@ -129,10 +129,12 @@ def bring_run(options, run_id):
         run.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(run / LOCK):  # several processes may start at once
             if step not in catalog.steps_on_disk(run):
-                if fetch_version(tracker, run, run_id, version) is None:
+                found = tracker.find(trackers.VERSIONS, f"{run_id}-{version}")
+                if not found:
                     raise UserError(
                         f"{tracker.name} has a state of run {run_id}, but not its {version}: it can't go on"
                     )
+                fetch_version(tracker, run, found)
                 fetch_state(tracker, run, state, version)
                 print(f"fetched update {step} of run {run_id} ({version}) from {tracker.name}")
     ledger = catalog.read_ledger(run)
@@ -140,7 +142,7 @@ def bring_run(options, run_id):
     if latest and not (run / "versions" / latest).is_dir():  # somebody has deleted it
         found = tracker.find(trackers.VERSIONS, f"{run_id}-{latest}")
         if found and found.metadata["step"] == ledger["versions"][latest]["step"]:
-            fetch_version(tracker, run, run_id, latest)
+            fetch_version(tracker, run, found)
     tracker.finish()
 
 
@@ -200,31 +202,28 @@ def bring_version(options, run_id, version):
 def list_fetched(tracker, run, version):
     """Have a version in <run>/fetched, and in the versions.json there; returns what about.json says, or None."""
     home = run / catalog.FETCHED
-    if tracker.find(trackers.VERSIONS, f"{run.name}-{version}") is None:
+    found = tracker.find(trackers.VERSIONS, f"{run.name}-{version}")
+    if not found:
         return None
     home.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(home / LOCK):  # several processes may draw at once
-        about = fetch_version(tracker, home, run.name, version)
-        ledger, name = catalog.read_ledger(home), about["version"]
-        ledger["versions"][name] = {key: about[key] for key in ("step", "validation_loss")}
+        name, ledger = fetch_version(tracker, home, found), catalog.read_ledger(home)
+        ledger["versions"][name] = {key: found.metadata[key] for key in ("step", "validation_loss")}
         if version != name:
             ledger["aliases"][version] = name
         write_json(home / "versions.json", ledger)
-    return about
+    return found.metadata
 
 
-def fetch_version(tracker, home, run_id, version):
-    """Bring <home>/versions/<name> of a version (vN, latest or best), unless it is there and of that very update (a run
-    that was resumed from an older state has used the name again); returns what about.json says, or None."""
-    artifact = tracker.find(trackers.VERSIONS, f"{run_id}-{version}")
-    if artifact is None:
-        return None
+def fetch_version(tracker, home, artifact):
+    """Bring <home>/versions/<name> of the version that is `artifact`, unless it is there and of that very update (a run
+    that was resumed from an older state has used the name again); returns its name."""
     name, step = require_version_name(artifact.metadata["version"]), artifact.metadata["step"]
     if not (home / "versions" / name).is_dir() or read_published(home, tracker.where)["versions"].get(name) != step:
         with publish(home / "versions" / name, checkpoint.ROOM) as folder:
             download(tracker, artifact, folder, name)
         remember(home, tracker.where, name, step)
-    return artifact.metadata
+    return name
 
 
 def require_version_name(name):

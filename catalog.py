@@ -69,6 +69,11 @@ def read_ledger(run):
     return ledger
 
 
+def aliases_of(ledger, name):
+    """Which of latest and best a version is."""
+    return [alias for alias, version in ledger["aliases"].items() if version == name]
+
+
 def resolve_version(output_dir, run_id, version, pretrained_model):
     """(name, source for models.load_parts, run folder or None) of a version: v0, vN, latest, best or a folder.
 

@@ -170,7 +170,7 @@ class Mirror:
 
     def missing(self):
         """Names of the versions that the tracker lacks, or has under other aliases, oldest first, and "state"."""
-        if self.name not in ("wandb", "trackio") or self.options.upload == "none":
+        if self.name not in config.STORES or self.options.upload == "none":
             return []
         has = artifacts.read_published(self.run, trackers.where(self.options))
         ledger = catalog.read_ledger(self.run)

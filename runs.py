@@ -73,10 +73,9 @@ def versions_on_disk(run):
         ledger, published = catalog.read_ledger(home), artifacts.all_published(home)
         for name, version in ledger["versions"].items():
             saved = files_of(home / "versions" / name)
-            where = ["disk"] * bool(saved) + [
-                place.split()[0] for place, has in published.items() if name in has["versions"]
-            ]
-            aliases = [alias for alias, meant in ledger["aliases"].items() if meant == name]
+            where = ["disk"] if saved else []
+            where += [place.split()[0] for place, has in published.items() if name in has["versions"]]
+            aliases = catalog.aliases_of(ledger, name)
             versions[name] = {**version, "aliases": aliases, "where": list(dict.fromkeys(where))}
             if saved:
                 versions[name]["size"] = sum(f.stat().st_size for f in saved if f.stat().st_ino not in shared)
@@ -198,10 +197,8 @@ def prune(options):
         kept.add(newest.metadata["version"])
     for collection in (trackers.VERSIONS, trackers.STATES):
         for artifact in tracker.listing(collection):
-            about, ours = (
-                artifact.metadata,
-                {f"{run_id}-{artifact.metadata.get('version')}", "latest", artifact.version},
-            )
+            about = artifact.metadata
+            ours = {f"{run_id}-{about.get('version')}", "latest", artifact.version}
             # one that has an alias that is kept, or that somebody gave it by hand, stays
             if about.get("run_id") == run_id and {*artifact.aliases} <= ours - {f"{run_id}-{name}" for name in kept}:
                 with trackers.blaming(tracker.name):

@@ -1,7 +1,7 @@
 """Trackers behind one small set of calls: wandb, trackio (the same calls, no account), tensorboard, or none.
 
     tracker = trackers.connect(options, run_id)
-    artifact = tracker.find(trackers.VERSIONS, alias)             # None, or it has .metadata and .download(root)
+    artifact = tracker.find(trackers.VERSIONS, alias)             # None, or it has .metadata and can be downloaded
     tracker.start(folder, run_config, step)                       # the run of that id, new or resumed
     tracker.log(step, {"loss": 0.5}, {"samples": path})
     tracker.publish(trackers.VERSIONS, folder, aliases, metadata)
@@ -134,9 +134,8 @@ class TensorBoard(Tracker):
         with blaming(self.name):
             from torch.utils.tensorboard import SummaryWriter
 
-            remove(
-                folder / "tensorboard"
-            )  # all is written again from metrics.jsonl: a killed run's file has a torn end
+            # all is written again from metrics.jsonl: a killed run's file has a torn end
+            remove(folder / "tensorboard")
             self.writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, step, values, pictures):

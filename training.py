@@ -201,6 +201,7 @@ def save(session, validation_loss):
     """Publish the next version and the training state; position["ledger"] then lists it."""
     from tqdm import tqdm
 
+    import catalog
     import checkpoint
 
     if session.accelerator.is_main_process:
@@ -216,7 +217,7 @@ def save(session, validation_loss):
                 session.options.keep_versions,
             )
         session.mirror.saved(name)
-        aliases = [alias for alias, version in session.position["ledger"]["aliases"].items() if version == name]
+        aliases = catalog.aliases_of(session.position["ledger"], name)
         tqdm.write(f"update {session.position['step']}: saved {name} ({', '.join(aliases)})")
     session.accelerator.wait_for_everyone()
 
