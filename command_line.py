@@ -20,6 +20,7 @@ import sys
 from config import (
     DatasetOptions,
     InferenceOptions,
+    ReportOptions,
     RunsOptions,
     StatsOptions,
     TrackingOptions,
@@ -34,6 +35,7 @@ SCRIPTS = {
     TrainingOptions: "training",
     InferenceOptions: "sd_inference",
     StatsOptions: "precalc_fid_stats",
+    ReportOptions: "report",
     RunsOptions: "runs",
     DatasetOptions: "dataset",
 }
@@ -52,6 +54,10 @@ EXAMPLES = {
     StatsOptions: """
   python -m precalc_fid_stats
   python -m precalc_fid_stats --data_root demo --fid_features efficientnet      # works without internet
+""",
+    ReportOptions: """
+  python -m report                                                  # v0, best and latest of the newest run
+  python -m report --run_id A,B --version v0,best --num_samples 12 --report_path ~/covers.html
 """,
     RunsOptions: """
   python -m runs                                                    # every run: versions, losses, scores, size

@@ -27,6 +27,9 @@ def option(default, help, *, none="", choices=None, least=None, above=None, most
     return dataclasses.field(default=default, metadata=meta)
 
 
+METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # what --metrics picks from
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The options
 
@@ -198,11 +201,32 @@ class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions
     prompt: str = option(None, "draw this one cover", none="a grid: prompt templates x held-out books")
     calc_fid: bool = option(False, "draw --num_imgs covers of --split and score them against --fid_stats_path")
     num_imgs: int = option(None, "covers to draw for the score, the first of the stable order", none="all", least=1)
+    metrics: str = option("all", f"what --calc_fid measures, separated by commas: all, or some of {', '.join(METRICS)}")
+    clip_model: str = option(
+        None, "hub id or folder of a CLIP model, for the metric clip", none="that metric is left out", saved=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatsOptions(FidOptions, DataOptions):
     """statistics"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
+    """report"""
+
+    run_id: str = option(None, "runs to show, separated by commas", none="the newest run in --output_dir", saved=False)
+    version: str = option(
+        "v0,best,latest", "versions to show of each run, separated by commas; RUN:VERSION names one of another run"
+    )
+    save_dir: str = option(
+        None,
+        "folder for the covers that are shown",
+        none="'covers' in each run's folder; of several runs, a folder for each in it",
+    )
+    report_path: str = option("report.html", "the page to write")
+    mixed: bool = option(False, "show versions side by side although they were scored with different settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +341,8 @@ def check(options):
             raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
+    if isinstance(options, InferenceOptions):
+        chosen_metrics(options)
     if isinstance(options, RunsOptions) and (options.publish or options.prune) and not options.run_id:
         raise UserError("--publish and --prune work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):
@@ -355,6 +381,22 @@ def cache_dir(options):
     except OSError as problem:
         raise UserError(f"can't make the cache folder {folder}: {problem}; choose another with --cache_dir") from None
     return folder
+
+
+def words(text):
+    """What stands between the commas of a list, in its order, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def chosen_metrics(options):
+    """Those of METRICS that --metrics asks for, in the order of METRICS. UserError for anything else."""
+    wanted = words(options.metrics)
+    for word in wanted:
+        if word not in ("all", *METRICS):
+            raise UserError(f"--metrics {word}: expected all, or some of {', '.join(METRICS)}, separated by commas")
+    if not wanted:
+        raise UserError(f"--metrics: name at least one of {', '.join(METRICS)}, or all")
+    return [name for name in METRICS if "all" in wanted or name in wanted]
 
 
 STORES = ("wandb", "trackio")  # trackers that also keep versions

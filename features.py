@@ -216,31 +216,19 @@ def read_ahead(function, items, workers):
             yield waiting.popleft().result()
 
 
-def folder_images(folder, rows=None, workers=4):
-    """The images of `folder` as uint8 (H, W, 3), read ahead by `workers` threads: <row>.png for each of `rows`, or
-    every *.png in the order of their names.
+def png_paths(folder, rows):
+    """Paths of <folder>/<row>.png for each of `rows`, whose pixels read_png reads.
 
-    UserError, before the first image, if there is none, if one is missing or no PNG, or if their sizes differ; on
-    reaching it, if one is damaged. JPEG files are left out with a warning: their losses would count as the model's.
+    UserError if one is missing or no PNG, or if their sizes differ. JPEG files beside them are told of and don't count:
+    their losses would count as the model's.
     """
-    paths = png_paths(folder, rows)
-    return read_ahead(read_png, paths, workers)
-
-
-def png_paths(folder, rows=None):
-    """Paths of the images that folder_images reads, checked as it says."""
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"no folder {folder} with images to score")
-    if rows is None:
-        paths = sorted(folder.glob("*.png"))
-        others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in (".jpg", ".jpeg")]
-        if others:
-            print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
-    else:
-        paths = [folder / f"{row}.png" for row in rows]
-    if not paths:
-        raise UserError(f"no PNG images in {folder}")
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in (".jpg", ".jpeg")]
+    if others:
+        print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
+    paths = [folder / f"{row}.png" for row in rows]
     sizes = {}  # (width, height) -> first path
     for path in paths:
         try:

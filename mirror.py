@@ -133,7 +133,9 @@ class Mirror:
             step, values = self.unsent[0]
             paths = {name: self.run / value for name, value in values.items() if isinstance(value, str)}
             pictures = {name: path for name, path in paths.items() if path.is_file()}  # or is on another machine
+            lists = {name: value for name, value in values.items() if isinstance(value, list)}
             numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+            numbers |= {f"{name}/{i}": number for name, value in lists.items() for i, number in enumerate(value)}
             self.tracker.log(step, numbers, pictures)
             self.unsent.popleft()
         while self.tracker.stores_files and self.publish_next():

@@ -167,10 +167,15 @@ def quiet_libraries():
 
 
 def weights_hash(parts):
-    """What the drawn covers depend on: a hash, hex, of all weights as they are now (fp32 as loaded, on the CPU)."""
+    """What the drawn covers depend on: the networks_hash of all parts."""
+    return networks_hash(parts.vae, *(getattr(parts, name) for name in PARTS))
+
+
+def networks_hash(*networks):
+    """A hash, hex, of all weights as they are now (fp32 as loaded, on the CPU)."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("vae", *PARTS):
-        for key, tensor in sorted(getattr(parts, name).state_dict().items()):
+    for network in networks:
+        for key, tensor in sorted(network.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -18,26 +18,25 @@ def main(argv=None):
 
     import torch
 
-    import covers
     import dataset
+    import feature_cache
     import features
     import metrics
+    import stats_file
 
     # Everything that can be wrong comes before the long work
     start = time.monotonic()
-    metrics.require_writable(options.fid_stats_path)
+    stats_file.require_writable(options.fid_stats_path)
     extractor = features.load_extractor(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = dataset.open_data(options)
     books = data.books(options.split)
     if len(books) < 2:
         raise config.UserError(f"statistics need at least 2 covers, and --split {options.split} has {len(books)}")
 
-    def read(book):  # -> uint8 (H, W, 3), the very pixels of dataset.load_image
-        return covers.read(book.image, config.size(options))
-
-    images = features.read_ahead(read, books, config.num_workers(options))
-    moments = metrics.moments(images, extractor, len(books), f"{options.split} covers")
-    metrics.save_stats(options.fid_stats_path, moments, metrics.stats_info(options, extractor, data))
+    moments = metrics.Moments(extractor.dims)
+    for block in feature_cache.of_books(books, options, extractor, f"{options.split} covers"):
+        moments.update(block)
+    stats_file.save_stats(options.fid_stats_path, moments, stats_file.stats_info(options, extractor, data))
 
     if warning := metrics.warn_small(moments.n, extractor.dims):
         print(f"warning: {warning}", file=sys.stderr)

@@ -11,6 +11,7 @@ import sys
 import command_line
 import config
 import files
+import values
 
 HEAD = ("version", "aliases", "update", "validation", "score", "size", "where")
 
@@ -56,8 +57,21 @@ def listing(options):
         folder = catalog.run_folder(options.output_dir, name)
         on_disk = (folder / "config.json").exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
-        print(table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
+        print(values.table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
+        if options.run_id:
+            print_scores(runs[name])
     return 0
+
+
+def print_scores(versions):
+    """A table for each kind of features: every metric of each version that was scored with them."""
+    versions = dict(sorted(versions.items(), key=lambda pair: pair[1]["step"]))
+    kinds = dict.fromkeys(kind for version in versions.values() for kind in version.get("scores", {}))
+    for kind in kinds:
+        scored = {name: version["scores"].get(kind, {}).get("values") for name, version in versions.items()}
+        scored = {name: some for name, some in scored.items() if some}
+        if scored:
+            print(values.table(values.rows(scored)))
 
 
 def versions_on_disk(run):
@@ -125,7 +139,9 @@ def describe(run):
 def row(version):
     """One line's texts, in the order of HEAD."""
     loss = version.get("validation_loss")
-    scores = [f"{name} {s['distance']:.2f} (n = {s['n']})" for name, s in version.get("scores", {}).items()]
+    scores = [
+        f"{name} {s['distance']:.2f} (n = {s['n']})" for name, s in version.get("scores", {}).items() if "distance" in s
+    ]
     return (
         version["version"],
         ", ".join(sorted(version["aliases"])),
@@ -143,13 +159,6 @@ def readable(size):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
-
-
-def table(rows):
-    """Texts in columns, as wide as they need to be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)) for texts in rows]
-    return "".join(f"  {line.rstrip()}\n" for line in lines)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

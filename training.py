@@ -88,13 +88,13 @@ def train(session, stop):
         return 0
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
     if position["step"] == 0:
-        position["start_loss"] = validate(session)
+        position["start_loss"], bands = validate(session)
         if not math.isfinite(position["start_loss"]):
             raise config.UserError(
                 f"the pretrained model's own validation loss is not finite in precision {position['precision']}: "
                 "try --mixed_precision no, or another --pretrained_model"
             )
-        log.log(0, validation_loss=position["start_loss"])
+        log.log(0, validation_loss=position["start_loss"], validation_bands=bands)
         if options.sample_every:
             preview(session)
 
@@ -154,10 +154,10 @@ def train(session, stop):
             due = last or position["step"] % options.save_every == 0
             validation_loss = None
             if due or position["step"] % options.validate_every == 0:
-                validation_loss = validate(session)
+                validation_loss, bands = validate(session)
                 if not math.isfinite(validation_loss):
                     raise not_finite(session, step, places, validation_loss)
-                log.log(position["step"], validation_loss=validation_loss)
+                log.log(position["step"], validation_loss=validation_loss, validation_bands=bands)
                 if accelerator.is_main_process:
                     tqdm.write(f"update {position['step']}: validation loss {validation_loss:.5f}")
             if options.sample_every and (last or position["step"] % options.sample_every == 0):

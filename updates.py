@@ -69,6 +69,8 @@ def ignore_signals(_worker):
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
 
+BANDS = 4  # of timesteps, whose validation losses are told apart: details (little noise) to composition (much)
+
 
 def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=None):
     """float32 (B,): the objective on a batch {pixel_values (B, 3, H, W), input_ids (B, 77)}; see diffusion.loss."""
@@ -104,11 +106,15 @@ def training_loss(session, batch, places):
 
 
 def validate(session):
-    """Mean loss over the held-out covers, unweighted: always the same noise, timesteps stratified over them."""
+    """(mean, [mean of each quarter of the timesteps]): the loss over the held-out covers, unweighted.
+
+    Always the same noise; timesteps are stratified over the covers and rise with them, so a quarter of the timesteps is
+    a quarter of the covers. With fewer than 4 covers there are no quarters: [].
+    """
     options, count = session.options, len(session.held_out)
     shape = models.latent_shape(session.parts, config.size(options))
     timesteps = diffusion.stratified_timesteps(count, session.noise_scheduler.config.num_train_timesteps)
-    loss_sum = torch.zeros((), device=session.accelerator.device)
+    losses = torch.zeros(count, device=session.accelerator.device)
     batches = batches_of(range(count), options.batch_size, session.accelerator)
     quiet = not session.accelerator.is_main_process
     with models.evaluating(session.parts):
@@ -116,5 +122,7 @@ def validate(session):
             batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
             posterior_noise = diffusion.normal(options.seed, diffusion.VALIDATION_POSTERIOR, chunk, shape)
             noise = diffusion.normal(options.seed, diffusion.VALIDATION_NOISE, chunk, shape)
-            loss_sum += denoising_loss(session, batch, posterior_noise, noise, timesteps[list(chunk)]).sum()
-    return session.accelerator.reduce(loss_sum, "sum").item() / count
+            losses[list(chunk)] = denoising_loss(session, batch, posterior_noise, noise, timesteps[list(chunk)])
+    losses = session.accelerator.reduce(losses, "sum").double().cpu()  # a cover's loss is 0 in all processes but one
+    bands = losses.tensor_split(BANDS) if count >= BANDS else ()
+    return losses.mean().item(), [band.mean().item() for band in bands]

@@ -119,3 +119,22 @@ def test_publishing_and_pruning_work_on_one_run(flag):
 def test_a_resumed_run_may_change_its_tracker():
     free = {f.name for f in dataclasses.fields(config.TrackingOptions) if f.metadata["resume"] == "free"}
     assert free | {"wandb_key"} == {f.name for f in dataclasses.fields(config.TrackingOptions)}
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ("all", list(config.METRICS)),
+        ("legibility, fid,,fid", ["fid", "legibility"]),
+        ("kid,all", list(config.METRICS)),
+    ],
+)
+def test_metrics_are_picked_by_name(words, chosen):
+    assert config.chosen_metrics(config.check(config.InferenceOptions(metrics=words))) == chosen
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(config.UserError, match="--metrics fud: expected all, or some of fid, kid, precision"):
+        config.check(config.InferenceOptions(metrics="kid,fud"))
+    with pytest.raises(config.UserError, match="--metrics: name at least one of fid, "):
+        config.check(config.InferenceOptions(metrics=" , "))

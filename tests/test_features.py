@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+import feature_cache
 import features
 import metrics
+import stats_file
 from config import UserError
 
 CPU = torch.device("cpu")
@@ -90,9 +92,11 @@ def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     for i, image in enumerate(drawn):
         Image.fromarray(image).save(folder / f"{i}.png")
     extractor = features.load_extractor(options(fid_resize="legacy"), CPU)
-    of_real = metrics.moments(real, extractor, 12, "real")
-    of_drawn = metrics.moments(features.folder_images(folder), extractor, 10, "drawn")
-    metrics.save_stats(tmp_path / "stats.npz", of_real, {})
+    of_real, of_drawn = metrics.Moments(extractor.dims), metrics.Moments(extractor.dims)
+    of_real.update(extractor(np.stack(real)))
+    for block in feature_cache.of_drawn(folder, range(10), extractor):
+        of_drawn.update(block)
+    stats_file.save_stats(tmp_path / "stats.npz", of_real, {})
     ours = metrics.frechet_distance(of_real.mu, of_real.sigma, of_drawn.mu, of_drawn.sigma)
 
     words = (tmp_path / "stats.npz", folder, "--device", "cpu", "--num-workers", 0)
@@ -115,7 +119,7 @@ def test_legacy_statistics_are_pytorch_fids(weights, hub, tmp_path):
         Image.fromarray(image).save(folder / f"{i}.png")
     save_fid_stats([str(folder), str(tmp_path / "theirs.npz")], 50, "cpu", 2048, num_workers=0)
     extractor = features.load_extractor(options(fid_resize="legacy", fid_weights=str(weights)), CPU)
-    ours = extractor(np.stack(list(features.folder_images(folder))))
+    ours = extractor(np.stack([features.read_png(path) for path in features.png_paths(folder, range(5))]))
     assert ours.dtype == np.float64
     assert ours.std(axis=0).max() > 1e-3  # the weights do tell images apart
     with np.load(tmp_path / "theirs.npz") as theirs:
@@ -323,49 +327,45 @@ def save(folder, name, size=(8, 12), mode="RGB"):
     return values
 
 
-def test_folder_images(tmp_path, capsys):
-    saved = {name: save(tmp_path, name) for name in ("10.png", "2.png", "33.png")}
-    everything = list(features.folder_images(tmp_path))
-    assert [image.dtype for image in everything] == [np.uint8] * 3
-    assert all(np.array_equal(image, saved[name]) for image, name in zip(everything, sorted(saved), strict=True))
-    chosen = list(features.folder_images(tmp_path, [33, 2]))
-    assert np.array_equal(chosen, [saved["33.png"], saved["2.png"]])
+def test_covers_of_rows(tmp_path, capsys):
+    saved = {row: save(tmp_path, f"{row}.png") for row in (10, 2, 33)}
+    images = [features.read_png(path) for path in features.png_paths(tmp_path, [33, 2])]
+    assert [image.dtype for image in images] == [np.uint8] * 2
+    assert np.array_equal(images, [saved[33], saved[2]])
     assert capsys.readouterr().err == ""
     save(tmp_path, "a.jpg")
-    assert len(list(features.folder_images(tmp_path))) == 3
+    assert len(features.png_paths(tmp_path, saved)) == 3
     assert "1 JPEG files don't count, such as a.jpg" in capsys.readouterr().err
     save(tmp_path, "4.png", mode="L")
-    assert next(iter(features.folder_images(tmp_path, [4]))).shape == (12, 8, 3)
+    assert features.read_png(tmp_path / "4.png").shape == (12, 8, 3)
 
 
 def test_folders_that_can_not_be_scored(tmp_path):
-    with pytest.raises(UserError, match="no folder"):
-        features.folder_images(tmp_path / "none")
-    with pytest.raises(UserError, match="no PNG images"):
-        features.folder_images(tmp_path)
+    with pytest.raises(UserError, match=r"no folder .*none with images"):
+        features.png_paths(tmp_path / "none", [1])
     save(tmp_path, "1.png")
     with pytest.raises(UserError, match=r"2\.png as a PNG image: it is not there"):
-        features.folder_images(tmp_path, [1, 2])
+        features.png_paths(tmp_path, [1, 2])
     save(tmp_path, "2.png", size=(12, 8))
     with pytest.raises(UserError, match=r"1\.png is 8x12 and .*2\.png is 12x8"):
-        features.folder_images(tmp_path)
+        features.png_paths(tmp_path, [1, 2])
     for data in (b"", b"hello"):
         (tmp_path / "2.png").write_bytes(data)
         with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-            features.folder_images(tmp_path)
+            features.png_paths(tmp_path, [1, 2])
     save(tmp_path, "b.jpg")
     (tmp_path / "b.jpg").rename(tmp_path / "2.png")  # a JPEG under a PNG's name
     with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-        features.folder_images(tmp_path)
+        features.png_paths(tmp_path, [1, 2])
 
 
 def test_a_damaged_image_is_named(tmp_path):
-    save(tmp_path, "1.png", size=(80, 120))
     save(tmp_path, "2.png", size=(80, 120))
     whole = (tmp_path / "2.png").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255
     for data in (whole[: len(whole) // 2], bytes(flipped)):
         (tmp_path / "2.png").write_bytes(data)
+        (path,) = features.png_paths(tmp_path, [2])
         with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-            list(features.folder_images(tmp_path))
+            features.read_png(path)

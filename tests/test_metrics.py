@@ -1,19 +1,16 @@
-"""The distance, the moments and the stats file, against closed forms, numpy, scipy and pytorch-fid's own formula."""
+"""The scores against closed forms, scipy, pytorch-fid, torchmetrics and prdc; their errors against their spread."""
 
-import os
 import re
 import tracemalloc
-import types
 import warnings
 
 import numpy as np
 import pytest
-from scipy import linalg
+from scipy import linalg, spatial
 
-import command_line
-import config
 import metrics
-from config import UserError
+import neighbours
+from metrics import TooFew
 
 
 def gaussian(rng, n, dims, scale=1.0, shift=0.0):
@@ -161,32 +158,8 @@ def test_moments_refuse_nonsense():
         with pytest.raises(ValueError, match="features"):
             moments.update(wrong)
     moments.update(np.zeros((1, 3)))
-    with pytest.raises(UserError, match="at least 2"):
+    with pytest.raises(TooFew, match="at least 2 images, and there is 1"):
         moments.sigma  # noqa: B018
-
-
-class Brightness:
-    """A stand-in for an extractor: the mean of each channel."""
-
-    dims, batch_size = 3, 4
-
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, images):
-        self.batches.append(len(images))
-        return images.mean(axis=(1, 2))
-
-
-def test_moments_of_images_include_the_last_part_of_a_batch(capsys):
-    images = np.random.default_rng(7).integers(0, 256, (10, 6, 5, 3), dtype=np.uint8)
-    extractor = Brightness()
-    moments = metrics.moments(iter(images), extractor, 10, "looking")
-    assert extractor.batches == [4, 4, 2]
-    assert moments.n == 10
-    np.testing.assert_allclose(moments.mu, images.mean(axis=(0, 1, 2)))
-    np.testing.assert_allclose(moments.sigma, np.cov(images.mean(axis=(1, 2)), rowvar=False))
-    assert "looking" in capsys.readouterr().err
 
 
 def test_warn_small():
@@ -196,158 +169,306 @@ def test_warn_small():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The stats file
-
-INFO = dict(
-    fid_features="inception", weights_hash="abc", fid_resize="clean", resolution="64x96", split="test", fingerprint="f0"
-)
-
-
-@pytest.fixture
-def moments():
-    result = metrics.Moments(5)
-    result.update(np.random.default_rng(8).standard_normal((9, 5)))
-    return result
-
-
-def test_stats_come_back_exactly(tmp_path, moments):
-    path = tmp_path / "new" / "fid_stats.npz"
-    metrics.save_stats(path, moments, INFO)
-    stats = metrics.load_stats(path, INFO)
-    assert stats.n == 9
-    assert np.array_equal(stats.mu, moments.mu)
-    assert np.array_equal(stats.sigma, moments.sigma)
-    assert stats.info.items() >= INFO.items()
-    assert "torch 2" in stats.info["created_by"]
-    assert os.listdir(path.parent) == ["fid_stats.npz"]
-    before = path.read_bytes()
-    metrics.save_stats(path, moments, INFO)
-    assert path.read_bytes() == before
-
-
-def test_stats_are_what_pytorch_fid_reads(tmp_path, moments):
-    from pytorch_fid.fid_score import compute_statistics_of_path
-
-    path = tmp_path / "fid_stats.npz"
-    metrics.save_stats(path, moments, INFO)
-    mu, sigma = compute_statistics_of_path(str(path), None, 1, 5, "cpu")
-    assert np.array_equal(mu, moments.mu)
-    assert np.array_equal(sigma, moments.sigma)
-
-
-@pytest.mark.parametrize("name", INFO)
-def test_stats_made_otherwise_are_refused(tmp_path, moments, name):
-    metrics.save_stats(tmp_path / "s.npz", moments, INFO)
-    with pytest.raises(UserError) as problem:
-        metrics.load_stats(tmp_path / "s.npz", INFO | {name: "another"}, "python -m this --that")
-    message = str(problem.value)
-    assert f"{name} {INFO[name]}" in message
-    assert "another" in message
-    assert message.endswith("make it with: python -m this --that")
-    assert "\n" not in message
-
-
-def test_stats_of_another_version_are_refused(tmp_path, moments, monkeypatch):
-    metrics.save_stats(tmp_path / "s.npz", moments, INFO)
-    monkeypatch.setattr(metrics, "STATS_VERSION", metrics.STATS_VERSION + 1)
-    with pytest.raises(UserError, match="stats_version"):
-        metrics.load_stats(tmp_path / "s.npz", INFO)
-
-
-def test_stats_that_are_no_stats_are_refused(tmp_path, moments):
-    path = tmp_path / "s.npz"
-    with pytest.raises(UserError, match="no statistics of real covers"):
-        metrics.load_stats(path, INFO)
-    with pytest.raises(UserError, match="not a stats file"):
-        metrics.load_stats(tmp_path, INFO)
-    metrics.save_stats(path, moments, INFO)
-    whole = path.read_bytes()
-    pickled = tmp_path / "pickled.npz"
-    np.savez(pickled, mu=np.array([{}], dtype=object))
-    flipped = bytearray(whole)
-    flipped[whole.index(moments.sigma.tobytes()) + 3] ^= 1  # one bit of one number: zip's checksum tells
-    for data in (b"", b"hello", whole[: len(whole) // 2], pickled.read_bytes(), bytes(flipped)):
-        path.write_bytes(data)
-        with pytest.raises(UserError, match=r"not a stats file.*make it with"):
-            metrics.load_stats(path, INFO)
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
-    with pytest.raises(UserError, match="not a stats file"):
-        metrics.load_stats(path, INFO)
-    np.savez(path, mu=moments.mu, sigma=moments.sigma)  # as pytorch-fid --save-stats writes it
-    with pytest.raises(UserError, match="doesn't say its n,"):
-        metrics.load_stats(path, INFO)
+# The error of the Fréchet distance, and its limit
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        dict(sigma=np.eye(4)),
-        dict(mu=np.zeros((5, 1))),
-        dict(mu=np.full(5, np.nan)),
-        dict(n=1),
-        dict(n=[9]),
-        dict(mu=["a"] * 5),
-    ],
+    ("n", "m", "relative"), [(300, 400, 1e-9), (70, 400, 1e-9), (30, 400, 1e-4), (300, 30, 1e-4), (20, 30, 1e-4)]
 )
-def test_stats_with_broken_numbers_are_refused(tmp_path, moments, wrong):
-    whole = dict(mu=moments.mu, sigma=moments.sigma, n=9, stats_version=metrics.STATS_VERSION)
-    np.savez(tmp_path / "s.npz", **whole)
-    assert metrics.load_stats(tmp_path / "s.npz", {}).n == 9
-    np.savez(tmp_path / "s.npz", **(whole | wrong))
-    with pytest.raises(UserError, match="doesn't hold a mean"):
-        metrics.load_stats(tmp_path / "s.npz", {})
+def test_distance_of_rows_is_the_distance(n, m, relative):
+    """64 dimensions: full rank to 9 digits; singular, where frechet_distance loses digits, to 4; by SVD to 9."""
+    rng = np.random.default_rng(10)
+    x, y = gaussian(rng, n, 64, shift=0.1), gaussian(rng, m, 64, 1.2)
+    distance = metrics.frechet_of_rows(x.astype(np.float32), *of(y))
+    x = x.astype(np.float32).astype(float)
+    for rows in (np.arange(n), rng.permutation(n)[: n // 2]):
+        chosen = x[rows]
+        loose = relative if len(rows) > 64 else max(relative, 1e-4)
+        assert distance(rows) == pytest.approx(metrics.frechet_distance(*of(chosen), *of(y)), rel=loose)
+        half1 = (chosen - chosen.mean(0)) / np.sqrt(len(rows) - 1)
+        half2 = (y - y.mean(0)) / np.sqrt(m - 1)
+        cross = np.linalg.svd(half1 @ half2.T, compute_uv=False).sum()
+        exact = np.sum((chosen.mean(0) - y.mean(0)) ** 2) + np.sum(half1**2) + np.sum(half2**2) - 2 * cross
+        assert distance(rows) == pytest.approx(exact, rel=1e-9)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, moments, monkeypatch):
-    path = tmp_path / "s.npz"
-    metrics.save_stats(path, moments, INFO)
-    before = path.read_bytes()
-
-    def full(file, **_):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(UserError, match=r"s\.npz.*No space left.*--fid_stats_path"):
-        metrics.save_stats(path, moments, INFO)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["s.npz"]
+def test_distance_to_a_single_point():
+    """sigma = 0: |mean - mu|² and the trace of the covariance are all that is left."""
+    x = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [2.0, 4.0]])
+    assert metrics.frechet_of_rows(x, np.zeros(2), np.zeros((2, 2)))(np.arange(4)) == pytest.approx(5 + 4 / 3 + 16 / 3)
+    assert metrics.frechet_error(np.ones((6, 2)), np.zeros(2), np.zeros((2, 2))) == pytest.approx(0, abs=1e-12)
+    value, error, r_squared = metrics.frechet_infinity(np.ones((40, 2)), np.zeros(2), np.zeros((2, 2)))
+    assert (value, error, r_squared) == pytest.approx((2, 0, 1), abs=1e-12)
 
 
-def test_require_writable(tmp_path, monkeypatch):
-    metrics.require_writable(tmp_path / "deep" / "s.npz")
-    assert os.listdir(tmp_path / "deep") == []
-    (tmp_path / "file").touch()
-    (tmp_path / "folder.npz").mkdir()
-    for path, match in (("s.txt", "must end in .npz"), ("folder.npz", "is a folder"), ("file/s.npz", "can't write")):
-        with pytest.raises(UserError, match=match):
-            metrics.require_writable(tmp_path / path)
-    monkeypatch.setattr(metrics.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
-    with pytest.raises(UserError, match="No space left"):
-        metrics.require_writable(tmp_path / "s.npz")
+def test_half_error_of_a_mean_is_the_known_one():
+    """Of the mean of n numbers: std / √n, in expectation; with odd n too, where the factor isn't 1."""
+    for n in (10, 11, 100):
+        x = np.random.default_rng(n).standard_normal(n)
+        error = metrics.half_error(lambda rows, x=x: x[rows].mean(), n, halves=4000)
+        assert error == pytest.approx(x.std(ddof=1) / np.sqrt(n), rel=0.04)
 
 
-def test_the_command_that_makes_the_right_file():
-    given = ["--data_root", "my covers", "--resolution", "64x96", "--split", "all", "--fid_features", "efficientnet"]
-    options, _ = command_line.parse(config.InferenceOptions, [*given, "--fid_batch_size", "50"])
-    command = metrics.stats_command(options)
-    assert command == (
-        "python -m precalc_fid_stats --data_root 'my covers' --resolution 64x96 "
-        "--fid_stats_path fid_stats.npz --fid_features efficientnet --split all"
+def spread_and_error(measure, repetitions):
+    """Standard deviation of the value of measure(seed) -> (value, error), and the root mean square of the error."""
+    values, errors = np.transpose([measure(seed)[:2] for seed in range(repetitions)])
+    return values.std(ddof=1), np.sqrt(np.mean(errors**2))
+
+
+def test_errors_are_the_spread_of_repetitions():
+    """200 draws (100 for the limit, which is slower): what each score says of its error is how it varies.
+
+    Within 20 %; the jackknife's may be too large by more (see half_error), up to 40 %, but not too small.
+    """
+    spread = 1 / np.sqrt(np.arange(1, 9))
+    reference = (np.zeros(8), np.diag(spread**2))
+    real = np.random.default_rng(0).standard_normal((100, 8)) * spread
+
+    def drawn(seed):
+        return (np.random.default_rng([1, seed]).standard_normal((120, 8)) * 1.2 + 0.5) * spread
+
+    def distance(seed):
+        value = metrics.frechet_of_rows(drawn(seed), *reference)(np.arange(120))
+        return value, metrics.frechet_error(drawn(seed), *reference, seed=seed)
+
+    def kernel(seed):  # both sides are drawn anew: its error is of both
+        other = np.random.default_rng([2, seed]).standard_normal((100, 8)) * spread
+        return metrics.kernel_distance(drawn(seed), other, seed=seed)
+
+    def recall(seed):
+        x = drawn(seed)
+        error = metrics.half_error(lambda rows: neighbours.precision_recall(x[rows], real)[1], len(x), seed=seed)
+        return neighbours.precision_recall(x, real)[1], error
+
+    def covered(seed):
+        x = drawn(seed)
+        error = metrics.half_error(lambda rows: neighbours.coverage(x[rows], real), len(x), seed=seed)
+        return neighbours.coverage(x, real), error
+
+    def precise(seed):
+        precision = neighbours.precision_recall(drawn(seed), real)[0]
+        return precision, neighbours.share_error(precision, 120)
+
+    cases = {
+        "fréchet": (distance, 200, 1.2),
+        "kernel": (kernel, 200, 1.2),
+        "limit": (lambda seed: metrics.frechet_infinity(drawn(seed), *reference, seed=seed), 100, 1.4),
+        "cmmd": (lambda seed: metrics.cmmd(drawn(seed) + 1, real + 1, seed=seed), 200, 1.4),
+        "precision": (precise, 200, 1.2),
+        "recall": (recall, 200, 1.4),
+        "coverage": (covered, 200, 1.4),
+    }
+    ratios = {}
+    for name, (measure, repetitions, _) in cases.items():
+        actual, told = spread_and_error(measure, repetitions)
+        ratios[name] = told / actual
+    print({name: round(float(ratio), 2) for name, ratio in ratios.items()})
+    for name, (_, _, most) in cases.items():
+        assert 0.8 < ratios[name] < most, name
+
+
+def test_the_limit_is_nearer_to_the_truth():
+    """Gaussians of known distance, n = 10 D: the mean of 10 draws has less than a fifth of the distance's bias."""
+    sd = 1 / np.sqrt(np.arange(1, 33))
+    reference = (np.zeros(32), np.diag(sd**2))
+    true = metrics.frechet_distance(np.full(32, 0.3) * sd, np.diag(sd**2), *reference)
+    plain, limits = [], []
+    for seed in range(10):
+        x = (np.random.default_rng(seed).standard_normal((320, 32)) + 0.3) * sd
+        plain.append(metrics.frechet_of_rows(x, *reference)(np.arange(320)))
+        limits.append(metrics.frechet_infinity(x, *reference, seed=seed))
+    bias, left = np.mean(plain) - true, np.mean([value for value, _, _ in limits]) - true
+    assert bias > 0.05 * true
+    assert abs(left) < bias / 5
+    assert all(0.8 < r_squared <= 1 for _, _, r_squared in limits)  # chance moves the points, too
+
+
+def test_what_few_images_do_to_the_limit():
+    """As frechet_infinity says: too large for n < D though nearer, a little too small for n = 2 D; r² doesn't tell."""
+    sd = 1 / np.sqrt(np.arange(1, 101))
+    reference = (np.zeros(100), np.diag(sd**2))
+    true = metrics.frechet_distance(np.full(100, 0.3) * sd, np.diag(sd**2), *reference)
+    for n, low, high in ((50, 0.5, 0.9), (200, -0.5, -0.05)):
+        x = (np.random.default_rng(1).standard_normal((n, 100)) + 0.3) * sd
+        bias = metrics.frechet_of_rows(x, *reference)(np.arange(n)) - true
+        value, _, r_squared = metrics.frechet_infinity(x, *reference)
+        assert low * bias < value - true < high * bias
+        assert r_squared > 0.95
+
+
+def test_the_same_seed_makes_the_same_figures():
+    rng = np.random.default_rng(11)
+    x, y = gaussian(rng, 60, 12), gaussian(rng, 50, 12, 1.2)
+    before = np.random.get_state()[1].copy()
+    for measure in (
+        lambda seed: metrics.frechet_error(x, *of(y), seed=seed),
+        lambda seed: metrics.frechet_infinity(x, *of(y), seed=seed),
+        lambda seed: metrics.kernel_distance(x, y, seed=seed),
+        lambda seed: metrics.cmmd(x, y, seed=seed),
+    ):
+        assert measure(3) == measure(3) != measure(4)
+    assert np.array_equal(before, np.random.get_state()[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The kernel distances and the CLIP score
+
+
+def test_kernel_distance_of_single_points():
+    """All of x at a, all of y at b: k(a, a) + k(b, b) - 2 k(a, b), with no error."""
+    value, error = metrics.kernel_distance(np.full((20, 2), 1.0), np.full((23, 2), 3.0))
+    assert (value, error) == (2**3 + 10**3 - 2 * 4**3, 0)
+    assert metrics.kernel_distance(np.full((20, 2), 3.0), np.full((20, 2), 3.0)) == (0, 0)
+
+
+def test_kernel_distance_is_zero_on_average_for_one_distribution():
+    rng = np.random.default_rng(12)
+    values = [metrics.kernel_distance(rng.random((40, 5)), rng.random((30, 5)))[0] for _ in range(400)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 20  # the biased estimate would be 20 such deviations off
+    assert min(values) < 0
+
+
+def test_kernel_distance_uses_each_image_once(monkeypatch):
+    parts = []
+    monkeypatch.setattr(metrics, "unbiased_mmd", lambda x, y: parts.append((x, y)) or len(parts))
+    x, y = np.arange(25.0)[:, None], np.arange(31.0)[:, None]
+    value, error = metrics.kernel_distance(x, y, subsets=4)
+    assert (value, error) == pytest.approx((2.5, np.std([1, 2, 3, 4], ddof=1) / 2))
+    for side, whole in zip(zip(*parts, strict=True), (x, y), strict=True):
+        assert sorted(np.concatenate(side).ravel()) == list(whole.ravel())
+        assert not np.array_equal(np.concatenate(side), whole)
+    assert [len(part) for part, _ in parts] == [7, 6, 6, 6]
+
+
+def test_kernel_distance_agrees_with_torchmetrics(monkeypatch):
+    """KID of torchmetrics on the same features, one subset of all: the estimate of each part, and so their mean."""
+    import torch
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    def theirs(x, y):
+        kid = KernelInceptionDistance(feature=torch.nn.Identity(), subsets=1, subset_size=len(x))
+        kid.update(torch.from_numpy(y), real=True)
+        kid.update(torch.from_numpy(x), real=False)
+        return float(kid.compute()[0])
+
+    rng = np.random.default_rng(13)
+    x, y = gaussian(rng, 60, 20, 3), gaussian(rng, 60, 20, 3.5, 0.2)
+    assert metrics.unbiased_mmd(x, y) == pytest.approx(theirs(x, y), rel=1e-10)
+    ours = metrics.kernel_distance(x, y, subsets=3)
+    monkeypatch.setattr(metrics, "unbiased_mmd", theirs)
+    assert ours == pytest.approx(metrics.kernel_distance(x, y, subsets=3), rel=1e-10)
+
+
+def test_cmmd_of_two_directions():
+    """All of x along one axis, all of y along another: |a - b|² = 2, so 2 - 2 exp(-1/100); lengths don't matter."""
+    x, y = np.zeros((5, 3)), np.zeros((7, 3))
+    x[:, 0], y[:, 1] = np.arange(1, 6), 0.1
+    value, error = metrics.cmmd(x, y)
+    assert value == pytest.approx(2000 * (1 - np.exp(-0.01)), rel=1e-12)
+    assert error == pytest.approx(0, abs=1e-12)
+    assert metrics.cmmd(x, 3 * x)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_cmmd_is_the_published_formula(monkeypatch):
+    """Means of the whole kernel matrices by scipy's distances, as its authors' code takes them; in any chunks."""
+    rng = np.random.default_rng(14)
+    x, y = rng.standard_normal((50, 16)) + 0.5, rng.standard_normal((70, 16))
+    a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+    kernel = [np.exp(-(spatial.distance.cdist(p, q) ** 2) / 200).mean() for p, q in ((a, a), (b, b), (a, b))]
+    expected = 1000 * (kernel[0] + kernel[1] - 2 * kernel[2])
+    assert metrics.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setattr(metrics, "CHUNK", 9)
+    assert metrics.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
+
+
+def test_clip_score_of_known_angles():
+    """cos = 1, 0.6, and -1, which counts as 0; lengths don't matter."""
+    images = np.array([[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    texts = np.array([[1.0, 0.0], [3.0, 4.0], [-5.0, 0.0]])
+    mean, error = metrics.clip_score(images, texts)
+    assert mean == pytest.approx(160 / 3)
+    assert error == pytest.approx(np.std([100, 60, 0], ddof=1) / np.sqrt(3))
+
+
+def test_clip_score_agrees_with_torchmetrics():
+    """Its CLIPScore with a model that looks the embeddings up; all cosines are above 0 here."""
+    import types
+
+    import torch
+    from torchmetrics.multimodal.clip_score import CLIPScore
+
+    rng = np.random.default_rng(15)
+    of_images, of_texts = (torch.from_numpy(rng.random((30, 8))) for _ in range(2))
+
+    class Model(torch.nn.Module):
+        config = types.SimpleNamespace()
+
+        def get_image_features(self, pixels):
+            return of_images[pixels[:, 0, 0, 0]]
+
+        def get_text_features(self, ids, mask):
+            return of_texts[ids]
+
+    def processor(images=None, text=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.stack(images)}
+        return {"input_ids": torch.tensor([int(t) for t in text]), "attention_mask": torch.ones(len(text))}
+
+    theirs = CLIPScore(lambda: (Model(), processor))
+    theirs.update([torch.full((3, 2, 2), i) for i in range(30)], [str(i) for i in range(30)])
+    assert metrics.clip_score(of_images.numpy(), of_texts.numpy())[0] == pytest.approx(
+        float(theirs.compute()), rel=1e-6
     )
 
 
-def test_reference_of_the_options(tmp_path, moments):
-    """load_reference ties options, extractor and data to the file."""
-    path = tmp_path / "s.npz"
-    options, _ = command_line.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
-    extractor = types.SimpleNamespace(name="inception", weights_hash="abc", resize="clean")
-    data = types.SimpleNamespace(books=lambda split: [split, "book"], fingerprint="+".join)
-    info = metrics.stats_info(options, extractor, data)
-    assert info == INFO | {"fingerprint": "test+book"}
-    metrics.save_stats(path, moments, info)
-    assert metrics.load_reference(options, extractor, data).n == 9
-    data.books = lambda split: [split, "another"]
-    with pytest.raises(UserError, match=r"fingerprint test\+book.*precalc_fid_stats --data_root"):
-        metrics.load_reference(options, extractor, data)
+# ---------------------------------------------------------------------------------------------------------------------
+# Bad input
+
+SCORES = {
+    "kernel_distance": (lambda x, y: metrics.kernel_distance(x, y), 20, 20),
+    "frechet_error": (lambda x, y: metrics.frechet_error(x, *of(y)), 4, None),
+    "frechet_infinity": (lambda x, y: metrics.frechet_infinity(x, *of(y)), 20, None),
+    "precision_recall": (lambda x, y: neighbours.precision_recall(x, y), 4, 4),
+    "coverage": (lambda x, y: neighbours.coverage(x, y), 1, 6),
+    "nearest": (lambda x, y: neighbours.nearest(x, [y]), None, 1),
+    "cmmd": (lambda x, y: metrics.cmmd(x, y), 4, 1),
+    "clip_score": (lambda x, y: metrics.clip_score(x, y[: len(x)]), 2, None),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_too_few_images_are_told(name):
+    score, drawn, real = SCORES[name]
+    x, y = np.random.default_rng(21).random((2, 25, 3))
+    score(x[:drawn], y[:real])  # just enough
+    for least, arguments in ((drawn, lambda n: (x[:n], y)), (real, lambda n: (x, y[:n]))):
+        if least:
+            with pytest.raises(TooFew, match=rf"needs at least {least} images, and there (is|are) {least - 1}$"):
+                score(*arguments(least - 1))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_are_no_features_is_refused(name):
+    score, _, _ = SCORES[name]
+    x, y = np.random.default_rng(22).random((2, 25, 3))
+    wrong = x.copy()
+    wrong[7, 1] = np.nan
+    for bad in ((wrong, y), (x, wrong), (x * np.inf, y)):
+        with pytest.raises(ValueError, match="finite"):
+            score(*bad)
+    for bad in ((x, y[:, :2]), (x[0], y)):
+        with pytest.raises(ValueError, match=r"expected features|shapes don't match"):
+            score(*bad)
+
+
+def test_more_that_is_refused():
+    x = np.ones((5, 3))
+    with pytest.raises(ValueError, match="5 images and 4 texts"):
+        metrics.clip_score(x, x[:4])
+    for score in (metrics.clip_score, metrics.cmmd):
+        with pytest.raises(ValueError, match="length 0"):
+            score(x, x * 0)
+    with pytest.raises(TooFew, match="memorisation needs at least 1 images, and there are 0"):
+        neighbours.memorisation([], [1.0])
+    with pytest.raises(ValueError, match="finite distances"):
+        neighbours.memorisation([np.inf], [1.0])

@@ -12,9 +12,11 @@ import command_line
 import config
 import covers
 import dataset
+import feature_cache
 import features
 import metrics
 import precalc_fid_stats
+import stats_file
 
 COLUMNS = [
     *("book_authors", "book_desc", "book_edition", "book_format", "book_isbn", "book_pages", "book_rating"),
@@ -67,7 +69,7 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
     options, _ = command_line.parse(config.StatsOptions, words(root, path))
     extractor = features.load_extractor(options, torch.device("cpu"))
     data = dataset.open_data(options)
-    stats = metrics.load_reference(options, extractor, data)
+    stats = stats_file.load_reference(options, extractor, data)
     held_out = data.books("test")
     assert sorted(book.row for book in held_out) == [9, 10, 11, 12, 13]
     pixels = np.stack([covers.read(book.image, (64, 96)) for book in held_out])
@@ -82,7 +84,7 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
     for change, name in zip(others, ("resolution", "split", "split"), strict=True):
         other, _ = command_line.parse(config.StatsOptions, words(root, path, *change))
         with pytest.raises(config.UserError, match=f"was made with {name} ") as problem:
-            metrics.load_reference(other, extractor, data)
+            stats_file.load_reference(other, extractor, data)
         assert f"precalc_fid_stats --data_root {root}" in str(problem.value)
         assert " ".join(change) in str(problem.value)
 
@@ -100,7 +102,7 @@ def test_what_is_wrong_is_found_before_the_long_work(root, tmp_path, monkeypatch
     def long_work(*_):
         raise AssertionError("the long work has begun")
 
-    monkeypatch.setattr(metrics, "moments", long_work)
+    monkeypatch.setattr(feature_cache, "of_books", long_work)
     (tmp_path / "file").touch()
     wrong = {
         "must end in .npz": words(root, tmp_path / "stats.txt"),

@@ -127,6 +127,22 @@ def test_scores_stand_with_their_versions(options, listing):
     assert rows["v2"]["score"] == "FID 12.35 (n = 5000); FD-efficientnet 1.50 (n = 20)"
 
 
+def test_one_run_shows_every_metric_of_its_versions(options, listing, capsys):
+    def value(name, figure):
+        return {"name": name, "value": figure, "error": 1.5, "n": 50, "real": 20, "better": "lower", "note": None}
+
+    run = make_run(options)
+    catalog.add_score(run, "v2", {"score": "FD", "n": 50, "values": {"kid": value("KD", 0.25)}})
+    catalog.add_score(run, "v0", {"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}})
+    assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    rows = {words[1]: [word.strip() for word in words[2:] if word] for words in lines if len(words) > 2}
+    assert rows["metric"] == ["v0", "v2", "real covers"]
+    assert rows["FD"] == ["301.00 ± 1.5", "20.00"] and rows["KD"] == ["0.25 ± 1.5", "20.00"]
+    assert runs.main(["--output_dir", str(run.parent)]) == 0
+    assert "real covers" not in capsys.readouterr().out  # of all runs just the listing
+
+
 def test_several_runs_the_last_one_started_at_the_end(options, listing):
     for place, run_id in enumerate(["b", "a", "c"]):
         config = make_run(options, run_id) / "config.json"
@@ -244,10 +260,6 @@ def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_option
 )
 def test_sizes_in_words(size, text):
     assert runs.readable(size) == text
-
-
-def test_a_table_is_as_wide_as_it_must_be():
-    assert runs.table([("a", "bb", ""), ("ccc", "", "d")]) == "  a    bb\n  ccc      d\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -83,8 +83,8 @@ def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path,
 def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
     """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
     import dataset
-    import metrics
     import sampling
+    import stats_file
 
     options = command_line.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
     folder = tmp_path / "v1"
@@ -97,7 +97,7 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
     assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(
         0, abs=1e-2
     )  # by rounding; see there
-    assert metrics.load_stats(stats, {}).n == len(books) == 26
+    assert stats_file.load_stats(stats, {}).n == len(books) == 26
 
 
 def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):

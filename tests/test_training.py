@@ -200,6 +200,8 @@ def test_validation_is_fixed_and_best_goes_by_it(arguments, runs):
     losses = [line["validation_loss"] for line in read_log(runs / "run") if "validation_loss" in line]
     assert len(losses) == 5  # v0 and each update
     assert losses == pytest.approx([losses[0]] * 5, rel=1e-6)  # the same covers, noise and timesteps each time
+    bands = [line["validation_bands"] for line in read_log(runs / "run") if "validation_loss" in line]
+    assert [sum(four) / 4 for four in bands] == pytest.approx(losses) and len(bands[0]) == 4  # of one cover each
     ledger = json.loads((runs / "run" / "versions.json").read_text())
     scores = {name: version["validation_loss"] for name, version in ledger["versions"].items()}
     assert scores == {"v1": losses[2], "v2": losses[4]}

@@ -1,0 +1,1 @@
+"""Long comparisons, each one command that goes on where it stopped."""

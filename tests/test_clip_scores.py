@@ -1,0 +1,97 @@
+"""A small CLIP with random weights from a folder: embeddings as transformers' own, scores as torchmetrics'."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clip_scores
+import config
+import metrics
+import models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A CLIP that transformers loads: 2 layers, 16 dimensions, squares of 32 pixels, and the tokenizer of `tiny`."""
+    import transformers
+
+    tokenizer = models.build_tiny().tokenizer
+    torch.manual_seed(0)
+    small = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    text = dict(**small, **ends, vocab_size=len(tokenizer), max_position_embeddings=77)
+    vision = dict(**small, image_size=32, patch_size=8)
+    configuration = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    folder = tmp_path_factory.mktemp("clip")
+    transformers.CLIPModel(configuration).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return clip_scores.load(str(folder), 4, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def squares():
+    return np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+
+
+TEXTS = ["a book", "a poster of a whale", "a cover with a very long title " * 30, "night", "red", "a book"]
+
+
+def test_embeddings_are_those_of_transformers(clip, folder, squares):
+    import transformers
+
+    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+    tokens = clip.tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        pixels = processor([Image.fromarray(s) for s in squares], return_tensors="pt")["pixel_values"]
+        images = clip.model.get_image_features(pixel_values=pixels).pooler_output
+        texts = clip.model.get_text_features(**tokens).pooler_output
+    assert np.allclose(clip.extractor(squares), images, atol=1e-5)
+    assert np.allclose(clip.embed_texts(TEXTS, batch_size=len(TEXTS)), texts, atol=1e-6)
+    assert clip.extractor(squares).shape == clip.embed_texts(TEXTS).shape == (6, 16)
+
+
+def test_the_score_is_torchmetrics(clip, folder, squares, monkeypatch):
+    import transformers
+    from torchmetrics.functional.multimodal import clip_score
+
+    # torchmetrics still expects a tensor where transformers 5 gives an output
+    for name in ("get_image_features", "get_text_features"):
+        old = getattr(type(clip.model), name)
+        monkeypatch.setattr(type(clip.model), name, lambda *a, old=old, **k: old(*a, **k).pooler_output)
+    images = [torch.from_numpy(square).permute(2, 0, 1) for square in squares]
+    processor = transformers.CLIPProcessor(transformers.CLIPImageProcessor.from_pretrained(folder), clip.tokenizer)
+    pairs = zip(images, TEXTS, strict=True)
+    expected = [clip_score(image, text, lambda: (clip.model, processor)).item() for image, text in pairs]
+    monkeypatch.undo()
+    got, error = metrics.clip_score(clip.extractor(squares), clip.embed_texts(TEXTS))
+    assert got == pytest.approx(np.mean(expected), abs=1e-3) and error > 0
+
+
+def test_a_whole_cover_is_seen_not_its_middle_square(clip):
+    """Bands at the top and bottom of a tall cover change its embedding."""
+    plain = np.full((1, 96, 64, 3), 128, np.uint8)
+    banded = plain.copy()
+    banded[:, :12], banded[:, -12:] = 255, 0
+    assert np.abs(clip.extractor(plain) - clip.extractor(banded)).max() > 1e-3
+
+
+@pytest.mark.parametrize("source", ["/nowhere/clip", "openai/not-on-this-disk"])
+def test_no_model_is_one_line_with_a_remedy(source):
+    with pytest.raises(config.UserError, match=f"--clip_model {source} can't be loaded .* give a hub id such as"):
+        clip_scores.load(source, 4, torch.device("cpu"))
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    models.build_tiny().pipeline().save_pretrained(tmp_path / "sd")
+    assert pathlib.Path(tmp_path / "sd" / "unet").is_dir()
+    with pytest.raises(config.UserError, match="can't be loaded as a CLIP model"):
+        clip_scores.load(str(tmp_path / "sd"), 4, torch.device("cpu"))

@@ -1,0 +1,111 @@
+"""Features are computed once, block by block, and anew just where something changed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config
+import feature_cache
+import features
+
+
+@pytest.fixture
+def extractor():
+    """Three numbers an image, by hand; remembers how many images it saw. Batches of 2."""
+
+    def network(batch):
+        seen.append(len(batch))
+        return batch.mean(dim=(2, 3))
+
+    seen = []
+    extractor = features.Extractor(
+        *("by hand", "FD (by hand)", 3, "hash", "clean", 2, torch.device("cpu")), prepare=lambda x: x, network=network
+    )
+    object.__setattr__(extractor, "seen", seen)
+    return extractor
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A folder with 7 covers of one colour each, their rows, and their colours (7, 3)."""
+    monkeypatch.setattr(feature_cache, "BLOCK", 3)
+    colours = np.random.default_rng(0).integers(0, 256, (7, 3)).astype(np.uint8)
+    for row, colour in enumerate(colours):
+        Image.fromarray(np.broadcast_to(colour, (12, 8, 3)).copy()).save(tmp_path / f"{row}.png")
+    return tmp_path, range(7), colours
+
+
+def all_of(folder, rows, extractor):
+    blocks = list(feature_cache.of_drawn(folder, rows, extractor))
+    assert all(block.dtype == np.float32 and len(block) <= feature_cache.BLOCK for block in blocks)
+    return np.concatenate(blocks)
+
+
+def test_features_are_those_of_the_network_in_the_order_of_the_rows(drawn, extractor):
+    folder, rows, colours = drawn
+    assert np.allclose(all_of(folder, rows, extractor), colours, atol=1e-4)
+    assert extractor.seen == [2, 1, 2, 1, 1]  # batches of 2 within blocks of 3
+    backwards = all_of(folder, [*reversed(rows)], extractor)
+    assert np.allclose(backwards, colours[::-1], atol=1e-4)
+
+
+def test_nothing_is_computed_twice_and_a_change_costs_one_block(drawn, extractor):
+    folder, rows, _ = drawn
+    first = all_of(folder, rows, extractor)
+    extractor.seen.clear()
+    assert np.array_equal(all_of(folder, rows, extractor), first) and not extractor.seen
+
+    Image.new("RGB", (8, 12), (1, 2, 3)).save(folder / "4.png")  # in the second block
+    changed = all_of(folder, rows, extractor)
+    assert np.allclose(changed[4], (1, 2, 3), atol=1e-4) and np.array_equal(
+        np.delete(changed, 4, 0), first[[0, 1, 2, 3, 5, 6]]
+    )
+    assert sum(extractor.seen) == 3
+    extractor.seen.clear()
+    object.__setattr__(extractor, "weights_hash", "other")
+    all_of(folder, rows, extractor)
+    assert sum(extractor.seen) == 7
+
+
+def test_a_stop_keeps_whole_blocks_and_damage_is_mended(drawn, extractor):
+    folder, rows, _ = drawn
+    blocks = feature_cache.of_drawn(folder, rows, extractor)
+    next(blocks), blocks.close()
+    extractor.seen.clear()
+    first = all_of(folder, rows, extractor)
+    assert sum(extractor.seen) == 4  # the first 3 were there
+
+    for path, text in zip(sorted((folder / "features").iterdir()), (b"", b"nonsense", b"\x93NUMPY"), strict=True):
+        path.write_bytes(text)
+    assert np.array_equal(all_of(folder, rows, extractor), first)
+    assert not [path for path in (folder / "features").iterdir() if path.name.startswith(".")]
+
+
+def test_a_missing_or_damaged_cover_is_named(drawn, extractor):
+    folder, rows, _ = drawn
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:40])
+    with pytest.raises(config.UserError, match=r"can't read .*/5\.png"):
+        all_of(folder, rows, extractor)
+    (folder / "5.png").unlink()
+    with pytest.raises(config.UserError, match=r"can't read .*/5\.png as a PNG image: it is not there"):
+        all_of(folder, rows, extractor)
+
+
+def test_real_covers_are_known_by_content_and_size(small_data, extractor, tmp_path):
+    import command_line
+    import covers
+    import dataset
+
+    words = ["--data_root", str(small_data), "--resolution", "32x48", "--cache_dir", str(tmp_path)]
+    options = command_line.parse(config.StatsOptions, words)[0]
+    books = dataset.open_data(options).books("all")
+    got = np.concatenate(list(feature_cache.of_books(books, options, extractor, "real")))
+    means = [covers.read(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
+    assert np.allclose(got, means, atol=1e-3)
+    extractor.seen.clear()
+    list(feature_cache.of_books(books, options, extractor, "real"))
+    assert not extractor.seen
+    larger = command_line.parse(config.StatsOptions, [*words, "--resolution", "40x48"])[0]
+    list(feature_cache.of_books(books, larger, extractor, "real"))
+    assert sum(extractor.seen) == len(books) == 26

@@ -1,0 +1,93 @@
+"""A folder of covers: which version, where, and that what is there fits what is asked for."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import command_line
+import config
+import gallery
+
+
+def parsed(*words):
+    given = command_line.read_command_line(config.InferenceOptions, list(map(str, words)))
+    return config.InferenceOptions(**given), given
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A folder of runs with one that started from `tiny` and has a version v1."""
+    version = tmp_path / "runs" / "one" / "versions" / "v1"
+    version.mkdir(parents=True)
+    (version / "model_index.json").write_text("{}")
+    run = tmp_path / "runs" / "one"
+    (run / "config.json").write_text(json.dumps({"pretrained_model": "tiny", "steps": 7, "seed": 3, "batch_size": 9}))
+    ledger = {"versions": {"v1": {"step": 5, "validation_loss": 0.5}}, "aliases": {"latest": "v1", "best": "v1"}}
+    (run / "versions.json").write_text(json.dumps(ledger))
+    return tmp_path / "runs"
+
+
+def test_a_version_brings_the_settings_of_its_run(runs):
+    options, version = gallery.find(*parsed("--output_dir", runs, "--version", "best", "--seed", 4))
+    assert version == ("v1", str(runs / "one" / "versions" / "v1"), runs / "one")
+    assert (options.steps, options.seed, options.batch_size) == (7, 4, 4)  # drawing from the run, batches not
+    assert gallery.home_of(options, version) == runs / "one" / "covers"
+    options, _ = parsed("--save_dir", runs / "elsewhere")
+    assert gallery.home_of(options, version) == runs / "elsewhere"
+
+
+def test_a_model_without_a_run_has_covers_here(tmp_path):
+    options, version = gallery.find(*parsed("--output_dir", tmp_path, "--version", "v0", "--pretrained_model", "tiny"))
+    assert version == ("v0", "tiny", None) and str(gallery.home_of(options, version)) == "covers"
+
+
+def test_another_start_than_the_runs_is_refused(runs):
+    with pytest.raises(config.UserError, match="run one started from tiny, not from --pretrained_model other"):
+        gallery.find(*parsed("--output_dir", runs, "--version", "v1", "--pretrained_model", "other"))
+    _, version = gallery.find(*parsed("--output_dir", runs, "--version", "v0", "--pretrained_model", "other"))
+    assert version == ("v0", "other", None)
+
+
+def test_settings_of_a_folder_are_kept_and_compared(tmp_path):
+    path, settings = tmp_path / gallery.SETTINGS, {"seed": 1, "steps": 5}
+    gallery.require_same_settings(path, settings, {"3": "a book"})
+    gallery.require_same_settings(path, settings, {"4": "another"})
+    assert json.loads(path.read_text()) == {**settings, "prompts": {"3": "a book", "4": "another"}}
+    with pytest.raises(config.UserError, match="were drawn with steps 5, and now it is 6: choose another --save_dir"):
+        gallery.require_same_settings(path, {"seed": 1, "steps": 6}, {})
+    with pytest.raises(config.UserError, match=r"row 3 .* was drawn from another prompt, 'a book'"):
+        gallery.require_same_settings(path, settings, {"3": "a tree"})
+
+
+def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
+    import accelerate
+
+    import models
+    from prompts import Book
+
+    words = "--resolution 32x48 --steps 2 --pretrained_model tiny --batch_size 2"
+    options, _ = parsed(*words.split())
+    books = [Book(row, f"Book {row}", ["Ann Oak"], ["Fantasy"], "", "", "", 32, 48, "test") for row in (5, 2, 9)]
+    version = gallery.Version("v0", "tiny", None)
+    state = accelerate.Accelerator(cpu=True).state
+    settings = gallery.draw(options, version, tmp_path / "all", books, state)
+    assert settings["weights"] == models.weights_hash(models.build_tiny()) and settings["version"] == "v0"
+    gallery.draw(options, version, tmp_path / "some", books[1:2], state)
+    before = (tmp_path / "some" / "2.png").stat().st_mtime_ns
+    gallery.draw(options, version, tmp_path / "some", books, state)
+    assert (tmp_path / "some" / "2.png").stat().st_mtime_ns == before
+    pictures = {}
+    for folder in ("all", "some"):
+        for row in (5, 2, 9):
+            with Image.open(tmp_path / folder / f"{row}.png") as image:
+                pictures[folder, row] = image.tobytes()
+    assert all(pictures["all", row] == pictures["some", row] for row in (5, 2, 9))
+    assert len(set(pictures.values())) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_one_line():
+    from pathlib import Path
+
+    with pytest.raises(config.UserError, match=r"can't make /proc/nowhere.*choose another --save_dir"):
+        gallery.make_folder(Path("/proc/nowhere"))

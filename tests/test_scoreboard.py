@@ -1,0 +1,120 @@
+"""Scores side by side: which are refused, what counts as better, how numbers read."""
+
+import pytest
+
+import scoreboard
+import values as values_module
+from config import UserError
+
+
+def value(figure, error=1.0, better="lower", real=None, n=50, note=None):
+    return {"name": "FID", "value": figure, "error": error, "n": n, "real": real, "better": better, "note": note}
+
+
+def score(*, name="FID", skipped=None, fid=10.0, **settings):
+    return {
+        **dict.fromkeys(values_module.ALIKE, 1),
+        "score": name,
+        "values": {"fid": value(fid)},
+        "skipped": skipped or {},
+        **settings,
+    }
+
+
+def cells(first, *others):
+    """The cells of a row whose base is `first`."""
+    names = [f"v{i}" for i in range(1 + len(others))]
+    return scoreboard.table_row(dict(zip(names, (first, *others), strict=True)), names, "v0").cells
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which scores
+
+
+def test_the_score_that_most_versions_have_is_picked():
+    scores = {
+        "v0": {"FD": score(name="FD"), "FID": score()},
+        "v1": {"FD": score(name="FD")},
+        "v2": {"FID": score(), "FD": score(name="FD")},
+        "v3": {},
+        "v4": {"FID": {"score": "FID", "distance": 3.0, "n": 5}},  # no values: it can't be shown beside others
+    }
+    picked = scoreboard.pick(scores)
+    assert {label: score["score"] for label, score in picked.items()} == {"v0": "FD", "v1": "FD", "v2": "FD"}
+    assert scoreboard.pick({}) == {} == scoreboard.pick({"v0": {}})
+
+
+def test_a_version_that_lacks_the_common_score_keeps_its_own():
+    scores = {"v0": {"FD": score(name="FD")}, "v1": {"FD": score(name="FD")}, "v2": {"FID": score()}}
+    assert scoreboard.pick(scores)["v2"]["score"] == "FID"
+
+
+@pytest.mark.parametrize("name", values_module.ALIKE)
+def test_scores_of_different_settings_are_refused_by_name(name):
+    scoreboard.require_alike({"v0": score(), "v1": score()})
+    picked = {"v0": score(), "v1": score(**{name: 20}), "v2": score()}
+    expected = f"different settings: {name} is 1 for v0, v2 and 20 for v1; .* --mixed True"
+    with pytest.raises(
+        UserError, match=expected.replace("score is 1", "score is FID") if name == "score" else expected
+    ):
+        scoreboard.require_alike(picked)
+
+
+def test_other_weights_and_names_are_no_other_settings():
+    scoreboard.require_alike({"a": score(version="v0", weights="x", run_id="a"), "b": score(version="v1", weights="y")})
+    scoreboard.require_alike({})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Better or worse
+
+
+def test_a_difference_counts_beyond_twice_the_error_of_both():
+    """√(3² + 4²) = 5, so differences up to 10 are within error."""
+    base = value(100.0, 3.0)
+    marks = [(c.verdict, c.arrow) for c in cells(base, value(90.1, 4.0), value(89.9, 4.0), value(110.1, 4.0))]
+    assert marks == [("", ""), ("within error", ""), ("better", "↓"), ("worse", "↑")]
+
+
+def test_higher_may_be_better_and_so_may_be_nearer_to_real():
+    assert cells(value(0.2, 0.01, "higher"), value(0.5, 0.01, "higher"))[1][-2:] == ("better", "↑")
+    base = value(0.5, 0.01, "real", real=1.0)
+    assert cells(base, value(0.9, 0.01, "real", real=1.0))[1].verdict == "better"
+    assert cells(base, value(0.1, 0.01, "real", real=1.0))[1].verdict == "worse"
+
+
+def test_without_errors_nothing_is_called_better():
+    assert cells(value(100.0, None), value(1.0, 0.1))[1].verdict == ""
+    assert cells(value(100.0, 0.1), value(1.0, None))[1].verdict == ""
+
+
+def test_the_base_is_v0_or_else_the_first_that_has_a_score():
+    assert scoreboard.table({"a": score(), "v0": score()}, ["a", "v0"])[0] == "v0"
+    assert scoreboard.table({"b": score(), "c": score()}, ["a", "b", "c"])[0] == "b"
+    assert scoreboard.table({}, ["a"]) == (None, [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it reads
+
+
+def test_numbers_of_a_row_have_the_decimals_of_its_least_error():
+    shown = [(c.text, c.error) for c in cells(value(1301.256, 12.3), value(-9.87654, 0.123))]
+    assert shown == [("1,301.26", "12.30"), ("−9.88", "0.12")]
+    assert [c.text for c in cells(value(0.123456, None), value(0.01, None))] == ["0.1235", "0.0100"]
+    assert cells(value(0.0, 0.0))[0].text == "0.0"
+
+
+def test_n_and_real_stand_once_where_they_are_one():
+    row = scoreboard.table_row({"v0": value(5, real=1.5), "v1": value(6, real=1.5)}, ["v0", "v1", "v2"], "v0")
+    assert row.real == "1.5" and "n = 50" in row.hint and row.cells[0].n is None and row.cells[2] == scoreboard.Cell()
+    row = scoreboard.table_row({"v0": value(5, real=1.5), "v1": value(6, real=2.5, n=7)}, ["v0", "v1"], "v0")
+    assert row.real == "" and "n =" not in row.hint
+    assert [(c.n, c.real) for c in row.cells] == [(50, "1.5"), (7, "2.5")]
+
+
+def test_remarks_stand_once_with_their_versions():
+    why = {"clip": "no model"}
+    picked = {"v0": score(skipped=why), "v1": score(skipped=why), "v2": score()}
+    picked["v2"]["values"]["fid"]["note"] = "few covers"
+    assert scoreboard.remarks(picked) == ([("clip", "no model", ["v0", "v1"])], [("FID", "few covers", ["v2"])])

@@ -1,0 +1,191 @@
+"""Every metric at once on covers whose scores are known beforehand: real ones, copies, blank ones."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import command_line
+import config
+import covers
+import dataset
+import features
+import scoring
+import stats_file
+
+
+@pytest.fixture(scope="module")
+def options(small_data):
+    words = f"--data_root {small_data} --resolution 64x96 --fid_features efficientnet --split test --calc_fid".split()
+    return command_line.parse(config.InferenceOptions, words)[0]
+
+
+@pytest.fixture(scope="module")
+def data(options):
+    """More books held out than the small data folder says: every other one."""
+    found = dataset.open_data(options)
+    books = [dataclasses.replace(b, split=("test", "train")[i % 2]) for i, b in enumerate(found.kept)]
+    return dataclasses.replace(found, kept=books)
+
+
+@pytest.fixture(scope="module")
+def extractor(options):
+    return features.load_extractor(options, torch.device("cpu"))
+
+
+@pytest.fixture
+def sides(options, data, extractor, tmp_path):
+    """Makes Sides whose drawn covers are what `picture(book)` gives for each held-out book."""
+
+    def make(picture, **changes):
+        books = data.books("test")
+        for book in books:
+            import sampling
+
+            sampling.save_png(tmp_path / f"{book.row}.png", torch.from_numpy(picture(book)))
+        real = list(scoring.feature_cache.of_books(books, options, extractor, "real"))
+        moments = scoring.moments_of(np.concatenate(real))
+        reference = stats_file.Stats(moments.n, moments.mu, moments.sigma, {"fingerprint": "f"})
+        made = scoring.Sides(options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None)
+        return dataclasses.replace(made, **changes)
+
+    return make
+
+
+def real(book):
+    return covers.read(book.image, (64, 96)).copy()
+
+
+def blank(book):
+    return np.full((96, 64, 3), 200, np.uint8)
+
+
+def test_covers_that_are_the_real_ones(sides):
+    values, skipped = scoring.measure(sides(real))
+    assert values["fid"]["value"] == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
+    assert values["fid"]["real"] > 1
+    for key in ("precision", "recall", "coverage"):
+        assert values[key]["value"] == 1
+    for key in ("title_accuracy", "titles_read"):
+        assert values[key]["value"] == values[key]["real"]
+    assert values["fid"]["note"] is None and values["fid"]["n"] == 13
+    assert skipped == {
+        "fid_infinity": "an extrapolated Fréchet distance needs at least 20 images, and there are 13",
+        "kid": "a kernel distance in 10 parts needs at least 20 images, and there are 13",
+        "clip": "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)",
+    }
+    assert json.loads(json.dumps(values)) == values  # plain numbers
+    assert all(set(value) == {"name", "value", "error", "n", "real", "better", "note"} for value in values.values())
+
+
+def test_covers_that_are_copies_of_learned_ones(sides, data):
+    learned = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
+    values, _ = scoring.measure(sides(lambda book: real(learned[book.row])))
+    assert values["memorisation"]["value"] == 1 and values["memorisation"]["real"] == pytest.approx(1 / 14)
+    first = data.books("test")[0].row
+    assert values["memorisation"]["note"] == f"the nearest: {first}.png to the real cover of row {learned[first].row}"
+    assert values["fid"]["value"] == pytest.approx(values["fid"]["real"], rel=1e-3)  # the floor's very covers
+
+
+def test_covers_without_anything_on_them(sides):
+    values, _ = scoring.measure(sides(blank))
+    assert values["fid"]["value"] > 5 * values["fid"]["real"]
+    assert values["precision"]["value"] == values["coverage"]["value"] == 0
+    assert values["title_accuracy"]["value"] == values["titles_read"]["value"] == 0
+
+
+def test_a_run_remembers_on_what_it_learned(sides, data, tmp_path):
+    """Covers that this run never saw can't be memorised by it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
+    assert sides(blank, run=tmp_path / "run").learned_books() == data.books("train")[:2]
+    assert sides(blank).learned_books() == data.books("train")
+
+
+def test_only_what_was_asked_for_is_measured(sides, options):
+    chosen = dataclasses.replace(options, metrics="precision, legibility")
+    values, skipped = scoring.measure(sides(blank, options=chosen))
+    assert list(values) == [
+        "precision",
+        "recall",
+        "coverage",
+        "title_accuracy",
+        "titles_read",
+        "author_accuracy",
+        "authors_read",
+    ]
+    assert skipped == {}
+
+
+def test_the_floor_shares_no_book_and_has_as_many_where_it_can(data):
+    ours, reference = scoring.floor_books(data, "test", 5)
+    assert len(ours) == 5 and reference == data.books("test") and not {b.row for b in ours} & {b.row for b in reference}
+    halves = scoring.floor_books(data, "all", 20)
+    assert [len(half) for half in halves] == [13, 13] and not {b.row for b in halves[0]} & {b.row for b in halves[1]}
+
+
+def test_a_floor_of_other_numbers_is_said(sides, options):
+    made = sides(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
+    made = dataclasses.replace(made, reference=dataclasses.replace(made.reference, n=26))
+    values, _ = scoring.measure(made)
+    assert values["fid"]["note"] == "real: 13 covers against 13"
+    assert scoring.floor_note(sides(blank)) is None
+
+
+def test_usual_names_are_for_the_official_network_alone(sides, extractor):
+    made = sides(blank)
+    assert scoring.named(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
+    official = dataclasses.replace(made, extractor=dataclasses.replace(extractor, score_name="FID"))
+    assert scoring.named(official, "KD", "KID") == "KID" and scoring.named(official, "recall") == "recall"
+
+
+def test_metrics_of_the_same_settings_gather(tmp_path):
+    path = tmp_path / "metrics.json"
+    fid, kid = ({"value": number} for number in (5.0, 0.1))
+    first = scoring.merge(path, {"n": 3}, {"fid": fid}, {"clip": "why"})
+    assert first == {"n": 3, "distance": 5.0, "values": {"fid": fid}, "skipped": {"clip": "why"}}
+    path.write_text(json.dumps(first))
+    assert scoring.merge(path, {"n": 3}, {"kid": kid}, {}) == {
+        **{"n": 3, "distance": 5.0, "values": {"fid": fid, "kid": kid}, "skipped": {}}
+    }
+    assert scoring.merge(path, {"n": 4}, {"kid": kid}, {}) == {"n": 4, "values": {"kid": kid}, "skipped": {}}
+
+
+def test_clip_scores_stand_with_their_ceiling(sides, options, tmp_path_factory):
+    """A CLIP by hand: the embedding of a cover is its mean colour, of a text always red."""
+
+    class Clip:
+        name = "by hand"
+        extractor = features.Extractor(
+            *("by hand", "CMMD", 3, "hash", "clean", 4, torch.device("cpu")),
+            prepare=lambda pixels: pixels / 255,
+            network=lambda batch: batch.mean(dim=(2, 3)),
+        )
+
+        def embed_texts(self, texts):
+            return np.tile([1.0, 0, 0], (len(texts), 1))
+
+    def red(book):
+        return np.broadcast_to(np.array([200, 0, 0], np.uint8), (96, 64, 3)).copy()
+
+    chosen = dataclasses.replace(options, metrics="clip")
+    values, skipped = scoring.measure(sides(red, options=chosen, clip=Clip()))
+    assert values["clip_score"]["value"] == pytest.approx(100) and values["clip_score"]["real"] < 99
+    assert values["cmmd"]["value"] > values["cmmd"]["real"] and skipped == {}
+
+
+def test_jpeg_in_disguise_and_mixed_sizes_are_refused(sides, data):
+    made = sides(real)
+    first, second = (made.folder / f"{book.row}.png" for book in data.books("test")[:2])
+    shutil.copy(data.books("test")[0].image, first)
+    with pytest.raises(config.UserError, match=f"can't read {first} as a PNG image"):
+        scoring.measure(made)
+    from PIL import Image
+
+    Image.new("RGB", (64, 96)).save(first)
+    Image.new("RGB", (32, 96)).save(second)
+    with pytest.raises(config.UserError, match="images of one score must have one size"):
+        scoring.measure(dataclasses.replace(made))

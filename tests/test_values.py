@@ -1,0 +1,64 @@
+"""What scores say: text, table, and whether a difference is more than noise."""
+
+import pytest
+
+import values
+
+
+def value(figure, error=None, real=None, better="lower", name="FD", n=10):
+    return {"name": name, "value": figure, "error": error, "n": n, "real": real, "better": better, "note": None}
+
+
+@pytest.mark.parametrize(
+    ("figure", "error", "text"),
+    [
+        (285.9731, 3.123, "285.97 ± 3.1"),
+        (0.123456, None, "0.1235"),
+        (0, 0.0049, "0 ± 0.0049"),
+        (-0.0162, None, "-0.0162"),
+        (10054.2, None, "10054.20"),
+    ],
+)
+def test_text(figure, error, text):
+    assert values.text(value(figure, error)) == text
+
+
+@pytest.mark.parametrize(
+    ("now", "start", "better", "real", "says"),
+    [
+        ((90, 3), (100, 4), "lower", None, "same"),  # 10 is 2 standard errors of the difference, √(9 + 16)
+        ((89, 3), (100, 4), "lower", None, "better"),
+        ((111, 3), (100, 4), "lower", None, "worse"),
+        ((111, 3), (100, 4), "higher", None, "better"),
+        ((0.30, 0.01), (0.05, 0.01), "real", 0.01, "worse"),
+        ((0.05, 0.01), (0.30, 0.01), "real", 0.01, "better"),
+        ((0.05, 0.01), (0.30, 0.01), "real", None, None),
+        ((0.8, 0.01), (1.2, 0.01), "real", 1.0, "same"),  # as far, on either side
+        ((1, None), (5, 0.1), "lower", None, None),
+        ((1, 0.1), (5, None), "lower", None, None),
+    ],
+)
+def test_a_change_counts_beyond_twice_its_error(now, start, better, real, says):
+    now, start = (value(*side, better=better, real=real) for side in (now, start))
+    assert values.change(now, start) == says
+
+
+def test_differences_are_named():
+    score = dict.fromkeys(values.ALIKE, 1)
+    assert values.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []
+    assert values.differences([score, {**score, "n": 2}, {**score, "steps": 9}]) == ["n", "steps"]
+    assert values.differences([{}, score]) == list(values.ALIKE)
+
+
+def test_a_row_for_each_metric_that_any_version_has():
+    versions = {
+        "v0": {"fid": value(300.0, 2, real=40.0), "kid": value(0.5, name="KD")},
+        "v2": {"fid": value(200.0, 2, real=41.5), "titles_read": value(0.25, name="titles read")},
+    }
+    assert values.rows(versions) == [
+        ("metric", "v0", "v2", "real covers"),
+        ("FD", "300.00 ± 2", "200.00 ± 2", "41.50"),
+        ("titles read", "", "0.25", ""),
+        ("KD", "0.5", "", ""),
+    ]
+    assert values.table([("a", "bb"), ("ccc", "")]) == "  a    bb\n  ccc\n"
