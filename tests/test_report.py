@@ -15,7 +15,7 @@ import training
 import values
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
-SETTINGS = {name: 1 for name in values.ALIKE} | {"score": "FD (EfficientNet-Lite0)", "fid_resize": "clean", "n": 4}
+SETTINGS = {name: 1 for name in values.ALIKE} | {"score": "FD (EfficientNet-Lite0)", "fid_features": "efficientnet", "fid_resize": "clean", "n": 4}
 
 
 def add_score(run, version, figure, **settings):
