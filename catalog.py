@@ -133,10 +133,14 @@ def version_folder(run, name):
 
 def read_scores(run):
     """{version: {name of the score: what metrics.json says}} of a run."""
-    return read_json(run / SCORES) if (run / SCORES).exists() else {}
+    scores = read_json(run / SCORES) if (run / SCORES).exists() else {}
+    for of_version in scores.values():
+        if not isinstance(of_version, dict) or not all(isinstance(score, dict) for score in of_version.values()):
+            raise UserError(f"can't read {run / SCORES}: it holds no scores; delete it, and score again")
+    return scores
 
 
 def add_score(run, version, score):
-    """Remember the newest score of a version, for listings. score: with "score" (its name), "distance", "n"."""
+    """Remember the newest score of a version, for listings. score: see metrics.json; "score" names it."""
     scores = read_scores(run)
     write_json(run / SCORES, {**scores, version: {**scores.get(version, {}), score["score"]: score}})

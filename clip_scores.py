@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,10 @@ MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 
 
 
 class Clip(NamedTuple):
-    """A CLIP model. extractor: see features.Extractor; its features are image embeddings, not normed."""
+    """A CLIP model. name: its own and the beginning of its weights' hash.
+
+    extractor: see features.Extractor; its features are image embeddings, not normed.
+    """
 
     name: str
     extractor: features.Extractor
@@ -27,7 +31,8 @@ class Clip(NamedTuple):
         parts = []
         for first in range(0, len(texts), batch_size):
             chunk = list(texts[first : first + batch_size])
-            tokens = self.tokenizer(chunk, padding=True, truncation=True, return_tensors="pt")
+            most = self.model.config.text_config.max_position_embeddings
+            tokens = self.tokenizer(chunk, padding=True, truncation=True, max_length=most, return_tensors="pt")
             with torch.inference_mode():
                 output = self.model.get_text_features(**tokens.to(self.model.device))
             parts.append(output.pooler_output.double().cpu().numpy())
@@ -44,13 +49,18 @@ def load(source, batch_size, device):
 
     models.quiet_libraries()
     try:
-        model = transformers.CLIPModel.from_pretrained(source)
+        model, told = transformers.CLIPModel.from_pretrained(source, output_loading_info=True)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         raise UserError(
             f"--clip_model {source} can't be loaded as a CLIP model: {features.first_line(problem)[:200]}; give a "
             "hub id such as openai/clip-vit-large-patch14-336, or a folder with such a model"
         ) from None
+    if told["missing_keys"]:  # transformers would go on with random weights
+        raise UserError(
+            f"--clip_model {source} lacks {len(told['missing_keys'])} of CLIP's weights, such as "
+            f"{sorted(told['missing_keys'])[0]}: bring the whole model"
+        )
     weights_hash = models.networks_hash(model)
     model = model.eval().to(device, torch.float32)
     mean, deviation = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (MEAN, DEVIATION))
@@ -66,4 +76,4 @@ def load(source, batch_size, device):
         prepare=lambda pixels: (features.shrink(pixels, side) / 255 - mean) / deviation,
         network=lambda batch: model.get_image_features(pixel_values=batch).pooler_output,
     )
-    return Clip(source, extractor, tokenizer, model)
+    return Clip(f"{pathlib.Path(source).name}, {weights_hash[:8]}", extractor, tokenizer, model)

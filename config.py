@@ -343,6 +343,10 @@ def check(options):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
     if isinstance(options, InferenceOptions):
         chosen_metrics(options)
+        if "clip" in words(options.metrics) and not options.clip_model:
+            raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
+        if not options.calc_fid and (options.metrics != "all" or options.clip_model):
+            raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
     if isinstance(options, RunsOptions) and (options.publish or options.prune) and not options.run_id:
         raise UserError("--publish and --prune work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):

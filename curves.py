@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from html import escape
 from typing import NamedTuple
-
-from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 300  # of a chart, in its own units; it is shown as wide as there is room for
 LEFT, RIGHT, BOTTOM = 52, 12, 44  # margins
@@ -130,7 +129,7 @@ def every(points, most=MOST_POINTS):
 
 
 def chart(title, lines, marks, y_label):
-    """SVG text (Markup) of lines over updates: axes with ticks, a legend, and marks [(label, update)] above."""
+    """SVG text of lines over updates: axes with ticks, a legend, and marks [(label, update)] above."""
     ys = [y for line in lines for _, y in line.points]
     last = max(1, *(x for line in lines for x, _ in line.points), *(x for _, x in marks))
     y_ticks = ticks(min(ys), max(ys))
@@ -169,7 +168,7 @@ def chart(title, lines, marks, y_label):
         y = HEIGHT + LINE * i
         parts.append(f'<path class="line s{line.style}" d="M{LEFT},{y}h26"/>')
         parts.append(text(LEFT + 34, y + 4, line.label))
-    return Markup("\n".join([*parts, "</svg>"]))
+    return "\n".join([*parts, "</svg>"])
 
 
 def text(x, y, words, anchor="start", kind="label"):

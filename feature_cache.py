@@ -35,7 +35,7 @@ def of_drawn(folder, rows, extractor):
 def of_books(books, options, extractor, desc):
     """Features of the covers of `books` at options.resolution, block by block; kept in the cache folder. See blocks."""
     size = config.size(options)
-    names = [f"{book.content} {options.resolution}" for book in books]
+    names = [f"{book.content} {options.resolution} {covers.INDEX_VERSION}" for book in books]
     workers = config.num_workers(options)
     home = config.cache_dir(options) / "features"
     return blocks(extractor, names, books, lambda book: covers.read(book.image, size), home, desc, workers)

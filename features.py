@@ -216,18 +216,21 @@ def read_ahead(function, items, workers):
             yield waiting.popleft().result()
 
 
+def warn_of_jpeg(folder):
+    """Tell of JPEG files beside the covers: they don't count, as their losses would count as the model's."""
+    others = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+    if others:
+        print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
+
+
 def png_paths(folder, rows):
     """Paths of <folder>/<row>.png for each of `rows`, whose pixels read_png reads.
 
-    UserError if one is missing or no PNG, or if their sizes differ. JPEG files beside them are told of and don't count:
-    their losses would count as the model's.
+    UserError if one is missing or no PNG, or if their sizes differ.
     """
     folder = pathlib.Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"no folder {folder} with images to score")
-    others = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in (".jpg", ".jpeg")]
-    if others:
-        print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
     paths = [folder / f"{row}.png" for row in rows]
     sizes = {}  # (width, height) -> first path
     for path in paths:

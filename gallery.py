@@ -13,6 +13,9 @@ import config
 import files
 
 SETTINGS = "settings.json"
+GIVEN = {"precision": "mixed_precision"} | {  # setting -> its option
+    name: name for name in ("seed", "resolution", "steps", "guidance_scale", "scheduler")
+}
 
 
 class Version(NamedTuple):
@@ -99,7 +102,7 @@ def settings_of(options, version, parts_hash):
     """What determines a picture, less its prompt and its row. parts_hash: models.weights_hash."""
     import models
 
-    names = ("seed", "resolution", "steps", "guidance_scale", "scheduler")
+    names = GIVEN.keys() - {"precision"}
     return {
         "version": version.name,
         "run_id": version.run.name if version.run else None,
@@ -151,13 +154,19 @@ def draw_missing(options, parts, folder, books, texts):
 
 def require_same_settings(path, settings, texts):
     """Note settings and {row: prompt} of a folder of covers. UserError if covers there were drawn otherwise."""
+    strange = [row for row in texts if not path.exists() and (path.parent / f"{row}.png").exists()]
+    if strange:
+        raise config.UserError(
+            f"{path.parent} has covers, such as {strange[0]}.png, and no {path.name} that says how they were drawn: "
+            "choose another --save_dir, or delete that folder"
+        )
     there = files.read_json(path) if path.exists() else {**settings, "prompts": {}}
     known = there.get("prompts") or {}
     for name, value in settings.items():
         if there.get(name) != value:
             raise config.UserError(
                 f"the covers in {path.parent} were drawn with {name} {there.get(name)}, and now it is {value}: "
-                + (f"give --mixed_precision {there[name]}, " if name == "precision" and name in there else "")
+                + (f"give --{GIVEN[name]} {there[name]}, " if name in GIVEN and name in there else "")
                 + "choose another --save_dir, or delete that folder"
             )
     for row, text in texts.items():

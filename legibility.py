@@ -4,7 +4,8 @@
     values = legibility(readings, books, real=legibility(readings_of_real_covers, their_books))
 
 OCR is rapidocr's: text is found by differentiable binarization (Liao et al., arXiv:1911.08947) and read by a CTC
-network; both networks (PP-OCRv6, Latin and Chinese letters) come with the package.
+network; both networks (PP-OCRv6, Latin and Chinese letters) come with the package. How much of a text stands in what
+was read, lettering.py says.
 """
 
 from __future__ import annotations
@@ -16,48 +17,44 @@ import json
 import math
 import os
 import pathlib
-import re
 import threading
-import unicodedata
 from importlib.metadata import version
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 import features
+import values
 from config import UserError
+from lettering import Line, author_accuracy, normalise, title_accuracy
 
 READ = 0.8  # of the letters: the eye completes a word with one letter in five wrong; other books' titles stay below
 SHORT, LONG = 512, 2000  # px: small covers are enlarged until one of their sides has this
 READING_VERSION = 1  # raise it when the same cover would get other lines from the same networks
 NETWORKS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}  # that find lines, that read them
-LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ı": "i", "&": " and "})
+BUILDING = threading.Lock()  # held by the thread that builds the engine; the others wait for it
 
 
-class Line(NamedTuple):
-    """A line of lettering as OCR read it. score: how sure it is, in [0, 1]."""
-
-    text: str
-    score: float
+class NoOCR(UserError):
+    """No cover can be read here: a package is missing, or a library that it wants from the system, or a network."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Cover -> lines
 
 
-@functools.cache
 def engine():
-    """The OCR engine, silent and off the network; the same lines on each call, from any thread. UserError without it.
+    """The OCR engine, silent and off the network; the same lines on each call, from any thread. NoOCR without it."""
+    with BUILDING:  # functools.cache alone lets threads that come at once build one each
+        return build_engine()
 
-    One thread for each cover: several covers at once fill the cores better, and sums don't depend on their number.
-    """
-    try:
-        import rapidocr
-    except ImportError as problem:  # also of a library that OpenCV wants from the system
-        raise UserError(
-            f"covers can't be read by OCR: {problem}; mend it with pip install -r requirements.txt"
-        ) from None
+
+@functools.cache
+def build_engine():
+    """engine's. One thread for each cover: several covers at once fill the cores better, and sums are the same."""
+    networks = {f"{part}.model_path": str(path) for part, path in network_paths().items()}
+    import rapidocr
+
     params = {
         "Global.log_level": "critical",
         "Global.use_cls": False,  # it turns lines that stand on their heads
@@ -67,21 +64,24 @@ def engine():
         "EngineConfig.onnxruntime.intra_op_num_threads": 1,
         "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     }
-    # A path is taken as it is; without one rapidocr downloads what it doesn't find
-    return rapidocr.RapidOCR(
-        params=params | {f"{part}.model_path": str(path) for part, path in network_paths().items()}
-    )
+    return rapidocr.RapidOCR(params=params | networks)  # without their paths it downloads what it doesn't find
 
 
 def network_paths():
-    """{part: path} of the networks in the installed package. UserError if one is missing."""
-    import rapidocr
-
+    """{part: path} of the networks in the installed package. NoOCR if one is missing, or what they need to run."""
+    try:
+        import onnxruntime  # noqa: F401  rapidocr itself imports this one and OpenCV late, when the first cover is read
+        import rapidocr.main
+    except ImportError as problem:  # also of a library that OpenCV wants from the system
+        raise NoOCR(
+            f"covers can't be read by OCR: {features.first_line(problem)}; pip install -r requirements.txt brings "
+            "packages, the system's package manager brings a lib*.so (libgl1 has libGL.so.1)"
+        ) from None
     folder = pathlib.Path(rapidocr.__file__).parent / "models"
     paths = {part: folder / name for part, name in NETWORKS.items()}
     for path in paths.values():
         if not path.is_file():
-            raise UserError(
+            raise NoOCR(
                 f"covers can't be read by OCR: rapidocr {version('rapidocr')} has no {path}; "
                 "pip install --force-reinstall -r requirements.txt brings it"
             )
@@ -91,7 +91,8 @@ def network_paths():
 @functools.cache
 def engine_hash():
     """16 hex digits of what readings depend on besides the cover: the code here and of rapidocr, and the networks."""
-    made = [READING_VERSION, SHORT, LONG, version("rapidocr"), *map(features.sha256, network_paths().values())]
+    networks = [features.sha256(path) for path in network_paths().values()]  # first: it tells if rapidocr isn't there
+    made = [READING_VERSION, SHORT, LONG, version("rapidocr"), *networks]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]
 
 
@@ -143,7 +144,7 @@ def read_covers(images, total, cache_folder, desc="reading covers", workers=None
     """For each of `images`, an iterable of `total` uint8 (H, W, 3), its Lines, in order; with a progress bar.
 
     What was read is kept in cache_folder, and no cover is read twice. workers: covers read at a time, None = one for
-    each core, at most 8. UserError if there is no OCR, or the folder can't be written.
+    each core, at most 8. NoOCR if there is none, UserError if the folder can't be written.
     """
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     kept = Readings(pathlib.Path(cache_folder).expanduser() / f"readings-{engine_hash()}.jsonl")
@@ -199,66 +200,6 @@ class Readings:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Lines -> how much of a text is in them
-
-
-def normalise(text):
-    """The words of a text, joined by single spaces: letters and digits without case, accents and compatibility forms.
-
-    "Les Misérables: L’Œuvre & the ﬁlm" -> "les miserables l oeuvre and the film"; "?!" -> "".
-    """
-    letters = unicodedata.normalize("NFKD", text).casefold().translate(LETTERS)
-    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
-    return " ".join(re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", letters)).split())
-
-
-def accuracy(wanted, lines):
-    """Share of the letters of `wanted` that stand in `lines`, texts in reading order; in [0, 1]; None if it has none.
-
-    Character accuracy, 1 - edits / len(wanted), with the fewest edits (letters put in, left out or changed; Levenshtein
-    1966) that make `wanted` of a part of what was read; of nothing, at worst. A part begins and ends with a word, and
-    whole lines in between may be left out. So "a novel by Jane Austen" costs her nothing, a title may be split by an
-    author's lines or stand in a column beside them, and a short one isn't found inside of longer words. Both sides are
-    normalised and compared without spaces: where OCR sees these is a matter of tracking and line breaks.
-
-    Found by dynamic programming over the letters read, as Sellers' for approximate substrings ("The theory and
-    computation of evolutionary distances", J. Algorithms 1, 1980).
-    """
-    wanted = np.array([ord(letter) for letter in normalise(wanted).replace(" ", "")])
-    if not len(wanted):
-        return None
-    none_found = np.arange(len(wanted) + 1)  # edits up to each letter of wanted, if nothing of it was read so far
-    fewest = none_found  # at the beginning of a line
-    best = len(wanted)
-    for line in lines:
-        edits = fewest
-        for word in normalise(line).split():
-            edits = np.minimum(edits, none_found)
-            for letter in word:
-                extra = edits + 1
-                extra[1:] = np.minimum(extra[1:], edits[:-1] + (wanted != ord(letter)))
-                edits = np.minimum.accumulate(extra - none_found) + none_found  # letters of wanted that are missing
-            best = min(best, int(edits[-1]))
-        fewest = np.minimum(fewest, edits)
-    return 1 - best / len(wanted)
-
-
-def title_accuracy(book, lines):
-    """accuracy of a book's title; None if it has no letters. book: prompts.Book; lines: Lines."""
-    return accuracy(book.title, [line.text for line in lines])
-
-
-def author_accuracy(book, lines):
-    """accuracy of all of a book's authors or of the first alone, whichever is better; None if it names none.
-
-    A cover names its first author; the others in the list may be its translator or illustrator.
-    """
-    texts = [line.text for line in lines]
-    found = [accuracy(names, texts) for names in (" and ".join(book.authors), *book.authors[:1])]
-    return max((share for share in found if share is not None), default=None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Readings -> values
 
 
@@ -275,7 +216,7 @@ def legibility(readings, books, real=None):
     """
     if len(readings) != len(books):
         raise ValueError(f"{len(readings)} readings of {len(books)} books")
-    values = {}
+    told = {}
     for what, measure in {"title": title_accuracy, "author": author_accuracy}.items():
         shares = [measure(book, lines) for book, lines in zip(books, readings, strict=True)]
         pairs = zip(others(books, what), readings, strict=True)
@@ -287,20 +228,14 @@ def legibility(readings, books, real=None):
         error = float(shares.std(ddof=1) / math.sqrt(n)) if n > 1 else None
         wilson = math.sqrt(read * (1 - read) * n + 1 / 4) / (n + 1)
         means = {
-            f"{what}_accuracy": (f"{what} accuracy", float(shares.mean()), error, chances),
+            f"{what}_accuracy": (f"{what} accuracy", shares.mean(), error, chances),
             f"{what}s_read": (f"{what}s read", read, wilson, chances >= READ),
         }
         for key, (name, mean, spread, chance) in means.items():
-            values[key] = {
-                "name": name,
-                "value": mean,
-                "error": spread,
-                "n": n,
-                "real": real[key]["value"] if real and key in real else None,
-                "better": "higher",
-                "note": f"chance {chance.mean():.2f}" if len(chance) else None,
-            }
-    return values
+            ceiling = real[key]["value"] if real and key in real else None
+            note = f"another book's {what} gets {chance.mean():.2f}" if len(chance) else None
+            told[key] = values.make(name, mean, n=n, better="higher", error=spread, real=ceiling, note=note)
+    return told
 
 
 def others(books, what):

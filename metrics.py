@@ -168,7 +168,7 @@ def frechet_error(x, mu, sigma, halves=8, seed=0):
     return half_error(frechet_of_rows(x, mu, sigma), len(x), halves, seed)
 
 
-def frechet_infinity(x, mu, sigma, seed=0):
+def frechet_infinity(x, mu, sigma, halves=8, seed=0):
     """(value, error, r²) of the Fréchet distance of infinitely many drawn images to N(mu, sigma).
 
     Chong and Forsyth, "Effectively unbiased FID and Inception Score", arXiv:1911.07023: the distance of n images is
@@ -179,7 +179,8 @@ def frechet_infinity(x, mu, sigma, seed=0):
     error: of the whole procedure, see half_error; the line's own standard error doesn't know that its points are made
     of the same images. Only the drawn side's bias goes: mu and sigma of m real images keep theirs. With n not well
     above D the curve isn't straight, however good r² looks: for n < D the value is nearer to the limit than the
-    distance is and still too large, for n = 2 D a little too small. It can be below 0. TooFew for less than 20 images.
+    distance is and still too large, for n = 2 D a little too small. It can be below 0. halves=0 leaves the error out
+    (None). TooFew for less than 20 images.
     """
     (x,) = as_features(x)
     require("an extrapolated Fréchet distance", len(x), 20)
@@ -197,7 +198,8 @@ def frechet_infinity(x, mu, sigma, seed=0):
         return intercept, 1 - left / all_of_it if all_of_it else 1.0
 
     value, r_squared = line(np.arange(len(x)))
-    return float(value), half_error(lambda rows: line(rows)[0], len(x), seed=seed), float(r_squared)
+    error = half_error(lambda rows: line(rows)[0], len(x), halves, seed) if halves else None
+    return float(value), error, float(r_squared)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import numpy as np
 
 import metrics
 
+COVERAGE_K = 5  # as its authors have it
+
 
 def squared_distances(x, y):
     """Yields (rows, |x[rows] - y|² (len(rows), m)), a slice of at most 1024 rows of x (n, D) at a time; y: (m, D)."""
@@ -23,6 +25,7 @@ def squared_distances(x, y):
 
 def radii(x, k):
     """Squared distance (n,) of each row of x (n, D) to its k-th nearest other row."""
+    (x,) = metrics.as_features(x)
     metrics.require(f"a neighbourhood of {k}", len(x), k + 1)
     return np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in squared_distances(x, x)])  # [:, 0]: itself
 
@@ -35,25 +38,30 @@ def precision_recall(x, y, k=3):
     for assessing generative models", arXiv:1904.06991. Both depend on n and m: compare figures of the same. Memory: a
     few times 1024 (n + m) numbers. TooFew for less than k + 1 images on a side.
     """
+    return share_within(x, y, radii(y, k)), recall(x, y, k)
+
+
+def recall(x, y, k=3):
+    """Recall alone, see precision_recall."""
+    return share_within(y, x, radii(x, k))
+
+
+def share_within(x, y, around):
+    """The share of x (n, D) that are in one of the balls around y (m, D) of squared radii `around` (m,)."""
     x, y = metrics.as_features(x, y)
-    around_x, around_y = radii(x, k), radii(y, k)
-    precise, recalled = [], np.zeros(len(y), bool)
-    for rows, squared in squared_distances(x, y):
-        precise.append((squared <= around_y).any(axis=1))
-        recalled |= (squared <= around_x[rows, None]).any(axis=0)
-    return float(np.concatenate(precise).mean()), float(recalled.mean())
+    return float(np.concatenate([(squared <= around).any(axis=1) for _, squared in squared_distances(x, y)]).mean())
 
 
-def coverage(x, y, k=5):
+def coverage(x, y, k=COVERAGE_K, around=None):
     """The share of y (m, D), real, that have one of x (n, D), drawn, in their neighbourhood: see precision_recall.
 
     Naeem et al., "Reliable fidelity and diversity metrics for generative models", arXiv:2002.09797. Outliers among the
-    drawn can't raise it, as they do recall. With x from the real distribution and n = m large it is 1 - 2⁻ᵏ. TooFew for
-    less than k + 1 real images or no drawn ones.
+    drawn can't raise it, as they do recall. With x from the real distribution and n = m large it is 1 - 2⁻ᵏ. around:
+    radii(y, k), if they are known. TooFew for less than k + 1 real images or no drawn ones.
     """
     x, y = metrics.as_features(x, y)
     metrics.require("coverage", len(x), 1)
-    around = radii(y, k)
+    around = radii(y, k) if around is None else around
     least = np.concatenate([squared.min(axis=1) for _, squared in squared_distances(y, x)])
     return float((least <= around).mean())
 

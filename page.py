@@ -16,7 +16,6 @@ import pathlib
 import shlex
 
 import jinja2
-from markupsafe import Markup
 from PIL import Image
 from tqdm import tqdm
 
@@ -56,9 +55,9 @@ def make(columns, scores, data, books):
     runs = list(dict.fromkeys(run for column in columns for run in column.runs))
     rows = picture_rows(columns, books)
     return environment.get_template("report.html").render(
-        style=Markup(style),
+        style=style,
         style_hash=csp_hash(style),
-        script=Markup(script),
+        script=script,
         script_hash=csp_hash(script),
         labels=[column.label for column in columns],
         runs=[run_facts(run, columns) for run in runs],
@@ -155,7 +154,7 @@ def data_facts(data):
 def score_facts(columns, scores):
     """The score table, and what is to be said beside it."""
     labels = [column.label for column in columns]
-    scores, stale = current(columns, scores)
+    scores, stale = scoreboard.current(scores, {column.label: column.settings["weights"] for column in columns})
     base, rows = scoreboard.table(scores, labels)
     skipped, notes = scoreboard.remarks(scores)
     like = next(iter(scores.values()), None)
@@ -173,13 +172,6 @@ def score_facts(columns, scores):
         skipped=skipped,
         notes=notes,
     )
-
-
-def current(columns, scores):
-    """(those scores that were measured on the weights that the version has now, labels of the others)."""
-    weights = {column.label: column.settings["weights"] for column in columns}
-    stale = [label for label, score in scores.items() if score.get("weights", weights[label]) != weights[label]]
-    return {label: score for label, score in scores.items() if label not in stale}, stale
 
 
 def curve_facts(runs, columns):

@@ -6,6 +6,7 @@ It opens from disk, needs no network, and holds everything: nothing else has to 
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 
@@ -13,13 +14,15 @@ import command_line
 import config
 import files
 
+ROOM = "free some space there or choose another --report_path"
+
 
 def main(argv=None):
     """Draw the covers that are missing, then write the page."""
     given = command_line.read_command_line(config.ReportOptions, argv)
     options = config.check(config.ReportOptions(**given))
-    if pathlib.Path(options.report_path).expanduser().is_dir():
-        raise config.UserError(f"--report_path {options.report_path} is a folder: give the name of a file")
+    path = pathlib.Path(options.report_path).expanduser()
+    require_writable(path)
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
 
     import accelerate
@@ -33,8 +36,9 @@ def main(argv=None):
     columns = find_columns(options, given)
     require_comparable(columns)
     scores = scoreboard.pick({column.label: column.scores for column in columns})
-    if not options.mixed:
-        scoreboard.require_alike(scores)
+    if not options.mixed and scoreboard.differences(scores):
+        shown, _ = scoreboard.current(scores, weights_of(columns))
+        scoreboard.require_alike(shown)
     state = accelerate.Accelerator().state
     with state.main_process_first():  # the first process builds the index, the others read it
         data = dataset.open_data(columns[0].options)
@@ -43,12 +47,32 @@ def main(argv=None):
     for column in columns:
         column.settings = gallery.draw(column.options, column.version, column.folder, books, state)
     if state.is_main_process:
-        path = pathlib.Path(options.report_path).expanduser()
         text = page.make(columns, scores, data, books)
-        files.write_text(path, text, "free some space there or choose another --report_path")
+        files.write_text(path, text, ROOM)
         covers = f"{len(books)} books x {len(columns)} versions, and the real covers"
-        print(f"wrote {path}: {covers}; {len(text.encode()) / 1e6:.1f} MB; open it in a browser")
+        size = len(text.encode())
+        size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+        print(f"wrote {path}: {covers}; {size}; open it in a browser")
     return 0
+
+
+def require_writable(path):
+    """UserError unless the page can be written at `path`; makes its folder."""
+    if os.path.isdir(path):  # pathlib's raises where it can't look
+        raise config.UserError(f"--report_path {path} is a folder: give the name of a file")
+    trial = path.with_name(f".{path.name}.trial")
+    files.write_text(trial, "", ROOM)
+    trial.unlink(missing_ok=True)  # each process tries
+
+
+def weights_of(columns):
+    """{label: the hash of the weights that the version has now}. It reads every model whole."""
+    from tqdm import tqdm
+
+    import models
+
+    shown = tqdm(columns, desc="scores differ; hashing weights", unit="version", delay=3, leave=False)
+    return {column.label: models.weights_hash(models.load_parts(column.version.source)) for column in shown}
 
 
 @dataclasses.dataclass

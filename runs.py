@@ -72,6 +72,9 @@ def print_scores(versions):
         scored = {name: some for name, some in scored.items() if some}
         if scored:
             print(values.table(values.rows(scored)))
+            different = values.differences([versions[name]["scores"][kind] for name in scored])
+            if different:
+                print(f"  not measured alike, so not to be compared: {', '.join(different)}\n")
 
 
 def versions_on_disk(run):

@@ -8,6 +8,17 @@ from typing import NamedTuple
 import values
 from config import UserError
 
+WORDS = {  # for settings that are no option's name
+    "score": "the main score",
+    "n": "the number of covers",
+    "n_reference": "the number of real covers",
+    "features_hash": "the feature network",
+    "reference": "the set of real covers",
+    "rows": "the choice of books",
+    "precision": "mixed_precision",
+}
+HASHES = ("features_hash", "reference", "rows")  # settings whose values tell people nothing
+VALUE_HAS = {"name", "value", "error", "n", "real", "better"}  # see scoring.py
 BETTER = {"lower": "lower is better", "higher": "higher is better", "real": "nearer to real covers is better"}
 
 
@@ -52,7 +63,23 @@ def pick(scores):
 
 def keep_measured(scores):
     """Those scores that have values: a bare distance, without error and yardstick, is none that can be compared."""
-    return {name: score for name, score in scores.items() if score.get("values")}
+
+    def is_measured(score):
+        found = score.get("values")
+        if not isinstance(found, dict) or not found or "score" not in score or "n" not in score:
+            return False
+        return all(isinstance(value, dict) and value.keys() >= VALUE_HAS for value in found.values())
+
+    return {name: score for name, score in scores.items() if is_measured(score)}
+
+
+def current(picked, weights):
+    """(those scores that were measured on the weights that the version has now, labels of the others).
+
+    weights: {label: models.weights_hash}. A score that says no weights is taken at its word.
+    """
+    stale = [label for label, score in picked.items() if score.get("weights", weights[label]) != weights[label]]
+    return {label: score for label, score in picked.items() if label not in stale}, stale
 
 
 def differences(picked):
@@ -72,19 +99,18 @@ def require_alike(picked):
 
 
 def tell(found):
-    """The differences in words: n is 20 for v0 and 50 for v1; ..."""
-
-    def words(value):
-        return "unknown" if value is None else str(value)[:24]
-
+    """The differences in words: the number of covers is 20 for v0 and 50 for v1; ..."""
     sentences = []
     for name, of_label in found:
         groups = {}
         for label, value in of_label.items():
-            groups.setdefault(words(value), []).append(label)
-        sentences.append(
-            f"{name} is " + " and ".join(f"{value} for {', '.join(labels)}" for value, labels in groups.items())
-        )
+            groups.setdefault("unknown" if value is None else str(value), []).append(label)
+        said = WORDS.get(name, name)
+        if name in HASHES:
+            sentences.append(f"{said} differs ({' / '.join(map(', '.join, groups.values()))})")
+        else:
+            each = " and ".join(f"{value[:24]} for {', '.join(labels)}" for value, labels in groups.items())
+            sentences.append(f"{said} is {each}")
     return "; ".join(sentences)
 
 
@@ -96,22 +122,26 @@ def table(picked, labels):
     """(the base's label or None, [Row]) of the scores; a row's cells are in the order of `labels`.
 
     picked: {label: score}. The base, which others are compared with, is v0 if it has a score, else the first that has.
+    Of scores that were not measured alike none is called better. What has another name is another metric: CLIP scores
+    of two models, say.
     """
+    judge = not differences(picked)
     scored = [label for label in labels if label in picked]
     base = "v0" if "v0" in scored else next(iter(scored), None)
-    keys = dict.fromkeys(key for label in scored for key in picked[label]["values"])
-    rows = []
-    for key in keys:
-        measured = {label: picked[label]["values"][key] for label in scored if key in picked[label]["values"]}
-        rows.append(table_row(measured, labels, base))
-    return base, rows
+    metrics = {}  # (key, name) -> {label: value}
+    for label in scored:
+        for key, value in picked[label]["values"].items():
+            metrics.setdefault((key, value["name"]), {})[label] = value
+    order = list(dict.fromkeys(key for key, _ in metrics))
+    rows = [metrics[metric] for metric in sorted(metrics, key=lambda metric: order.index(metric[0]))]
+    return base, [table_row(measured, labels, base if judge else None) for measured in rows]
 
 
 def table_row(measured, labels, base):
-    """The Row of one metric. measured: {label: value, see scoring.py}."""
+    """The Row of one metric. measured: {label: value, see scoring.py}; base: its label, or None to judge nothing."""
     some = next(iter(measured.values()))
     counts, reals = {value["n"] for value in measured.values()}, {value["real"] for value in measured.values()}
-    figures = [value["value"] for value in measured.values()]
+    figures = [value["value"] for value in measured.values()] + [real for real in reals if real is not None]
     decimals = decimals_of(figures, [value["error"] for value in measured.values()])
 
     def number(figure):

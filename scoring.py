@@ -20,9 +20,11 @@ import covers
 import feature_cache
 import features
 import files
+import goodreads
 import legibility
 import metrics
 import neighbours
+import values
 from clip_scores import Clip
 from stats_file import Stats
 
@@ -54,7 +56,17 @@ class Sides:
     @functools.cached_property
     def floor(self):
         """(float32 (n, D), float32 (m, D)): features of two sets of real covers that share no book, see floor_books."""
-        return tuple(self.features_of(books, self.extractor, "features of the floor") for books in self.floor_books)
+        return self.floor_of(self.extractor, self.real)
+
+    def floor_of(self, extractor, real):
+        """The floor in the features of `extractor`; real: those of all the covers of --split."""
+        first, second = self.floor_books
+        whole = len(second) == len(real)
+        first, *others = (
+            self.features_of(books, extractor, "features of the floor")
+            for books in ([first] if whole else [first, second])
+        )
+        return first, (real if whole else others[0])
 
     @functools.cached_property
     def floor_books(self):
@@ -76,15 +88,19 @@ class Sides:
 def floor_books(data, split, count):
     """Two lists of real books that share none: as many as were drawn from outside of `split`, and all of `split`.
 
-    Where there are not as many outside (--split all, say), the halves of `split`, each of at most `count`. The stable
-    order is random (see dataset.Data.books), so the first ones are a fair sample.
+    Where there are not as many outside (--split all, say), two parts of `split`, each of at most `count`, with all
+    editions of a book on one side. The stable order is random, so the first ones are a fair sample.
     """
     inside = data.books(split)
     rows = {book.row for book in inside}
     outside = [book for book in data.books("all") if book.row not in rows]
     if len(outside) >= count:
         return outside[:count], inside
-    return inside[::2][:count], inside[1::2][:count]
+    side = {}  # of each work: 0 or 1, in turns
+    for book in inside:
+        side.setdefault(goodreads.book_key(book.title, book.authors), len(side) % 2)
+    sides = [[b for b in inside if side[goodreads.book_key(b.title, b.authors)] == i] for i in (0, 1)]
+    return sides[0][:count], sides[1][:count]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,25 +108,23 @@ def floor_books(data, split, count):
 
 
 def measure(sides):
-    """(values {key: value, see above}, skipped {key: why}) of the metrics that options.metrics asks for."""
-    values, skipped = {}, {}
+    """(measured {key: value, see above}, skipped {key: why}) of the metrics that options.metrics asks for."""
+    measured, skipped = {}, {}
     wanted = config.chosen_metrics(sides.options)
     for key, (metric, function) in MEASURES.items():
         if metric in wanted:
             try:
-                values |= function(sides)
-            except metrics.TooFew as problem:
+                measured |= function(sides)
+            except (metrics.TooFew, legibility.NoOCR) as problem:
                 skipped[key] = str(problem)
     if "clip" in wanted and sides.clip is None:
         skipped["clip"] = "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)"
-    return values, skipped
+    return measured, skipped
 
 
-def value(sides, name, figure, *, better, error=None, real=None, note=None):
-    """One value, of plain Python numbers."""
-    numbers = {"value": figure, "error": error, "real": real}
-    numbers = {key: None if number is None else float(number) for key, number in numbers.items()}
-    return {"name": name, **numbers, "n": len(sides.books), "better": better, "note": note}
+def value(sides, name, figure, **told):
+    """One value of all the drawn covers; see values.make."""
+    return values.make(name, figure, n=len(sides.books), **told)
 
 
 def named(sides, short, usual=None):
@@ -151,7 +165,7 @@ def measure_infinity(sides):
     """The Fréchet distance that endless drawn covers would have, and endless real ones beside them."""
     figure, error, r_squared = metrics.frechet_infinity(sides.drawn, sides.reference.mu, sides.reference.sigma)
     floor = moments_of(sides.floor[1])
-    real, _, _ = metrics.frechet_infinity(sides.floor[0], floor.mu, floor.sigma)
+    real, _, _ = metrics.frechet_infinity(sides.floor[0], floor.mu, floor.sigma, halves=0)
     name, note = named(sides, "FD∞", "FID∞"), f"straightness r² {r_squared:.3f}"
     if len(sides.drawn) < 2 * sides.extractor.dims:  # see metrics.frechet_infinity
         note += f"; of {len(sides.drawn)} covers in {sides.extractor.dims} dimensions no true limit"
@@ -168,19 +182,29 @@ def measure_kernel(sides):
 
 def measure_neighbours(sides):
     """Precision: drawn covers that could be real ones; recall and coverage: real ones that could have been drawn."""
-    sets = (sides.drawn, sides.real), sides.floor
-    (precision, recall), (real_precision, real_recall) = (neighbours.precision_recall(*pair) for pair in sets)
-    covered, real_covered = (neighbours.coverage(*pair) for pair in sets)
     drawn, real = sides.drawn, sides.real
+    around = neighbours.radii(real, neighbours.COVERAGE_K)
 
-    def error(share, statistic):  # which drawn covers there are matters more than what Beta knows of the real ones
+    def error(share, statistic):  # which covers were drawn matters, and what Beta knows of the real ones
         counted = neighbours.share_error(share, len(real))
         return max(counted, metrics.half_error(statistic, len(drawn))) if len(drawn) >= 12 else counted
 
+    (precision, recall), covered = (
+        neighbours.precision_recall(drawn, real),
+        neighbours.coverage(drawn, real, around=around),
+    )
+    (real_precision, real_recall), real_covered = (
+        neighbours.precision_recall(*sides.floor),
+        neighbours.coverage(*sides.floor),
+    )
     found = {
         "precision": (precision, real_precision, neighbours.share_error(precision, len(drawn))),
-        "recall": (recall, real_recall, error(recall, lambda rows: neighbours.precision_recall(drawn[rows], real)[1])),
-        "coverage": (covered, real_covered, error(covered, lambda rows: neighbours.coverage(drawn[rows], real))),
+        "recall": (recall, real_recall, error(recall, lambda rows: neighbours.recall(drawn[rows], real))),
+        "coverage": (
+            covered,
+            real_covered,
+            error(covered, lambda rows: neighbours.coverage(drawn[rows], real, around=around)),
+        ),
     }
     told = dict(better="higher", note=floor_note(sides))
     return {
@@ -202,8 +226,9 @@ def measure_memorisation(sides):
     figure, expected = neighbours.memorisation(distances, real, COPY_SHARE)
     first = int(np.argmin(distances))
     pair = f"the nearest: {sides.books[first].row}.png to the real cover of row {learned[indices[first]].row}"
+    pair = f"the share nearer to a learned cover than {1 - expected:.0%} of real held-out covers are; {pair}"
     told = dict(better="real", error=neighbours.share_error(figure, len(distances)), real=expected, note=pair)
-    return {"memorisation": value(sides, named(sides, "as near as copies"), figure, **told)}
+    return {"memorisation": value(sides, named(sides, "memorisation"), figure, **told)}
 
 
 def measure_legibility(sides):
@@ -220,21 +245,17 @@ def measure_clip(sides):
     """Does a cover show its prompt; does CLIP take the drawn ones for real ones."""
     if sides.clip is None:
         return {}
-    options, extractor = sides.options, sides.clip.extractor
-    drawn = sides.features_of_drawn(extractor)
-    same, *floor = (
-        sides.features_of(books, extractor, "CLIP's features of real covers")
-        for books in (sides.books, *sides.floor_books)
-    )
-    real = sides.features_of(sides.data.books(options.split), extractor, "CLIP's features of real covers")
-    texts = sides.clip.embed_texts(sides.prompts)
+    extractor = sides.clip.extractor
+    drawn, texts = sides.features_of_drawn(extractor), sides.clip.embed_texts(sides.prompts)
+    same = sides.features_of(sides.books, extractor, "CLIP's features of these books' covers")
+    real = sides.features_of(sides.data.books(sides.options.split), extractor, "CLIP's features of real covers")
     score, error = metrics.clip_score(drawn, texts)
     distance, distance_error = metrics.cmmd(drawn, real)
-    told = dict(error=error, real=metrics.clip_score(same, texts)[0], note=sides.clip.name)
-    apart = dict(error=distance_error, real=metrics.cmmd(*floor)[0], note=floor_note(sides))
+    told = dict(error=error, real=metrics.clip_score(same, texts)[0])
+    apart = dict(error=distance_error, real=metrics.cmmd(*sides.floor_of(extractor, real))[0], note=floor_note(sides))
     return {
-        "clip_score": value(sides, "CLIP score", score, better="higher", **told),
-        "cmmd": value(sides, "CMMD", distance, better="lower", **apart),
+        "clip_score": value(sides, f"CLIP score ({sides.clip.name})", score, better="higher", **told),
+        "cmmd": value(sides, f"CMMD ({sides.clip.name})", distance, better="lower", **apart),
     }
 
 
@@ -270,10 +291,13 @@ def about(sides):
     }
 
 
-def merge(path, settings, measured, skipped):
-    """What metrics.json at `path` is to say: these values, and the others that it has of the same settings."""
-    there = files.read_json(path) if path.exists() else {}
-    if all(there.get(name) == value for name, value in settings.items()):
+def merge(there, settings, measured, skipped):
+    """What metrics.json is to say: these values, and others of the same covers and settings that it has now.
+
+    there: what it says now, {} if nothing.
+    """
+    if all(there.get(name) == settings.get(name) for name in ("weights", *values.ALIKE)):
         measured = there.get("values", {}) | measured
     distance = {"distance": measured["fid"]["value"]} if "fid" in measured else {}
+    skipped = {key: reason for key, reason in skipped.items() if not measured.keys() & {key, f"{key}_score"}}
     return {**settings, **distance, "values": measured, "skipped": skipped}

@@ -86,6 +86,7 @@ def draw_and_score(options, version, folder, state):
 
     state: accelerate's, with the processes that draw together.
     """
+    import catalog
     import clip_scores
     import dataset
     import features
@@ -97,9 +98,15 @@ def draw_and_score(options, version, folder, state):
     with state.main_process_first():  # the first process builds the index, the others read it
         data = dataset.open_data(options)
     books = data.books(options.split)[: options.num_imgs]
+    if len(books) < (options.num_imgs or 0):
+        print(f"warning: --num_imgs {options.num_imgs}: --split {options.split} has {len(books)}", file=sys.stderr)
     gallery.make_folder(folder)
+    features.warn_of_jpeg(folder)
     extractor = features.load_extractor(options, state.device)
     reference = stats_file.load_reference(options, extractor, data)
+    there = read_metrics(folder / "metrics.json")
+    if version.run:
+        catalog.read_scores(version.run)
     clip = None
     if options.clip_model and "clip" in config.chosen_metrics(options):
         clip = clip_scores.load(options.clip_model, options.fid_batch_size, state.device)
@@ -113,15 +120,26 @@ def draw_and_score(options, version, folder, state):
     prompts = [prompts[str(book.row)] for book in books]
     sides = scoring.Sides(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     measured, skipped = scoring.measure(sides)
-    score = scoring.merge(folder / "metrics.json", scoring.about(sides) | settings, measured, skipped)
+    if not measured:
+        raise config.UserError(f"nothing could be measured: {'; '.join(skipped.values())}")
+    settings |= scoring.about(sides)
+    score = scoring.merge(there, settings, measured, skipped)
     files.write_json(folder / "metrics.json", score)
-    tell(score, options, version)
+    tell(score, version)
     print(f"covers, settings.json and metrics.json in {folder}")
     if version.run:
-        record(options, version, score)
+        record(options, version, settings, score)
 
 
-def tell(score, options, version):
+def read_metrics(path):
+    """What a metrics.json says, {} if there is none. UserError if it is damaged."""
+    try:
+        return files.read_json(path) if path.exists() else {}
+    except config.UserError as problem:
+        raise config.UserError(f"{problem}; delete it: scoring again is quick, as features are kept") from None
+
+
+def tell(score, version):
     """Print the score beside that of v0, if that is known and was measured alike, and that of real covers."""
     import catalog
     import metrics
@@ -135,18 +153,31 @@ def tell(score, options, version):
     counts = f"{score['n']} covers of {version.name}, {score['n_reference']} real"
     if "distance" in score:
         print(f"{score['score']} = {score['distance']:.4f} ({counts}); lower is better")
+        if warning := metrics.warn_small(min(score["n"], score["n_reference"]), score["dims"]):
+            print(f"warning: {warning}", file=sys.stderr)
+    for value in score["values"].values():
+        if value["note"]:
+            print(f"{value['name']}: {value['note']}")
     for name, reason in score["skipped"].items():
-        print(f"left out: {name}: {reason}")
-    if warning := metrics.warn_small(min(score["n"], score["n_reference"]), score["dims"]):
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"left out: {values.CALLED.get(name, name)}: {reason}")
     if version.run and "v0" not in shown:
         print("v0 is not scored like this yet: give --version v0 to see where this run started")
 
 
-def record(options, version, score):
-    """Have the score in the run's listing and in its tracker; what fails of it is told, and no more."""
+def record(options, version, settings, score):
+    """Have the score in the run's listing and in its tracker; what fails of it is told, and no more.
+
+    Values of other metrics that the listing has of the same covers stay; and a score over more covers stays.
+    """
     import catalog
+    import scoring
     import trackers
+
+    listed = catalog.read_scores(version.run).get(version.name, {}).get(score["score"], {})
+    score = scoring.merge(listed, settings, score["values"], score["skipped"])
+    if listed.get("weights") == score["weights"] and listed.get("n", 0) > score["n"]:
+        print(f"the run's listing keeps the score over {listed['n']} covers; this one stands in metrics.json alone")
+        return
 
     step = catalog.version_of(version.run, version.name)["step"]
     try:

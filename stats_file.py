@@ -1,7 +1,4 @@
-"""Many images -> moments of their features -> the stats file of the real covers.
-
-The file says how it was made, and is refused wherever that doesn't fit.
-"""
+"""The stats file: moments of real covers' features, and how they were made. It is refused wherever that doesn't fit."""
 
 from __future__ import annotations
 
@@ -24,10 +21,6 @@ from files import publish
 ROOM = "choose another --fid_stats_path"
 STATS_VERSION = 1  # raise it when the meaning of an entry of the stats file changes
 STATS_BYTES = 40e6  # more than a stats file has: 2048 x 2048 float64 and a little
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The stats file
 
 
 @dataclasses.dataclass(frozen=True)

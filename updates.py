@@ -108,12 +108,12 @@ def training_loss(session, batch, places):
 def validate(session):
     """(mean, [mean of each quarter of the timesteps]): the loss over the held-out covers, unweighted.
 
-    Always the same noise; timesteps are stratified over the covers and rise with them, so a quarter of the timesteps is
-    a quarter of the covers. With fewer than 4 covers there are no quarters: [].
+    Always the same noise; timesteps are stratified over the covers. With fewer than 4 covers there are no quarters: [].
     """
     options, count = session.options, len(session.held_out)
     shape = models.latent_shape(session.parts, config.size(options))
-    timesteps = diffusion.stratified_timesteps(count, session.noise_scheduler.config.num_train_timesteps)
+    num_train_timesteps = session.noise_scheduler.config.num_train_timesteps
+    timesteps = diffusion.stratified_timesteps(count, num_train_timesteps)
     losses = torch.zeros(count, device=session.accelerator.device)
     batches = batches_of(range(count), options.batch_size, session.accelerator)
     quiet = not session.accelerator.is_main_process
@@ -124,5 +124,5 @@ def validate(session):
             noise = diffusion.normal(options.seed, diffusion.VALIDATION_NOISE, chunk, shape)
             losses[list(chunk)] = denoising_loss(session, batch, posterior_noise, noise, timesteps[list(chunk)])
     losses = session.accelerator.reduce(losses, "sum").double().cpu()  # a cover's loss is 0 in all processes but one
-    bands = losses.tensor_split(BANDS) if count >= BANDS else ()
-    return losses.mean().item(), [band.mean().item() for band in bands]
+    bands = timesteps * BANDS // num_train_timesteps  # which of the quarters each cover's timestep is in
+    return losses.mean().item(), [losses[bands == i].mean().item() for i in range(BANDS if count >= BANDS else 0)]

@@ -11,7 +11,20 @@ ALIKE = (  # what scores must have in common to stand side by side; versions dif
     *("score", "n", "n_reference", "fid_resize", "features_hash", "reference", "rows"),
     *("seed", "resolution", "steps", "guidance_scale", "scheduler", "precision"),
 )
+CALLED = {  # what people call the metrics that may be left out
+    "fid_infinity": "FD∞",
+    "kid": "kernel distance",
+    "precision": "precision, recall, coverage",
+    "clip": "CLIP score, CMMD",
+}
 CERTAIN = 2  # standard errors that a difference must exceed: about 95 % for the normal distribution
+
+
+def make(name, value, *, n, better, error=None, real=None, note=None):
+    """One value, of plain Python numbers; see scoring.py for what they mean."""
+    numbers = {"value": value, "error": error, "real": real}
+    numbers = {key: None if number is None else float(number) for key, number in numbers.items()}
+    return {"name": name, **numbers, "n": int(n), "better": better, "note": note}
 
 
 def text(value):
@@ -27,8 +40,9 @@ def number(figure):
 
 def change(value, start):
     """'better', 'worse' or 'same' (within the errors) than `start`, the same metric of another version; None if that
-    can't be told: an error is unknown, or nobody knows what real covers have and nearer to them is better."""
-    if value["error"] is None or start["error"] is None:
+    can't be told: they are not of one network, an error is unknown, or nobody knows what real covers have and nearer to
+    them is better."""
+    if value["name"] != start["name"] or value["error"] is None or start["error"] is None:
         return None
     if value["better"] == "real":
         if value["real"] is None or start["real"] is None:

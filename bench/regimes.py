@@ -2,10 +2,11 @@
 
     python -m bench.regimes --out DIR                        # as it was, on the whole Goodreads set: days on one GPU
     python -m bench.regimes --out DIR --scale 0.05 --data_root demo --pretrained_model tiny --resolution 64x96 \\
-        --fid_features efficientnet --num_imgs 100           # minutes on a laptop, without internet
+        --test_fraction 0.5 --fid_features efficientnet --num_imgs 100       # minutes on a laptop, without internet
 
 Options of training, sd_inference and precalc_fid_stats are handed on to those that know them. What is done is not done
-again: after Ctrl-C or a crash the same command goes on, a training run from its last version.
+again: after Ctrl-C or a crash the same command goes on, a training run from where it last saved; an option
+that would change what was learned already is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import dataclasses
 import difflib
 import math
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -45,8 +47,11 @@ REGIMES = {
 
 def main(argv=None):
     """Train and score each regime, then v0, then write the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.regimes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_line.Parser(
+        prog="python -m bench.regimes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an option of a script must not be taken for one of ours
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, statistics, page")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the covers that each regime learns from")
@@ -55,21 +60,22 @@ def main(argv=None):
         raise config.UserError(f"--scale {options.scale}: expected a factor above 0, at most 1")
     words = sort_words(handed_on)
 
+    counts = count_covers(words[config.TrainingOptions], options.scale)
+
     runs, stats_path = options.out.resolve() / "runs", options.out.resolve() / "fid_stats.npz"
-    if not stats_path.exists():
-        run_script("precalc_fid_stats", *words[config.StatsOptions], "--fid_stats_path", stats_path)
+    run_script("precalc_fid_stats", *words[config.StatsOptions], "--fid_stats_path", stats_path)
     scored = ("--calc_fid", True, "--fid_stats_path", stats_path)
     for number, (name, regime) in enumerate(REGIMES.items()):
-        covers = math.ceil(regime.covers * options.scale)
-        print(f"== {number + 1} of {len(REGIMES)}: {name}, {covers} covers, {regime.epochs} epochs", flush=True)
+        asked, covers = counts[name]
+        told = f"{covers:,} covers" if covers == asked else f"all {covers:,} covers of the {asked:,} asked for"
+        print(f"== {number + 1} of {len(REGIMES)}: {name}, {told}, {regime.epochs} epochs", flush=True)
+        learning = {**regime._asdict(), "num_examples": covers}
+        del learning["covers"]
+        learning = [word for key, value in learning.items() for word in (f"--{key}", value)]
+        # To a run that is there everything is said again: training refuses what would change its past
+        identity = "--run_id" if (runs / name / "config.json").exists() else "--run_name"
+        run_script("training", *words[config.TrainingOptions], *learning, "--output_dir", runs, identity, name)
         start = ("--output_dir", runs, "--run_id", name)
-        if (runs / name / "config.json").exists():
-            run_script("training", *start)
-        else:
-            learning = {**regime._asdict(), "num_examples": covers}
-            del learning["covers"]
-            learning = [word for key, value in learning.items() for word in (f"--{key}", value)]
-            run_script("training", *words[config.TrainingOptions], *learning, "--output_dir", runs, "--run_name", name)
         for version in ("v0", "latest") if number == 0 else ("latest",):
             run_script("sd_inference", *words[config.InferenceOptions], *start, "--version", version, *scored)
     page = options.out.resolve() / "report.html"
@@ -78,6 +84,28 @@ def main(argv=None):
         *("--report_path", page),
     )
     return 0
+
+
+def count_covers(words, scale):
+    """{regime: (covers asked for, covers it learns from)}: the data may have fewer. words: those for training.
+
+    UserError if two regimes that differ in their covers alone would be the same."""
+    import dataset
+
+    training = config.TrainingOptions(**command_line.read_command_line(config.TrainingOptions, words))
+    available = len(dataset.open_data(training).books("train"))
+    counts, names = {}, {}
+    for name, regime in REGIMES.items():
+        asked = math.ceil(regime.covers * scale)
+        counts[name] = asked, min(asked, available)
+        same = names.setdefault(regime._replace(covers=counts[name][1]), name)
+        if same != name:
+            change = "smaller --scale, or more data" if asked > available else "larger --scale"
+            raise config.UserError(
+                f"--scale {scale}: {same} and {name} would be the same, both with {counts[name][1]:,} of the "
+                f"{available:,} training covers: give a {change}"
+            )
+    return counts
 
 
 def sort_words(given):
@@ -101,22 +129,47 @@ def sort_words(given):
         if not knowing:
             if name in ours:
                 raise config.UserError(f"--{name} can't be given here: see --help for what each regime is")
-            near = difflib.get_close_matches(name, set().union(*known.values()), n=1)
+            near = difflib.get_close_matches(name, {"out", "scale"}.union(*known.values()), n=1)
             raise config.UserError(
                 f"unknown option --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help")
             )
         for cls in knowing:
             words[cls] += [f"--{name}", *values]
-    for cls in classes:
-        config.check(cls(**command_line.read_command_line(cls, words[cls])))  # before anything long begins
+    always = {config.InferenceOptions: ["--calc_fid", "True"]}
+    for cls in classes:  # before anything long begins
+        config.check(cls(**command_line.read_command_line(cls, words[cls] + always.get(cls, []))))
     return words
 
 
 def run_script(script, *words):
-    """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours."""
-    status = subprocess.run([sys.executable, ROOT / f"{script}.py", *map(str, words)]).returncode
-    if status:
-        sys.exit(status)
+    """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours.
+
+    To stop is the script's affair, for it may have to save: Ctrl-C reaches it as it reaches us, SIGTERM is handed on,
+    and we leave when it has ended, with 128 + the signal's number if it has no status of its own.
+    """
+    process, stop = None, 0
+
+    def hand_on(number, _frame):
+        nonlocal stop
+        stop = number
+        if process:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        process = subprocess.Popen([sys.executable, ROOT / f"{script}.py", *map(str, words)])
+        if stop:  # it came while the process was made
+            process.terminate()
+        while process.returncode is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                stop = signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    if status or stop:
+        sys.exit(status or 128 + stop)
 
 
 if __name__ == "__main__":

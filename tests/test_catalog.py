@@ -109,3 +109,10 @@ def test_scores_are_kept_for_each_version_and_kind(run):
         catalog.add_score(run, version, {"score": name, "distance": distance, "n": 4})
     scores = {v: {name: s["distance"] for name, s in of.items()} for v, of in catalog.read_scores(run).items()}
     assert scores == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
+
+
+@pytest.mark.parametrize("text", ['{"v0": 3}', '{"v0": {"FID": 4.5}}', "[]"])
+def test_a_file_without_scores_is_named(run, text):
+    (run / "scores.json").write_text(text)
+    with pytest.raises(UserError, match=r"can't read .*scores\.json"):
+        catalog.read_scores(run)

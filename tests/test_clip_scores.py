@@ -95,3 +95,17 @@ def test_another_kind_of_model_is_refused(tmp_path):
     assert pathlib.Path(tmp_path / "sd" / "unet").is_dir()
     with pytest.raises(config.UserError, match="can't be loaded as a CLIP model"):
         clip_scores.load(str(tmp_path / "sd"), 4, torch.device("cpu"))
+
+
+def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
+    """transformers would fill in random ones, other ones at each start."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "half")
+    path = tmp_path / "half" / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("text_model")}
+    save_file(kept, path, metadata={"format": "pt"})
+    with pytest.raises(config.UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
+        clip_scores.load(str(tmp_path / "half"), 4, torch.device("cpu"))

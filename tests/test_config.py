@@ -130,7 +130,20 @@ def test_a_resumed_run_may_change_its_tracker():
     ],
 )
 def test_metrics_are_picked_by_name(words, chosen):
-    assert config.chosen_metrics(config.check(config.InferenceOptions(metrics=words))) == chosen
+    assert config.chosen_metrics(config.check(config.InferenceOptions(metrics=words, calc_fid=True))) == chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(metrics="fid,clip", calc_fid=True), "--metrics clip needs a CLIP model"),
+        (dict(metrics="kid"), "are about scores: add --calc_fid True"),
+        (dict(clip_model="some"), "are about scores: add --calc_fid True"),
+    ],
+)
+def test_metrics_that_could_not_be_measured_are_refused(options, message):
+    with pytest.raises(config.UserError, match=message):
+        config.check(config.InferenceOptions(**options))
 
 
 def test_an_unknown_metric_is_named():

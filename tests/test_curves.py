@@ -40,11 +40,14 @@ def test_bands_are_shares_of_their_first_value():
     made = curves.band_lines([*lines, {"step": 20, "validation_bands": []}])
     assert [[y for _, y in line.points] for line in made] == [[1, 0.5], [1, 1], [1, 0.5], [1, 2]]
     assert made[0].label == "0-249 (1.000, 0.500)"
+    assert curves.band_lines([*lines, {"step": 20, "validation_bands": [None, 0.7, 0.2, 0.4]}]) == made
     assert curves.charts({"a": lines})[0][0] == "Validation loss by timestep"
     assert [title[-3:] for title, _, _ in curves.charts({"a": lines, "b": lines})] == [", a", ", b"]
 
 
-@pytest.mark.parametrize("bands", [None, [], [1.0, 2.0], [1.0, math.nan, 1.0, 1.0], "abcd", [0.0, 1.0, 1.0, 1.0]])
+@pytest.mark.parametrize(
+    "bands", [None, [], [1.0, 2.0], [1.0, math.nan, 1.0, 1.0], [None] * 4, "abcd", [0.0, 1.0, 1.0, 1.0]]
+)
 def test_runs_without_bands_leave_them_out(bands):
     assert curves.band_lines(told(3, validation_bands=bands)) == []
 

@@ -333,7 +333,10 @@ def test_covers_of_rows(tmp_path, capsys):
     assert [image.dtype for image in images] == [np.uint8] * 2
     assert np.array_equal(images, [saved[33], saved[2]])
     assert capsys.readouterr().err == ""
+    features.warn_of_jpeg(tmp_path)
+    assert capsys.readouterr().err == ""
     save(tmp_path, "a.jpg")
+    features.warn_of_jpeg(tmp_path)
     assert len(features.png_paths(tmp_path, saved)) == 3
     assert "1 JPEG files don't count, such as a.jpg" in capsys.readouterr().err
     save(tmp_path, "4.png", mode="L")

@@ -54,7 +54,9 @@ def test_settings_of_a_folder_are_kept_and_compared(tmp_path):
     gallery.require_same_settings(path, settings, {"3": "a book"})
     gallery.require_same_settings(path, settings, {"4": "another"})
     assert json.loads(path.read_text()) == {**settings, "prompts": {"3": "a book", "4": "another"}}
-    with pytest.raises(config.UserError, match="were drawn with steps 5, and now it is 6: choose another --save_dir"):
+    with pytest.raises(
+        config.UserError, match="were drawn with steps 5, and now it is 6: give --steps 5, choose another"
+    ):
         gallery.require_same_settings(path, {"seed": 1, "steps": 6}, {})
     with pytest.raises(config.UserError, match=r"row 3 .* was drawn from another prompt, 'a book'"):
         gallery.require_same_settings(path, settings, {"3": "a tree"})
@@ -91,3 +93,11 @@ def test_a_folder_that_cannot_be_made_is_one_line():
 
     with pytest.raises(config.UserError, match=r"can't make /proc/nowhere.*choose another --save_dir"):
         gallery.make_folder(Path("/proc/nowhere"))
+
+
+def test_covers_that_nothing_is_known_of_are_never_taken_for_this_versions(tmp_path):
+    Image.new("RGB", (32, 48)).save(tmp_path / "3.png")
+    path, settings = tmp_path / gallery.SETTINGS, {"seed": 1}
+    with pytest.raises(config.UserError, match=r"has covers, such as 3\.png, and no settings\.json that says how"):
+        gallery.require_same_settings(path, settings, {"3": "a book", "4": "another"})
+    gallery.require_same_settings(path, settings, {"4": "another"})  # other rows' pictures don't matter

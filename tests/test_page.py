@@ -91,15 +91,9 @@ def test_a_version_is_to_be_scored_like_the_others(run):
     like = given(n=150, fid_features="efficientnet", fid_resize="clean", split="all", fid_stats_path="my stats.npz")
     assert (like["num_imgs"], like["fid_features"], like["split"]) == (150, "efficientnet", "all")
     assert like["fid_stats_path"] == "my stats.npz" and "fid_resize" not in like
-    like = given(n=20, fid_features="inception", fid_resize="legacy")
+    like = given(n=20, fid_features="inception", fid_resize="legacy", fid_weights="my weights.pth")
     assert like["fid_resize"] == "legacy" and "fid_features" not in like
-
-
-def test_a_score_of_weights_that_are_gone_is_not_shown():
-    same, other, unknown = {"weights": "w"}, {"weights": "x"}, {}
-    columns = [dataclasses.replace(column(), label=label) for label in "abc"]
-    shown, stale = page.current(columns, {"a": same, "b": other, "c": unknown})
-    assert shown == {"a": same, "c": unknown} and stale == ["b"]
+    assert like["fid_weights"] == "my weights.pth"
 
 
 def test_what_the_data_folder_holds_is_told(small_data):

@@ -10,12 +10,18 @@ import pytest
 
 import catalog
 import config
+import gallery
 import report
 import training
 import values
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
-SETTINGS = {name: 1 for name in values.ALIKE} | {"score": "FD (EfficientNet-Lite0)", "fid_features": "efficientnet", "fid_resize": "clean", "n": 4}
+SETTINGS = {name: 1 for name in values.ALIKE} | {
+    "score": "FD (EfficientNet-Lite0)",
+    "fid_features": "efficientnet",
+    "fid_resize": "clean",
+    "n": 4,
+}
 
 
 def add_score(run, version, figure, **settings):
@@ -299,30 +305,55 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
         (["--version", "/nowhere"], "expected v0, v1 ..., latest, best, or a folder"),
         (["--version", ","], "names no version"),
         (["--report_path", "/tmp"], "--report_path /tmp is a folder"),
+        (["--report_path", "/proc/nowhere/r.html"], "can't write /proc/nowhere/.*; .* choose another --report_path"),
         (["--save_dir", "/proc/nowhere", "--version", "v1"], "can't make /proc/nowhere"),
     ],
 )
-def test_mistakes_are_told(trained, tmp_path, more, message):
+def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(gallery, "load", lambda *_: pytest.fail("mistakes come before the long work"))
     with pytest.raises(config.UserError, match=message):
         make(trained, tmp_path / "r.html", *more)
-    assert not (tmp_path / "r.html").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_scores_of_other_settings_are_refused_unless_asked(runs, tmp_path):
     add_score(runs / "run", "v1", 70.0, n=20, seed=3)
-    with pytest.raises(
-        config.UserError, match=r"n is 4 for v0 and 20 for v1; seed is 1 for v0 and 3 for v1; .*--mixed"
-    ):
+    told = "the number of covers is 4 for v0 and 20 for v1; seed is 1 for v0 and 3 for v1"
+    with pytest.raises(config.UserError, match=f"{told}; .*--mixed"):
         make(runs, tmp_path / "r.html", "--version", "v0,v1")
     assert not (runs / "run" / "covers" / "v1" / "0.png").exists()
     text = make(runs, tmp_path / "r.html", "--version", "v0,v1", "--mixed", "True", "--num_samples", 1)
-    assert "Not measured alike" in text and "n is 4 for v0 and 20 for v1" in text
+    assert "Not measured alike" in text and told in text
+    assert '<small class="better">' not in text and "nothing is called better" in text and "Against v0" not in text
 
 
 def test_a_score_of_other_weights_is_not_shown(runs, tmp_path):
     add_score(runs / "run", "v2", 50.0, weights="of another training")
     text = make(runs, tmp_path / "r.html", "--version", "v2", "--num_samples", 1)
     assert "the score on disk is of other weights" in text and 'class="scores"' not in text
+
+
+def test_a_score_that_is_not_shown_is_not_judged(runs, tmp_path):
+    """The run's v2 was scored otherwise, but with weights that are gone: nothing stands side by side."""
+    add_score(runs / "run", "v2", 50.0, weights="of another training", n=20, rows="8ce8a6afc0208f81")
+    text = make(runs, tmp_path / "r.html", "--version", "v0,v2", "--num_samples", 1)
+    assert "the score on disk is of other weights" in text and "Not measured alike" not in text
+    add_score(runs / "run", "v1", 50.0, rows="8ce8a6afc0208f81")
+    with pytest.raises(config.UserError, match=r"settings: the choice of books differs \(v0 / v1\); score them alike"):
+        make(runs, tmp_path / "r.html", "--version", "v0,v1,v2", "--num_samples", 1)
+
+
+@pytest.mark.parametrize("scores", [{"v0": 3}, {"v0": {"FID": 3}}, [3]])
+def test_scores_of_another_shape_are_told(runs, tmp_path, scores):
+    (runs / "run" / "scores.json").write_text(json.dumps(scores))
+    with pytest.raises(config.UserError, match=f"can't read {runs}/run/scores.json"):
+        make(runs, tmp_path / "r.html", "--version", "v0")
+
+
+def test_the_size_is_told(runs, tmp_path, capsys):
+    text = make(runs, tmp_path / "r.html", "--version", "v0", "--num_samples", 1)
+    size = len(text.encode())
+    assert 1000 < size < 999_000 and f"; {size / 1000:.0f} KB; open it" in capsys.readouterr().out
 
 
 def test_runs_that_draw_otherwise_are_refused(runs, tmp_path):

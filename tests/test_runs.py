@@ -139,6 +139,10 @@ def test_one_run_shows_every_metric_of_its_versions(options, listing, capsys):
     rows = {words[1]: [word.strip() for word in words[2:] if word] for words in lines if len(words) > 2}
     assert rows["metric"] == ["v0", "v2", "real covers"]
     assert rows["FD"] == ["301.00 ± 1.5", "20.00"] and rows["KD"] == ["0.25 ± 1.5", "20.00"]
+    assert "not measured alike" not in "".join(map(str, lines))
+    catalog.add_score(run, "v1", {"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}})
+    assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
+    assert "not measured alike, so not to be compared: n\n" in capsys.readouterr().out
     assert runs.main(["--output_dir", str(run.parent)]) == 0
     assert "real covers" not in capsys.readouterr().out  # of all runs just the listing
 

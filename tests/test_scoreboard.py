@@ -1,7 +1,10 @@
 """Scores side by side: which are refused, what counts as better, how numbers read."""
 
+import dataclasses
+
 import pytest
 
+import config
 import scoreboard
 import values as values_module
 from config import UserError
@@ -52,12 +55,41 @@ def test_a_version_that_lacks_the_common_score_keeps_its_own():
 @pytest.mark.parametrize("name", values_module.ALIKE)
 def test_scores_of_different_settings_are_refused_by_name(name):
     scoreboard.require_alike({"v0": score(), "v1": score()})
-    picked = {"v0": score(), "v1": score(**{name: 20}), "v2": score()}
-    expected = f"different settings: {name} is 1 for v0, v2 and 20 for v1; .* --mixed True"
-    with pytest.raises(
-        UserError, match=expected.replace("score is 1", "score is FID") if name == "score" else expected
-    ):
+    picked = {"v0": score(**{name: "8ce8"}), "v1": score(**{name: 20}), "v2": score(**{name: "8ce8"})}
+    called = scoreboard.WORDS.get(name, name)
+    expected = f"{called} is 8ce8 for v0, v2 and 20 for v1"
+    if name in scoreboard.HASHES:
+        expected = rf"{called} differs \(v0, v2 / v1\)"
+    with pytest.raises(UserError, match=f"different settings: {expected}; score them alike .* --mixed True"):
         scoreboard.require_alike(picked)
+
+
+def test_a_setting_that_a_score_does_not_tell_is_unknown():
+    old = {key: value for key, value in score().items() if key not in ("rows", "steps")}
+    told = scoreboard.tell(scoreboard.differences({"v0": score(), "v1": old}))
+    assert told == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
+
+
+def test_every_setting_that_is_no_option_has_words():
+    options = {field.name for field in dataclasses.fields(config.InferenceOptions)}
+    assert set(values_module.ALIKE) <= options | scoreboard.WORDS.keys()
+    assert set(scoreboard.HASHES) <= scoreboard.WORDS.keys() <= set(values_module.ALIKE)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"values": 3}, {"values": {}}, {"values": {"fid": 3}}, {"values": {"fid": {"name": "FID"}}}, {"score": None}],
+)
+def test_what_is_no_score_is_not_shown(broken):
+    whole = score()
+    bad = {key: value for key, value in (whole | broken).items() if value is not None}
+    assert scoreboard.pick({"v0": {"FID": bad}, "v1": {"FID": whole}}) == {"v1": whole}
+
+
+def test_a_score_of_weights_that_are_gone_is_not_shown():
+    same, other, unknown = {"weights": "w"}, {"weights": "x"}, {}
+    shown, stale = scoreboard.current({"a": same, "b": other, "c": unknown}, dict.fromkeys("abcd", "w"))
+    assert shown == {"a": same, "c": unknown} and stale == ["b"]
 
 
 def test_other_weights_and_names_are_no_other_settings():
@@ -92,6 +124,33 @@ def test_the_base_is_v0_or_else_the_first_that_has_a_score():
     assert scoreboard.table({"a": score(), "v0": score()}, ["a", "v0"])[0] == "v0"
     assert scoreboard.table({"b": score(), "c": score()}, ["a", "b", "c"])[0] == "b"
     assert scoreboard.table({}, ["a"]) == (None, [])
+
+
+def verdicts(picked):
+    return [[(cell.verdict, cell.arrow) for cell in row.cells] for row in scoreboard.table(picked, list(picked))[1]]
+
+
+def test_what_was_not_measured_alike_is_not_judged():
+    better = {"v0": score(fid=100.0), "v1": score(fid=10.0)}
+    assert verdicts(better) == [[("", ""), ("better", "↓")]]
+    for name in values_module.ALIKE:
+        unlike = {**better, "v2": score(**{name: 2000})}
+        assert verdicts(unlike) == [[("", "")] * 3]
+
+
+def test_what_has_another_name_is_another_metric():
+    """CLIP scores of two models, say: neither compared nor in one row."""
+    picked = {"v0": score(fid=100.0), "v1": score(fid=10.0), "v2": score(fid=1.0)}
+    picked["v1"]["values"]["fid"]["name"] = "FD"
+    for one in picked.values():
+        one["values"]["kid"] = value(1.0)
+    base, rows = scoreboard.table(picked, list(picked))
+    assert base == "v0" and [row.name for row in rows] == ["FID", "FD", "FID"]
+    assert [cell.text for cell in rows[0].cells] == ["100.0", "", "1.0"]
+    assert [cell.text for cell in rows[1].cells] == ["", "10.0", ""]
+    assert [cell.verdict for row in rows[:2] for cell in row.cells] == ["", "", "better", "", "", ""]
+    named = dict(value(10.0), name="FD")
+    assert [cell.verdict for cell in cells(value(100.0), named, value(10.0))] == ["", "", "better"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

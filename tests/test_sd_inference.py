@@ -88,7 +88,7 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
 
     options = command_line.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
     folder = tmp_path / "v1"
-    folder.mkdir()
+    assert sd_inference.main(score(trained, stats, tmp_path, "--metrics", "fid")) == 0  # to be overwritten
     books = dataset.open_data(options).books("all")
     for book in books:
         image = ((dataset.load_image(book.image, (32, 48)) + 1) * 127.5).round().byte().permute(1, 2, 0)
@@ -154,7 +154,9 @@ def test_a_folder_is_a_version_and_its_run_is_found(trained, tmp_path):
 
 def test_other_settings_in_the_same_folder_are_refused(trained, stats, tmp_path):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
-    with pytest.raises(config.UserError, match="were drawn with seed 5, and now it is 6: choose another --save_dir"):
+    with pytest.raises(
+        config.UserError, match="were drawn with seed 5, and now it is 6: give --seed 5, choose another --save_dir"
+    ):
         sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2, "--seed", 6))
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 3)) == 0  # more of the same is fine
 
@@ -248,3 +250,34 @@ def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
     done = run_script("sd_inference", "--output_dir", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no run in") and done.stderr.count("\n") == 1
+
+
+def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys):
+    """Fewer covers, other metrics, nothing measured, a damaged file: the listing keeps what it had."""
+    import catalog
+
+    def listed():
+        return catalog.read_scores(runs / "run")["v1"]["FD (EfficientNet-Lite0)"]
+
+    runs = tmp_path / "runs"
+    shutil.copytree(trained, runs)
+    (runs / "run" / "scores.json").unlink(missing_ok=True)
+    covers = tmp_path / "covers"
+    assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "fid,precision")) == 0
+    first = listed()
+    assert {"fid", "precision"} <= first["values"].keys()
+    assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 5, "--metrics", "fid")) == 0
+    assert "the run's listing keeps the score over 6 covers" in capsys.readouterr().out
+    assert listed() == first and json.loads((covers / "v1" / "metrics.json").read_text())["n"] == 5
+    with pytest.raises(config.UserError, match="nothing could be measured: a kernel distance"):
+        sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "kid"))
+    (covers / "v1" / "metrics.json").write_text("{")
+    with pytest.raises(config.UserError, match=r"can't read .*metrics\.json.* delete it"):
+        sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility"))
+    (covers / "v1" / "metrics.json").unlink()
+    assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility")) == 0
+    assert listed()["values"].keys() > first["values"].keys() and listed()["distance"] == first["distance"]
+    warned = capsys.readouterr()
+    assert "covariance is singular" not in warned.err  # nothing was asked that has one
+    assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 99, "--metrics", "fid")) == 0
+    assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed()["n"] == 26

@@ -43,6 +43,18 @@ def test_a_change_counts_beyond_twice_its_error(now, start, better, real, says):
     assert values.change(now, start) == says
 
 
+def test_scores_of_two_networks_are_never_compared():
+    assert values.change(value(1, 0.1, name="CLIP score (a)"), value(9, 0.1, name="CLIP score (b)")) is None
+
+
+def test_a_value_is_of_plain_numbers():
+    import numpy as np
+
+    made = values.make("FD", np.float32(2.5), n=np.int64(3), better="lower", error=np.float64(0.1))
+    assert made == {"name": "FD", "value": 2.5, "error": 0.1, "real": None, "n": 3, "better": "lower", "note": None}
+    assert {type(made[key]) for key in ("value", "error", "n")} == {float, int}
+
+
 def test_differences_are_named():
     score = dict.fromkeys(values.ALIKE, 1)
     assert values.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []

@@ -1,0 +1,83 @@
+"""What scoring costs: seconds and memory of each metric, for as many covers as are asked for. No model draws.
+
+    python -m bench.scoring_cost --covers 2000
+
+Demo covers of one half of the books stand in for drawn ones, against the other half. Features and readings are computed
+in the metric that first asks for them, and kept: so the first run of this command is the one that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import resource
+import sys
+import time
+
+import command_line
+import config
+
+
+def main(argv=None):
+    """Print a line for each metric, as it is done."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
+    parser.add_argument("--covers", type=int, default=2000, help="drawn covers, and about as many real ones")
+    parser.add_argument("--resolution", default="128x192")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default="scoring_cost", help="folder for covers, features, readings"
+    )
+    wishes = parser.parse_args(argv)
+
+    import torch
+
+    import covers
+    import dataset
+    import demo_data
+    import features
+    import metrics
+    import sampling
+    import scoring
+    import stats_file
+
+    # Covers to score: those of training, under the names of as many held-out books
+    root = demo_data.ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
+    words = ["--data_root", root, "--cache_dir", wishes.out / "cache", "--resolution", wishes.resolution]
+    words += ["--test_fraction", 0.5, "--fid_features", "efficientnet", "--num_imgs", wishes.covers]
+    options, _ = command_line.parse(config.InferenceOptions, list(map(str, words)))
+    data = dataset.open_data(options)
+    pairs = list(zip(data.books("test"), data.books("train"), strict=False))[: wishes.covers]
+    folder = wishes.out / "drawn"
+    folder.mkdir(exist_ok=True)
+    for book, shown in pairs:
+        if not (folder / f"{book.row}.png").exists():
+            pixels = torch.from_numpy(covers.read(shown.image, config.size(options)).copy())
+            sampling.save_png(folder / f"{book.row}.png", pixels)
+    books = [book for book, _ in pairs]
+
+    # One metric after the other
+    real, threads = len(data.books("test")), torch.get_num_threads()
+    print(f"{len(books)} covers of {wishes.resolution}, {real} real ones, {threads} threads")
+    print("| metric | seconds | most memory so far, GiB |\n|---|---|---|")
+    extractor = features.load_extractor(options, torch.device("cpu"))
+    began, moments = time.monotonic(), metrics.Moments(extractor.dims)
+    for block in scoring.feature_cache.of_books(data.books("test"), options, extractor, "statistics"):
+        moments.update(block)
+    tell("statistics of the real covers", began)
+    reference = stats_file.Stats(moments.n, moments.mu, moments.sigma, {})
+    sides = scoring.Sides(options, folder, None, data, books, [], extractor, reference, None)
+    for metric in config.METRICS:
+        if metric != "clip":
+            began = time.monotonic()
+            scoring.measure(dataclasses.replace(sides, options=dataclasses.replace(options, metrics=metric)))
+            tell(metric, began)
+    return 0
+
+
+def tell(name, began):
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes, on Linux
+    print(f"| {name} | {time.monotonic() - began:.1f} | {gib:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_script(main))
