@@ -61,12 +61,9 @@ class Sides:
     def floor_of(self, extractor, real):
         """The floor in the features of `extractor`; real: those of all the covers of --split."""
         first, second = self.floor_books
-        whole = len(second) == len(real)
-        first, *others = (
-            self.features_of(books, extractor, "features of the floor")
-            for books in ([first] if whole else [first, second])
-        )
-        return first, (real if whole else others[0])
+        if len(second) < len(real):
+            real = self.features_of(second, extractor, "features of the floor")
+        return self.features_of(first, extractor, "features of the floor"), real
 
     @functools.cached_property
     def floor_books(self):

@@ -159,7 +159,8 @@ def test_enlarging_and_arrow_keys(look):
         assert page.locator("#viewer-image").bounding_box() == place  # the eye compares: nothing may move
     page.keyboard.press("Escape")
     assert shown(page) is None
-    assert page.evaluate("document.activeElement.querySelector('img').src") == sources[15]  # where we were
+    where_we_were = "source => document.activeElement.querySelector('img')?.src === source"
+    page.wait_for_function(where_we_were, arg=sources[15], timeout=5000)  # browsers tell of the closing a little later
     page.keyboard.press("ArrowLeft")  # arrows move the focus, too
     page.keyboard.press("Enter")
     assert shown(page) == ("v1", titles[3], sources[14])
