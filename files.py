@@ -62,7 +62,7 @@ def blames_disk(problem):
 
 def remove(path):
     """Delete a file or a folder, if it is there."""
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -61,3 +61,8 @@ def test_really_full(tmp_path):
 def test_json_is_readable(tmp_path):
     files.write_json(tmp_path / "a.json", {"title": "Čapek", "n": 1})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "title": "Čapek",\n "n": 1\n}\n'
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"can't write .*File name too long; choose"):
+        files.write_text(tmp_path / ("x" * 300), "text", "choose another")
