@@ -15,6 +15,7 @@ import difflib
 import logging
 import os
 import re
+import shlex
 import sys
 
 from config import (
@@ -219,6 +220,17 @@ def refuse_changes(cls, saved_path, given):
                     f"--{name} {given[name]} would change the past of this run, which has {was}: "
                     f"leave --{name} out to go on, or start a new run without --run_id"
                 )
+
+
+def command(cls, values, always=()):
+    """The command line that gives the script of `cls` these options {name: value}: those that are not the default, and
+    those named in `always`; nothing that is never saved."""
+    words = ["python", "-m", SCRIPTS[cls]]
+    for field in dataclasses.fields(cls):
+        value = values.get(field.name, field.default)
+        if field.metadata["saved"] and (value != field.default or field.name in always):
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import catalog
+import command_line
 import config
 import covers
 import curves
@@ -196,7 +197,7 @@ def run_facts(run, columns):
     saved = files.read_json(run / "config.json")
     return dict(
         name=run.name,
-        command=command("training", config.TrainingOptions, saved),
+        command=command_line.command(config.TrainingOptions, saved),
         settings=sorted((name, "none" if value is None else value) for name, value in saved.items()),
         versions=[version_facts(column, run) for column in columns if run in column.runs],
     )
@@ -217,15 +218,6 @@ def version_facts(column, run):
             facts["validation_loss"] = start[0] if start else None
     facts["command"] = shlex.join(drawing_words(column))
     return facts
-
-
-def command(script, cls, saved):
-    """The command line that gives a script the saved options: those that are not the default."""
-    words = ["python", "-m", script]
-    for field in dataclasses.fields(cls):
-        if field.metadata["saved"] and field.name in saved and saved[field.name] != field.default:
-            words += [f"--{field.name}", str(saved[field.name])]
-    return shlex.join(words)
 
 
 def drawing_words(column):

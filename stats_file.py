@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import pathlib
-import shlex
 import shutil
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+import command_line
 import config
 from config import UserError
 from files import publish
@@ -55,13 +55,9 @@ def load_reference(options, extractor, data):
 
 def stats_command(options):
     """The command that makes the stats file that `options` (see stats_info) ask for."""
-    words = ["python", "-m", "precalc_fid_stats"]
-    for field in dataclasses.fields(config.StatsOptions):
-        value = getattr(options, field.name)
-        always = ("data_root", "resolution", "fid_features", "fid_stats_path")
-        if field.name in always or value != field.default:
-            words += [f"--{field.name}", str(value)]
-    return shlex.join(words)
+    always = ("data_root", "resolution", "fid_features", "fid_stats_path")
+    names = [field.name for field in dataclasses.fields(config.StatsOptions)]
+    return command_line.command(config.StatsOptions, {name: getattr(options, name) for name in names}, always)
 
 
 def require_writable(path):

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -245,3 +246,16 @@ def test_a_stray_word_is_not_echoed(words):
     with pytest.raises(UserError) as caught:
         parse(words)
     assert KEY not in str(caught.value) and "--option value" in str(caught.value)
+
+
+def test_a_command_gives_the_options_back():
+    options = config.TrainingOptions(
+        data_root="my data; rm -rf /", train_unet=True, train_text_encoder=False, lr=3e-3, max_steps=30, snr_gamma=5.0
+    )
+    text = command_line.command(config.TrainingOptions, config.to_json(options))
+    python, dash, script, *words = shlex.split(text)
+    assert (python, dash, script) == ("python", "-m", "training")
+    assert command_line.parse(config.TrainingOptions, words)[0] == options
+    assert "--epochs" not in words and "--lr_text_encoder" not in words  # defaults need not be said
+    assert command_line.command(config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
+    assert command_line.command(config.TrainingOptions, {"lr": 1e-5}, always=["lr"]) == "python -m training --lr 1e-05"

@@ -55,18 +55,6 @@ def test_the_hash_is_what_a_browser_computes():
     assert page.csp_hash("ü = 1;\n") == f"'sha256-{digest}'"
 
 
-def test_the_training_command_gives_the_options_back():
-    options = config.TrainingOptions(
-        data_root="my data; rm -rf /", train_unet=True, train_text_encoder=False, lr=3e-3, max_steps=30, snr_gamma=5.0
-    )
-    text = page.command("training", config.TrainingOptions, config.to_json(options))
-    python, dash, script, *words = shlex.split(text)
-    assert (python, dash, script) == ("python", "-m", "training")
-    assert command_line.parse(config.TrainingOptions, words)[0] == options
-    assert "--epochs" not in words and "--lr_text_encoder" not in words  # defaults need not be said
-    assert page.command("training", config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
-
-
 def test_the_drawing_command_gives_the_options_back(run):
     shown = column(run=run, seed=7, steps=5, guidance_scale=3.0)
     words = shlex.split(page.score_command(shown, None))[3:]
