@@ -102,13 +102,12 @@ def settings_of(options, version, parts_hash):
     """What determines a picture, less its prompt and its row. parts_hash: models.weights_hash."""
     import models
 
-    names = GIVEN.keys() - {"precision"}
     return {
         "version": version.name,
         "run_id": version.run.name if version.run else None,
         "weights": parts_hash,
         "precision": models.pick_precision(options.mixed_precision),
-        **{name: getattr(options, name) for name in names},
+        **{name: getattr(options, name) for name in GIVEN if name != "precision"},
     }
 
 

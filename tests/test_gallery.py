@@ -75,6 +75,8 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     state = accelerate.Accelerator(cpu=True).state
     settings = gallery.draw(options, version, tmp_path / "all", books, state)
     assert settings["weights"] == models.weights_hash(models.build_tiny()) and settings["version"] == "v0"
+    drawn = ["seed", "resolution", "steps", "guidance_scale", "scheduler"]
+    assert list(settings) == ["version", "run_id", "weights", "precision", *drawn]  # the same bytes in every process
     gallery.draw(options, version, tmp_path / "some", books[1:2], state)
     before = (tmp_path / "some" / "2.png").stat().st_mtime_ns
     gallery.draw(options, version, tmp_path / "some", books, state)
