@@ -200,6 +200,14 @@ def load_image(path, size):
     return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
 
 
+def load_cover(book, size):
+    """load_image of a book's cover; the UserError names its row."""
+    try:
+        return load_image(book.image, size)
+    except UserError as problem:
+        raise type(problem)(f"row {book.row}: {problem}") from None
+
+
 def count_tokens(tokenizer, text):
     """How many tokens the text has, start and end included; it may be more than the model reads."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
@@ -208,12 +216,16 @@ def count_tokens(tokenizer, text):
 class BookCoverDataset:
     """dict(pixel_values float32 (3, H, W) in [-1, 1], input_ids int64 (77,), row int) for each book.
 
+    With cached latents (latents.Latents) no picture is read: instead of pixel_values there are moments, float16
+    (2, 4, H/8, W/8), mean and deviation of the autoencoder's posterior.
+
     dataset[i] has the canonical template: for validation and reference. dataset[i, position] is for training: template
     and caption dropout (an empty prompt) are functions of (options.seed, position) alone. It can be pickled.
     """
 
-    def __init__(self, books, size, tokenizer, options):
+    def __init__(self, books, size, tokenizer, options, latents=None):
         self.books, self.size, self.tokenizer, self.options = books, size, tokenizer, options
+        self.latents = latents
         self.descriptions = descriptions(books, tokenizer, options)
 
     def __len__(self):
@@ -224,15 +236,15 @@ class BookCoverDataset:
 
         index, position = key if isinstance(key, tuple) else (key, None)
         book = self.books[index]
-        try:
-            pixel_values = load_image(book.image, self.size)
-        except UserError as problem:
-            raise type(problem)(f"row {book.row}: {problem}") from None
+        if self.latents is None:
+            picture = dict(pixel_values=load_cover(book, self.size))
+        else:
+            picture = dict(moments=self.latents[book.content])
         text = self.prompt(book) if position is None else self.training_prompt(book, position)
         limit = self.tokenizer.model_max_length
         tokens = self.tokenizer(text, padding="max_length", truncation=True, max_length=limit)
         input_ids = torch.tensor(tokens["input_ids"], dtype=torch.int64)
-        return dict(pixel_values=pixel_values, input_ids=input_ids, row=book.row)
+        return dict(**picture, input_ids=input_ids, row=book.row)
 
     def prompt(self, book, template=TEMPLATES[0]):
         """The prompt of a book, shortened to what the text encoder reads."""

@@ -172,7 +172,7 @@ def weights_hash(parts):
 
 
 def networks_hash(*networks):
-    """A hash, hex, of all weights as they are now (fp32 as loaded, on the CPU)."""
+    """A hash, hex, of all weights as they are now, on the CPU."""
     digest = hashlib.blake2b(digest_size=16)
     for network in networks:
         for key, tensor in sorted(network.state_dict().items()):
@@ -231,6 +231,17 @@ def place(parts, device, precision, learning=()):
     return parts
 
 
+@contextlib.contextmanager
+def on_device(network, device):
+    """Inside: the network is on the device; after: where it was."""
+    home = network.device
+    network.to(device)
+    try:
+        yield
+    finally:
+        network.to(home)
+
+
 def save_network(network, folder, dtype):
     """Write a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
     import transformers
@@ -252,15 +263,24 @@ def save_network(network, folder, dtype):
 # Images <-> latents. The scaling factor (latent diffusion, arXiv:2112.10752, D.1) lives here and nowhere else.
 
 
-@torch.no_grad()
 def encode_images(vae, pixel_values, noise):
     """Images (B, 3, H, W) in [-1, 1] -> latents float32 (B, 4, H/8, W/8), scaled to about unit std.
 
     noise: standard normal, shaped like the latents; it draws from the encoder's posterior.
     """
-    posterior = vae.encode(pixel_values.to(vae.dtype)).latent_dist
-    latents = posterior.mean.float() + posterior.std.float() * noise
-    return latents * vae.config.scaling_factor
+    return draw_latents(vae, *posterior(vae, pixel_values), noise)
+
+
+@torch.no_grad()
+def posterior(vae, pixel_values):
+    """Images (B, 3, H, W) in [-1, 1] -> (mean, deviation) of the encoder's posterior, float32 (B, 4, H/8, W/8) each."""
+    distribution = vae.encode(pixel_values.to(vae.dtype)).latent_dist
+    return distribution.mean.float(), distribution.std.float()
+
+
+def draw_latents(vae, mean, std, noise):
+    """Latents float32 (B, 4, H/8, W/8), scaled: a draw from the posterior (mean, std) by standard normal noise."""
+    return (mean + std * noise) * vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import checkpoint
 import config
 import dataset
 import diffusion
+import latents
 import models
 import tracking
 from mirror import Mirror
@@ -91,7 +92,15 @@ def set_up(options, run):
     if accelerator.is_main_process:
         run, lock = checkpoint.open_run(run, options, position, parts, learning)
     run = accelerate.utils.broadcast_object_list([run])[0]
+
+    # With cached latents, the autoencoder has the device to itself, and then leaves it
+    size, cached = config.size(options), None
+    if options.cache_latents:
+        every_book = books + held_out
+        cached = latents.of_books(every_book, [size] * len(every_book), parts, options, accelerator)
     models.place(parts, accelerator.device, precision, learning)
+    if options.cache_latents:
+        parts.vae.to("cpu")
 
     # Optimizer
     optimizer = make_optimizer(options, parts, learning)
@@ -108,7 +117,6 @@ def set_up(options, run):
     if saved:
         checkpoint.load_optimizer(state, optimizer, accelerator.scaler)
 
-    size = config.size(options)
     return Session(
         options=options,
         accelerator=accelerator,
@@ -119,8 +127,8 @@ def set_up(options, run):
         noise_scheduler=parts.noise_scheduler,
         optimizer=accelerator.prepare(optimizer),
         lr_multiplier=schedule.lr_lambdas[0],
-        covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
-        held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),
+        covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options, cached),
+        held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options, cached),
         position=position,
         log=tracking.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
         mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=note),

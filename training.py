@@ -188,7 +188,8 @@ def preview(session):
     options, parts = session.options, session.parts
     books = session.held_out.books[: options.num_samples]
     texts = [session.held_out.prompt(book) for book in books]
-    with models.evaluating(parts), session.accelerator.autocast():
+    device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
+    with models.evaluating(parts), models.on_device(parts.vae, device), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
     step = session.position["step"]

@@ -73,12 +73,17 @@ BANDS = 4  # of timesteps, whose validation losses are told apart: details (litt
 
 
 def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=None):
-    """float32 (B,): the objective on a batch {pixel_values (B, 3, H, W), input_ids (B, 77)}; see diffusion.loss."""
-    device = session.accelerator.device
+    """float32 (B,): the objective on a batch {pixel_values (B, 3, H, W), input_ids (B, 77)}; see diffusion.loss.
+
+    With cached latents the batch has moments (B, 2, 4, H/8, W/8) instead of pixel_values.
+    """
+    device, vae = session.accelerator.device, session.parts.vae
     with session.accelerator.autocast():
-        latents = models.encode_images(
-            session.parts.vae, batch["pixel_values"].to(device, non_blocking=True), posterior_noise.to(device)
-        )
+        if "moments" in batch:
+            mean, std = batch["moments"].to(device, non_blocking=True).float().unbind(1)
+        else:
+            mean, std = models.posterior(vae, batch["pixel_values"].to(device, non_blocking=True))
+        latents = models.draw_latents(vae, mean, std, posterior_noise.to(device))
         encoder_hidden_states = models.encode_text(session.parts.text_encoder, batch["input_ids"].to(device))
         return diffusion.loss(
             session.parts.unet,

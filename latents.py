@@ -1,0 +1,209 @@
+"""What the autoencoder makes of each cover, computed once: training then reads it instead of pictures.
+
+    <cache_dir>/latents/512x768-<key>/<hash>.npy    many covers each: the hash of the picture's file, and its posterior
+
+Kept is not a sample but the posterior's mean and standard deviation, in half precision: each epoch draws from it anew,
+with the noise that belongs to the place, so that nothing differs from training on pictures but the rounding.
+
+The key stands for all that the numbers depend on besides the picture: size, rule of resizing, weights of the
+autoencoder, precision. What changes is thus never found, and just that is computed; what did not change is. A file's
+name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import itertools
+import json
+import time
+from dataclasses import dataclass
+
+import accelerate
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import config
+import covers
+import dataset
+import features
+import files
+import models
+from config import UserError
+
+VERSION = 1  # raise it when the same picture, size, autoencoder and precision would give other numbers
+BLOCK = 500  # covers in a file at most; at 512x768, 98 KB each
+SAVE_SECONDS = 30  # a kill loses at most this much work
+WAY_OUT = "make room there, choose another folder with --cache_dir, or leave --cache_latents out"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the posteriors of covers of one size lie, and what each record of the files holds."""
+
+    folder: object  # pathlib.Path
+    size: tuple[int, int]  # (width, height) in pixels
+    record: np.dtype  # content: hash of the picture's file; moments: float16 (2, 4, H/8, W/8), mean and deviation
+
+
+class Latents:
+    """latents[content] -> float16 (2, 4, H/8, W/8): mean and deviation of the picture with that hash, unscaled.
+
+    Memory-mapped: what is not read takes no memory. It can be pickled: just the paths are.
+    """
+
+    def __init__(self):
+        self.places = {}  # content -> (path, index in that file)
+        self.blocks = {}  # path -> the file's records
+
+    def __contains__(self, content):
+        return content in self.places
+
+    def __getitem__(self, content):
+        path, index = self.places[content]
+        if path not in self.blocks:
+            self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(self.blocks[path]["moments"][index].copy())
+
+    def __getstate__(self):
+        return {"places": self.places, "blocks": {}}
+
+    def read(self, shelves, workers):
+        """Take in every sound file that is on the shelves and not known yet. Returns how many were damaged: deleted."""
+        paths = [path for shelf in shelves for path in sorted(shelf.folder.glob("*.npy")) if path not in self.blocks]
+        hashes = tqdm(
+            features.read_ahead(file_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3
+        )
+        damaged = 0
+        for path, name in zip(paths, hashes, strict=True):
+            if name != path.stem:
+                damaged += 1
+                files.remove(path)
+                continue
+            self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+            contents = self.blocks[path]["content"].astype(str)
+            self.places.update({content: (path, index) for index, content in enumerate(contents)})
+        return damaged
+
+
+def of_books(books, sizes, parts, options, accelerator):
+    """Latents of all these books at their sizes (W, H); what the cache lacks is computed first, by all processes.
+
+    parts.vae is cast to the precision of the accelerator, needs the device only while it works, and is left on the
+    CPU. options: TrainingOptions. UserError if a picture can't be read, the disk is full, or half precision too small.
+    """
+    parts.vae.to("cpu", models.DTYPES[accelerator.mixed_precision])
+    vae = [models.networks_hash(parts.vae), accelerator.mixed_precision]
+    shelves = {size: make_shelf(vae, size, models.latent_shape(parts, size), options) for size in sorted(set(sizes))}
+    wanted = {book.content: (book, size) for book, size in zip(books, sizes, strict=True)}  # each picture once
+    workers = config.num_workers(options)
+    latents, due = Latents(), []
+    if accelerator.is_main_process:
+        damaged = latents.read(shelves.values(), workers)
+        due = [content for content in wanted if content not in latents]
+        needed = sum(shelves[wanted[content][1]].record.itemsize for content in due)
+        checkpoint.require_room(config.cache_dir(options), needed, f"a cache of {len(due)} latents", WAY_OUT)
+        print(what_is_due(len(wanted), len(due), damaged))
+    (due,) = accelerate.utils.broadcast_object_list([due])
+    if due:
+        own = due[accelerator.process_index :: accelerator.num_processes]
+        began = time.monotonic()
+        encode([wanted[content] for content in own], shelves, parts.vae, options, accelerator)
+        accelerator.wait_for_everyone()
+        seconds = time.monotonic() - began
+        accelerator.print(f"latents: {len(due)} encoded in {seconds:.1f} s, {len(due) / seconds:.1f} images/s")
+    if due or not accelerator.is_main_process:
+        latents.read(shelves.values(), workers)
+    if any(content not in latents for content in wanted):
+        raise UserError(f"what was just written to {config.cache_dir(options) / 'latents'} is damaged: {WAY_OUT}")
+    return latents
+
+
+def make_shelf(vae, size, shape, options):
+    """The Shelf for covers of one size, whose latents have this shape. vae: what tells one autoencoder from another."""
+    rule = [VERSION, covers.INDEX_VERSION, size, vae]
+    key = hashlib.blake2b(json.dumps(rule).encode(), digest_size=12).hexdigest()
+    folder = config.cache_dir(options) / "latents" / "{}x{}-{}".format(*size, key)
+    return Shelf(folder, size, np.dtype([("content", "S32"), ("moments", "<f2", (2, *shape))]))
+
+
+def what_is_due(count, due, damaged):
+    """One line on the state of the cache."""
+    found = f"latents: {count - due} of {count} covers are in the cache"
+    if damaged:
+        found += f", {damaged} damaged file{'s' * (damaged > 1)} deleted"
+    return f"{found}; {due} to encode" if due else found
+
+
+def encode(wanted, shelves, vae, options, accelerator):
+    """Compute and publish the posteriors of these [(book, size)]; what a killed call has published stays.
+
+    On a GPU --batch_size covers at a time. On a CPU, where batches gain little, each by itself: matrix products round
+    differently with the number of rows, and a cover's numbers must not depend on which others were missing.
+    """
+    device = accelerator.device
+    at_once = 1 if device.type == "cpu" else options.batch_size
+    bar = tqdm(total=len(wanted), desc="encoding covers", unit=" covers", disable=not accelerator.is_main_process)
+    with bar, models.on_device(vae, device):
+        for size, shelf in shelves.items():
+            books = [book for book, its_size in wanted if its_size == size]
+            read = functools.partial(read_cover, size=size)
+            images = features.read_ahead(read, books, config.num_workers(options))
+            records, published = [], time.monotonic()
+            for first in range(0, len(books), at_once):
+                chunk = books[first : first + at_once]
+                pixel_values = torch.stack(list(itertools.islice(images, len(chunk))))
+                with accelerator.autocast():
+                    moments = half_moments(vae, pixel_values.to(device), shelf.record, chunk)
+                records += zip([book.content for book in chunk], moments, strict=True)
+                bar.update(len(chunk))
+                due = len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS
+                if due or first + at_once >= len(books):
+                    publish(np.array(records, shelf.record), shelf.folder)
+                    records, published = [], time.monotonic()
+
+
+def read_cover(book, size):
+    """dataset.load_cover of a book. UserError if its file is no longer the one that the hash `content` is of: what was
+    kept under that hash would be another picture's."""
+    image = dataset.load_cover(book, size)
+    if file_hash(book.image) != book.content:
+        raise UserError(f"row {book.row}: {book.image} was changed just now: start again when it stays as it is")
+    return image
+
+
+def half_moments(vae, pixel_values, record, books):
+    """float16 (B, 2, 4, H/8, W/8), numpy: mean and deviation of images (B, 3, H, W). UserError if they don't fit."""
+    moments = torch.stack(models.posterior(vae, pixel_values), dim=1).half().cpu()
+    if moments.shape[1:] != record["moments"].shape:
+        made, taken = ("x".join(map(str, shape[2:])) for shape in (moments.shape, (0, *record["moments"].shape)))
+        raise UserError(f"the autoencoder's latents are {made} and the UNet takes {taken}: they are not of one model")
+    if not moments.isfinite().all():
+        rows = ", ".join(str(book.row) for book in books)
+        raise UserError(
+            f"row {rows}: the autoencoder's latents are not finite in half precision; leave --cache_latents out, or "
+            "give another --pretrained_model"
+        )
+    return moments.numpy()
+
+
+def publish(records, folder):
+    """Write a file of records under the hash of its bytes."""
+    file = io.BytesIO()
+    np.save(file, records)
+    name = hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
+    with files.publish(folder / f"{name}.npy", WAY_OUT) as temporary:
+        temporary.write_bytes(file.getbuffer())
+
+
+def file_hash(path):
+    """blake2b of a file's bytes, 128 bits, hex: Book.content of a picture, and the name of a sound file of latents; ''
+    if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return ""

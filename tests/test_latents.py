@@ -1,0 +1,338 @@
+"""Cached latents: what is kept, when it is computed anew, and that training on it is training on pictures."""
+
+import os
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_training import final_state, read_log
+
+import checkpoint
+import config
+import dataset
+import latents
+import models
+import training
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def parts():
+    """tiny with an autoencoder of random weights: its posterior has a deviation worth the name."""
+    from diffusers import AutoencoderKL
+
+    parts = models.build_tiny()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        parts.vae = AutoencoderKL.from_config(parts.vae.config).eval()
+    return models.freeze(parts)
+
+
+@pytest.fixture
+def options(small_data, tmp_path):
+    return config.TrainingOptions(
+        data_root=str(small_data), cache_dir=str(tmp_path / "cache"), resolution="32x48", num_workers=2
+    )
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Number of images that went through the autoencoder, in a list of one."""
+    count, posterior = [0], models.posterior
+
+    def counting(vae, pixel_values):
+        count[0] += len(pixel_values)
+        return posterior(vae, pixel_values)
+
+    monkeypatch.setattr(models, "posterior", counting)
+    return count
+
+
+def cached(options, parts, books=None, precision="no"):
+    books = dataset.open_data(options).kept if books is None else books
+    accelerator = types.SimpleNamespace(  # accelerate has one precision for the whole life of a process
+        mixed_precision=precision,
+        device=torch.device("cpu"),
+        is_main_process=True,
+        process_index=0,
+        num_processes=1,
+        print=print,
+        wait_for_everyone=lambda: None,
+        autocast=lambda: torch.autocast("cpu", models.DTYPES[precision], enabled=precision != "no"),
+    )
+    return latents.of_books(books, [config.size(options)] * len(books), parts, options, accelerator)
+
+
+def block_paths(options):
+    return sorted((config.cache_dir(options) / "latents").glob("*/*.npy"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is kept
+
+
+def test_kept_is_the_posterior_rounded_to_half(options, parts):
+    books = dataset.open_data(options).kept
+    kept = cached(options, parts, books)
+    images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
+    with torch.no_grad():
+        posterior = parts.vae.encode(images).latent_dist
+    moments = torch.stack([kept[book.content] for book in books])
+    assert moments.dtype == torch.float16 and moments.shape == (26, 2, 4, 6, 4)
+    for ours, theirs in ((moments[:, 0], posterior.mean), (moments[:, 1], posterior.std)):
+        assert theirs.abs().mean() > 0.1
+        torch.testing.assert_close(ours.float(), theirs, rtol=2**-11 + 1e-5, atol=1e-6)  # half of the last place
+
+
+def test_a_draw_differs_from_one_of_pictures_by_rounding_alone(options, parts):
+    books = dataset.open_data(options).kept[:4]
+    images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4, 6, 4), np.float32))
+    kept = cached(options, parts, books)
+    mean, std = torch.stack([kept[book.content] for book in books]).float().unbind(1)
+    ours, theirs = models.draw_latents(parts.vae, mean, std, noise), models.encode_images(parts.vae, images, noise)
+    error = (ours - theirs).norm() / theirs.norm()
+    assert 0 < error < 2**-11
+
+
+def test_what_is_kept_does_not_depend_on_what_else_was_missing(options, parts, tmp_path):
+    books = dataset.open_data(options).kept
+    whole = cached(options, parts, books)
+    options = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
+    for some in (books[20:], books[:3], books):
+        pieces = cached(options, parts, some)
+    assert all(torch.equal(whole[book.content], pieces[book.content]) for book in books)
+
+
+def test_it_can_be_pickled_small(options, parts):
+    kept = cached(options, parts)
+    text = pickle.dumps(kept)
+    again = pickle.loads(text)
+    assert set(again.places) == set(kept.places) and len(text) < 10_000
+    assert all(torch.equal(again[content], kept[content]) for content in kept.places)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# When it is computed anew
+
+
+def test_just_what_changed_is_computed(options, parts, encoded, small_data, tmp_path):
+    def computed(**changes):
+        before = encoded[0]
+        cached(config.TrainingOptions(**{**config.to_json(options), **changes}), parts)
+        return encoded[0] - before
+
+    assert computed() == 26
+    assert computed() == 0
+
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    assert computed(data_root=str(data)) == 0  # the same pictures elsewhere
+    assert computed(data_root=str(data), test_fraction=0.5) == 0
+    first, second = (data / "images" / "images" / f"{row}.jpg" for row in (3, 4))
+    Image.effect_noise((64, 96), 50).convert("RGB").save(first)
+    assert computed(data_root=str(data)) == 1  # a picture changed
+    shutil.copy(first, second)
+    assert computed(data_root=str(data)) == 0  # and moved to another row
+    assert computed() == 0  # the old one is still known
+
+    assert computed(resolution="32x32") == 26
+    assert computed() == 0
+    before = encoded[0]
+    cached(options, parts, precision="bf16")
+    assert encoded[0] - before == 26
+    parts.vae.float().encoder.conv_in.bias += 1e-3
+    assert computed() == 26  # another autoencoder
+
+
+def test_the_same_picture_twice_is_computed_once(options, parts, encoded):
+    book = dataset.open_data(options).kept[0]
+    cached(options, parts, [book, book, book])
+    assert encoded == [1]
+
+
+def test_fewer_covers_need_nothing_and_more_just_the_new(options, parts, encoded):
+    books = dataset.open_data(options).kept
+    for count, computed in ((10, 10), (4, 10), (26, 26)):
+        cached(options, parts, books[:count])
+        assert encoded == [computed]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "swapped"])
+def test_a_damaged_file_is_noticed_and_computed_again(options, parts, encoded, monkeypatch, capsys, damage):
+    monkeypatch.setattr(latents, "BLOCK", 10)
+    good = cached(options, parts)
+    good = {content: good[content].clone() for content in good.places}
+    paths = block_paths(options)
+    assert sorted(len(np.load(path)) for path in paths) == [6, 10, 10]
+    path = next(path for path in paths if len(np.load(path)) == 6)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[-7] ^= 1
+    contents = {"cut": data[:-1], "flipped": data, "empty": b"", "swapped": paths[paths[0] == path].read_bytes()}
+    path.write_bytes(contents[damage])
+    encoded[0] = 0
+    again = cached(options, parts)
+    assert encoded == [6]
+    assert "20 of 26 covers are in the cache, 1 damaged file deleted; 6 to encode" in capsys.readouterr().out
+    assert all(torch.equal(again[content], good[content]) for content in good)
+
+
+KILL_AT_BLOCK = """
+import os, sys
+sys.path.insert(0, {root!r})
+import latents, training
+latents.BLOCK = 4
+left, replace = 3, os.replace
+def dying(source, destination):
+    global left
+    left -= str(destination).endswith(".npy")
+    if left == 0:
+        os._exit(9)
+    return replace(source, destination)
+os.replace = dying
+sys.exit(training.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def arguments(small_data, tmp_path):
+    """Words for a short run with cached latents and a cache of its own."""
+
+    def words(*more, name="run"):
+        fixed = f"""--data_root {small_data} --output_dir {tmp_path}/runs --pretrained_model tiny --resolution 32x48
+        --cache_dir {tmp_path}/cache --batch_size 5 --lr 1e-3 --lr_text_encoder 2e-3 --num_workers 0 --sample_every 0
+        --validation_rows 4 --train_unet --cache_latents"""
+        return [*fixed.split(), "--run_name", name, *map(str, more)]
+
+    return words
+
+
+def test_killed_in_the_middle_goes_on_where_it_was(arguments, tmp_path, capsys):
+    code = KILL_AT_BLOCK.format(root=str(ROOT))
+    words = [sys.executable, "-c", code, *arguments("--max_steps", 1)]
+    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert process.returncode == 9, process.stderr
+    assert training.main(["--run_id", "run", "--output_dir", str(tmp_path / "runs")]) == 0
+    assert "latents: 8 of 26 covers are in the cache; 18 to encode" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training on it
+
+
+def losses_of(run):
+    return [line[name] for line in read_log(run) for name in ("loss", "validation_loss") if name in line]
+
+
+def test_losses_are_those_of_training_on_pictures(arguments, tmp_path):
+    words = ("--max_steps", 7, "--validate_every", 3, "--optimizer", "adamw")
+    assert training.main(arguments(*words)) == 0
+    assert training.main(arguments(*words, "--cache_latents", "False", name="pictures")) == 0
+    ours, theirs = (losses_of(tmp_path / "runs" / name) for name in ("run", "pictures"))
+    assert len(ours) == 7 + 4 and ours != theirs
+    assert ours == pytest.approx(theirs, rel=1e-4)  # some 1e-6 at first; then the weights differ, too
+
+
+def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypatch):
+    words = ("--max_steps", 2, "--sample_every", 1, "--num_samples", 2, "--steps", 2)
+    assert training.main(arguments(*words)) == 0
+    monkeypatch.setattr(dataset, "load_image", lambda *_: pytest.fail("a picture was read"))
+    monkeypatch.setattr(models, "posterior", lambda *_: pytest.fail("a picture was encoded"))
+    assert training.main(arguments(*words, name="again")) == 0
+    assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "again")
+    assert (tmp_path / "runs" / "again" / "samples" / "000002.png").exists()
+
+
+def test_resumed_is_bit_identical_with_a_cache_that_was_deleted(arguments, tmp_path, run_script):
+    """In bf16, too, where the run's own copy of the autoencoder is rounded: the very same cache is found again."""
+
+    def train(*words):
+        done = run_script("training", *words, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    words = ("--mixed_precision", "bf16", "--num_workers", 1)
+    assert "26 to encode" in train(*arguments(*words, "--max_steps", 7))
+    assert "26 of 26 covers are in the cache" in train(*arguments(*words, "--max_steps", 3, name="broken"))
+    resume = ["--run_id", "broken", "--output_dir", str(tmp_path / "runs")]
+    assert "26 of 26 covers are in the cache" in train(*resume, "--max_steps", "5")
+    shutil.rmtree(tmp_path / "cache")
+    assert "26 to encode" in train(*resume, "--max_steps", "7")
+    assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "broken")
+
+
+def test_two_processes_share_the_encoding(arguments, tmp_path):
+    words = ("--max_steps", 6, "--optimizer", "adamw", "--num_examples", 21)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    two = [*launch, *arguments(*words, "--batch_size", 3, name="two")]
+    done = subprocess.run(two, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    blocks = [np.load(path) for path in block_paths(config.TrainingOptions(cache_dir=str(tmp_path / "cache")))]
+    assert sorted(map(len, blocks)) == [12, 13]
+    assert len({content for block in blocks for content in block["content"]}) == 25
+    assert done.stdout.count("25 to encode") == done.stdout.count("25 encoded in") == 1
+    assert training.main(arguments(*words, "--batch_size", 6, name="one")) == 0
+    one, two = (losses_of(tmp_path / "runs" / name) for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can go wrong
+
+
+def test_a_full_disk_is_said_before_anything_is_written(options, parts, monkeypatch):
+    usage = checkpoint.shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(config.UserError, match=r"a cache of 26 latents needs .* leave --cache_latents out"):
+        cached(options, parts)
+    assert block_paths(options) == []
+
+
+def test_latents_beyond_half_precision_are_refused(options, parts):
+    parts.vae.quant_conv.bias[0] = 70_000
+    with pytest.raises(config.UserError, match="are not finite in half precision; leave --cache_latents out"):
+        cached(options, parts)
+    assert block_paths(options) == []
+
+
+def test_an_autoencoder_of_another_model_is_refused(options, parts):
+    parts.unet.register_to_config(in_channels=9)
+    with pytest.raises(config.UserError, match="latents are 4x6x4 and the UNet takes 9x6x4"):
+        cached(options, parts)
+
+
+def test_a_cover_that_vanished_is_named(options, parts, small_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    options = config.TrainingOptions(**{**config.to_json(options), "data_root": str(data)})
+    books = dataset.open_data(options).kept
+    pathlib.Path(books[5].image).unlink()
+    with pytest.raises(config.UserError, match=f"row {books[5].row}: "):
+        cached(options, parts, books)
+
+
+def test_a_cover_that_changes_meanwhile_is_not_kept_under_its_old_hash(options, parts, small_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_data, data)
+    options = config.TrainingOptions(**{**config.to_json(options), "data_root": str(data)})
+    books = dataset.open_data(options).kept
+    shutil.copy(books[6].image, books[5].image)
+    with pytest.raises(config.UserError, match=rf"row {books[5].row}: .* was changed just now"):
+        cached(options, parts, books)
+    assert block_paths(options) == []
+
+
+def test_it_stays_as_it_began(arguments, tmp_path):
+    assert training.main(arguments("--max_steps", 1)) == 0
+    with pytest.raises(config.UserError, match="--cache_latents False would change the past"):
+        training.main(["--run_id", "run", "--output_dir", str(tmp_path / "runs"), "--cache_latents", "False"])
