@@ -66,9 +66,9 @@ def open_run(run, options, position, parts, learning):
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
     weights = bytes_of(parts, learning)
     untouched = 0 if (run / "untouched").exists() else bytes_of(parts, untrained(learning), kept_dtype(position))
-    # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
+    # a version, the state, and the optimizer's moments
     version = bytes_of(parts, learning, position["save_dtype"])
-    moments = weights * (2 if options.optimizer == "adamw" else 0.5)
+    moments = bytes_of_moments(options, weights)
     there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     require_room(there, untouched + version + weights + moments, "this run with its first version")
     try:
@@ -259,6 +259,12 @@ def load_optimizer(folder, optimizer, scaler=None):
         optimizer.load_state_dict(moments["optimizer"])
         if scaler and moments["scaler"]:
             scaler.load_state_dict(moments["scaler"])
+
+
+def bytes_of_moments(options, weights):
+    """Bytes that the optimizer's moments will take, for learning weights of that many bytes in fp32: Adam has two, of a
+    byte each (adamw8bit) or of four."""
+    return weights * (2 if options.optimizer == "adamw" else 0.5)
 
 
 def bytes_of_optimizer(optimizer):

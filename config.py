@@ -62,6 +62,17 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BucketOptions(DataOptions):
+    """buckets"""
+
+    buckets: bool = option(
+        False,
+        "train each cover at the size nearest to its own shape, of those with about the area of --resolution and sides "
+        "that are multiples of 64 (of 16 under 256 pixels); covers are still drawn at --resolution",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """model and run"""
 
@@ -138,7 +149,7 @@ class FidOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
+class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptions):
     """training"""
 
     run_id: str = option(None, "the run to resume", none="start a new run", saved=False)
@@ -247,7 +258,7 @@ class RunsOptions(TrackingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetOptions(DataOptions):
+class DatasetOptions(BucketOptions):
     """check"""
 
     pretrained_model: str = option(

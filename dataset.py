@@ -53,7 +53,7 @@ class Data:
         return "\n".join(
             f"{label:<34}{value:>9}   {note}".rstrip()
             for label, value, note in report_rows(self)
-            + report_shapes(self.kept, config.size(self.options))
+            + report_shapes(self.kept, self.options)
             + (report_prompts(self.kept, count_tokens, self.options.include_desc) if count_tokens else [])
             + [("index", "", self.cache / "images.csv"), ("quarantine", "", self.cache / "quarantine.csv")]
         )
@@ -141,27 +141,32 @@ def report_rows(data):
     ]
 
 
-def report_shapes(books, size):
-    """Aspect ratios of the kept covers, and what the resize rule does to them."""
+def report_shapes(books, options):
+    """Aspect ratios of the kept covers, how many are in each bucket, and what the resize rule does to them."""
     import numpy as np
 
+    import buckets
     import covers
 
-    width, height = size
+    sizes = buckets.sizes_of(books, options)
     shapes = np.array([(book.width, book.height) for book in books], float)
     ratios = shapes[:, 0] / shapes[:, 1]
     bins = collections.Counter(min(int(ratio * 20), 30) for ratio in ratios)  # 0.05 wide, the last one open
     bars = [(f"  from {i / 20:.2f}", bins[i], "#" * -(-40 * bins[i] // max(bins.values()))) for i in sorted(bins)]
-    inner = np.array([covers.fitted_size((book.width, book.height), size) for book in books], float)
+    inner = [covers.fitted_size((book.width, book.height), size) for book, size in zip(books, sizes, strict=True)]
+    inner = np.array(inner, float)
     stretch = (inner / shapes)[:, 0] / (inner / shapes)[:, 1]  # of width against height; 1 = shape kept
     distortion = np.maximum(stretch, 1 / stretch) - 1
-    filled = 1 - inner.prod(1) / (width * height)
+    filled = 1 - inner.prod(1) / np.prod(sizes, 1)
     worst, emptiest = books[distortion.argmax()].row, books[filled.argmax()].row
+    counts = collections.Counter("{}x{}".format(*size) for size in sorted(sizes)) if options.buckets else {}
+    target = "the buckets" if options.buckets else options.resolution
     percentiles = ", ".join(f"{ratio:.3f}" for ratio in np.percentile(ratios, (1, 25, 50, 75, 99)))
     return [
         ("width / height", "", f"percentiles 1, 25, 50, 75, 99: {percentiles}"),
         *bars,
-        (f"resize to {width}x{height}", "", "Lanczos, antialiased; the whole cover stays visible"),
+        *((f"  bucket {size}", count, "") for size, count in counts.items()),
+        (f"resize to {target}", "", "Lanczos, antialiased; the whole cover stays visible"),
         ("  largest distortion", f"{distortion.max():.1%}", f"row {worst}; the limit is {covers.MAX_STRETCH - 1:.0%}"),
         ("  covers with filled edges", int((filled > 0).sum()), "what stretching leaves gets the colour of the edge"),
         ("  largest filled area", f"{filled.max():.1%}", f"row {emptiest}" if filled.max() else ""),
@@ -216,16 +221,17 @@ def count_tokens(tokenizer, text):
 class BookCoverDataset:
     """dict(pixel_values float32 (3, H, W) in [-1, 1], input_ids int64 (77,), row int) for each book.
 
-    With cached latents (latents.Latents) no picture is read: instead of pixel_values there are moments, float16
-    (2, 4, H/8, W/8), mean and deviation of the autoencoder's posterior.
+    size: (W, H) of all covers, or with buckets a list with one for each. With cached latents (latents.Latents) no
+    picture is read: instead of pixel_values there are moments, float16 (2, 4, H/8, W/8), mean and deviation of the
+    autoencoder's posterior.
 
     dataset[i] has the canonical template: for validation and reference. dataset[i, position] is for training: template
     and caption dropout (an empty prompt) are functions of (options.seed, position) alone. It can be pickled.
     """
 
     def __init__(self, books, size, tokenizer, options, latents=None):
-        self.books, self.size, self.tokenizer, self.options = books, size, tokenizer, options
-        self.latents = latents
+        self.books, self.tokenizer, self.options, self.latents = books, tokenizer, options, latents
+        self.sizes = size if isinstance(size, list) else [size] * len(books)
         self.descriptions = descriptions(books, tokenizer, options)
 
     def __len__(self):
@@ -237,7 +243,7 @@ class BookCoverDataset:
         index, position = key if isinstance(key, tuple) else (key, None)
         book = self.books[index]
         if self.latents is None:
-            picture = dict(pixel_values=load_cover(book, self.size))
+            picture = dict(pixel_values=load_cover(book, self.sizes[index]))
         else:
             picture = dict(moments=self.latents[book.content])
         text = self.prompt(book) if position is None else self.training_prompt(book, position)

@@ -13,6 +13,7 @@ import diffusers.optimization
 import torch
 from tqdm import tqdm
 
+import buckets
 import catalog
 import checkpoint
 import config
@@ -21,6 +22,7 @@ import diffusion
 import latents
 import models
 import tracking
+import updates
 from mirror import Mirror
 
 note = functools.partial(tqdm.write, file=sys.stderr)  # a line that leaves the progress bar whole
@@ -41,15 +43,11 @@ class Session:
     lr_multiplier: object  # optimizer update -> factor on the learning rates
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
+    plan: object  # updates.Plan: which training rows each update takes
     position: dict  # what is saved as state/*/position.json
     log: tracking.MetricsLog  # on disk
     mirror: Mirror  # of the run's folder, in the tracker
     total: int  # optimizer updates after which the run is complete
-
-    @property
-    def window(self):
-        """Covers in one optimizer update, over all processes."""
-        return self.position["window"]
 
 
 def set_up(options, run):
@@ -61,6 +59,9 @@ def set_up(options, run):
         data = dataset.open_data(options)
     books = data.books("train")[: options.num_examples]
     held_out = data.books("test")[: options.validation_rows]
+    sizes, held_out_sizes = (buckets.sizes_of(some, options) for some in (books, held_out))
+    if options.buckets:
+        accelerator.print(buckets.told(sizes))
 
     # Model: from the pretrained source, or from the newest version and the fp32 weights of the saved state
     learning = [name for name in models.PARTS if getattr(options, f"train_{name}")]
@@ -73,6 +74,8 @@ def set_up(options, run):
         "fingerprint": data.fingerprint(books + held_out),
         "ledger": {"versions": {}, "aliases": {}},
     }
+    if options.buckets:
+        position["batch_size"] = options.batch_size  # of the first start: the order of the data comes from it
     if saved:
         refuse_other_past(saved, position)
         if saved["precision"] != precision:
@@ -94,17 +97,17 @@ def set_up(options, run):
     run = accelerate.utils.broadcast_object_list([run])[0]
 
     # With cached latents, the autoencoder has the device to itself, and then leaves it
-    size, cached = config.size(options), None
+    cached = None
     if options.cache_latents:
-        every_book = books + held_out
-        cached = latents.of_books(every_book, [size] * len(every_book), parts, options, accelerator)
+        cached = latents.of_books(books + held_out, sizes + held_out_sizes, parts, options, accelerator)
     models.place(parts, accelerator.device, precision, learning)
     if options.cache_latents:
         parts.vae.to("cpu")
 
     # Optimizer
     optimizer = make_optimizer(options, parts, learning)
-    total = options.max_steps or options.epochs * -(-len(books) // position["window"])
+    plan = updates.make_plan(options, sizes, position)
+    total = options.max_steps or options.epochs * plan.updates
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
             f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {position['total']}: "
@@ -127,8 +130,9 @@ def set_up(options, run):
         noise_scheduler=parts.noise_scheduler,
         optimizer=accelerator.prepare(optimizer),
         lr_multiplier=schedule.lr_lambdas[0],
-        covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options, cached),
-        held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options, cached),
+        covers=dataset.BookCoverDataset(books, sizes, parts.tokenizer, options, cached),
+        held_out=dataset.BookCoverDataset(held_out, held_out_sizes, parts.tokenizer, options, cached),
+        plan=plan,
         position=position,
         log=tracking.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
         mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=note),

@@ -72,7 +72,7 @@ def train(session, stop):
     from tqdm import tqdm
 
     import tracking
-    from updates import batches_of, make_loader, places_of, training_loss, validate
+    from updates import batches_of, make_loader, training_loss, try_largest, validate
 
     options, accelerator, position = session.options, session.accelerator, session.position
     groups = session.optimizer.param_groups
@@ -87,6 +87,8 @@ def train(session, stop):
         )
         return 0
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
+    if options.buckets:
+        try_largest(session)
     if position["step"] == 0:
         position["start_loss"], bands = validate(session)
         if not math.isfinite(position["start_loss"]):
@@ -107,9 +109,10 @@ def train(session, stop):
             began = time.monotonic()
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate * session.lr_multiplier(step)
-            places = places_of(step, len(session.covers), session.window)
+            pieces = session.plan.pieces(step)
+            places = range(pieces[0].start, pieces[-1].stop)
             loss_sum = torch.zeros((), device=accelerator.device)
-            own_batches = batches_of(places, options.batch_size, accelerator)
+            own_batches = batches_of(pieces, options.batch_size, accelerator)
             for batch_places in own_batches:
                 losses = training_loss(session, next(batches), batch_places)
                 accelerator.backward(losses.sum() / len(places))
@@ -225,10 +228,7 @@ def save(session, validation_loss):
 
 def not_finite(session, step, places, loss):
     """The error that ends a run whose loss or gradient is not a finite number: where, and which covers were in it."""
-    from updates import indexes_of
-
-    indexes = indexes_of(places, len(session.covers), session.options.seed)
-    rows = [session.covers.books[index].row for index in indexes]
+    rows = [session.covers.books[index].row for index in session.plan.indexes(places)]
     latest = session.position["ledger"]["aliases"].get("latest", "none")
     return config.UserError(
         f"update {step + 1}: the loss ({loss}) or its gradient is not finite; rows {rows}; nothing of this update was "

@@ -6,11 +6,15 @@ A place counts covers from the start of epoch 0, over all processes; what is ran
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import signal
 
 import torch
 from tqdm import tqdm
 
+import buckets
+import checkpoint
 import config
 import diffusion
 import models
@@ -19,37 +23,79 @@ import models
 # Order of the data
 
 
-def places_of(step, count, window):
-    """range of the places that optimizer update `step` takes; an epoch has `count` and its last update may be short."""
-    epoch, update = divmod(step, -(-count // window))
-    return range(epoch * count + update * window, min(epoch * count + (update + 1) * window, (epoch + 1) * count))
+# Asked for each batch, the same for an epoch; the loader may be in the next one already
+remember_epochs = functools.lru_cache(maxsize=2)
+epoch_order = remember_epochs(diffusion.epoch_order)
 
 
-def batches_of(places, batch_size, accelerator):
-    """The batches (ranges of places) of one update that this process computes; none, if the update is that short."""
-    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+class Plan:
+    """Which of `count` covers of one size stand at each place, and which places make an update of `window` covers."""
+
+    def __init__(self, count, window, seed):
+        self.count, self.window, self.seed = count, window, seed
+        self.updates = -(-count // window)  # of an epoch; the last may be short
+
+    def order(self, epoch):
+        """int64 (count,): the covers in the order of their places in that epoch."""
+        return epoch_order(self.seed, epoch, self.count)
+
+    def pieces(self, step):
+        """The places that optimizer update `step` takes, all of one epoch: ranges whose covers have one size each."""
+        epoch, update = divmod(step, self.updates)
+        first = epoch * self.count
+        return [range(first + update * self.window, first + min((update + 1) * self.window, self.count))]
+
+    def indexes(self, places):
+        """Which covers stand at `places`, all of one epoch."""
+        epoch = places[0] // self.count
+        order = self.order(epoch)
+        return [int(order[place - epoch * self.count]) for place in places]
+
+
+class BucketPlan(Plan):
+    """The same for covers of several sizes [(W, H)]: an update takes window / batch_size batches of one size each.
+
+    An epoch's last update may have fewer batches, and any batch fewer covers, the last of its size. batch_size: that
+    of the run's first start; a lower one on resume cuts its batches and leaves the order as it was.
+    """
+
+    def __init__(self, sizes, window, batch_size, seed):
+        super().__init__(len(sizes), window, seed)
+        groups = buckets.group(sizes)
+        self.at_once = window // batch_size
+        self.updates = -(-sum(-(-len(members) // batch_size) for members in groups) // self.at_once)
+        self.epoch = remember_epochs(lambda epoch: buckets.epoch_order(seed, epoch, groups, batch_size))
+
+    def order(self, epoch):
+        return self.epoch(epoch)[0]
+
+    def pieces(self, step):
+        epoch, update = divmod(step, self.updates)
+        ends = self.epoch(epoch)[1][update * self.at_once :][: self.at_once + 1]
+        return [range(*pair) for pair in itertools.pairwise(epoch * self.count + end for end in ends)]
+
+
+def make_plan(options, sizes, position):
+    """The Plan for covers of these sizes [(W, H)]. position: what an update takes; see session.set_up."""
+    if options.buckets:
+        return BucketPlan(sizes, position["window"], position["batch_size"], options.seed)
+    return Plan(len(sizes), position["window"], options.seed)
+
+
+def batches_of(pieces, batch_size, accelerator):
+    """The batches of one update that this process computes, cut from pieces of one size each; maybe none."""
+    batches = [piece[i : i + batch_size] for piece in pieces for i in range(0, len(piece), batch_size)]
     return batches[accelerator.process_index :: accelerator.num_processes]
-
-
-epoch_order = functools.lru_cache(maxsize=1)(diffusion.epoch_order)  # asked for each batch, the same for an epoch
-
-
-def indexes_of(places, count, seed):
-    """Which of the `count` covers stand at `places`, all of one epoch."""
-    epoch = places[0] // count
-    order = epoch_order(seed, epoch, count)
-    return [int(order[place - epoch * count]) for place in places]
 
 
 def make_loader(session):
     """DataLoader over the batches of every update that is still to do, as {pixel_values, input_ids, row}."""
-    count = len(session.covers)
+    plan = session.plan
 
     def keys():
         for step in range(session.position["step"], session.total):
-            update = places_of(step, count, session.window)
-            for places in batches_of(update, session.options.batch_size, session.accelerator):
-                yield list(zip(indexes_of(places, count, session.options.seed), places, strict=True))
+            for places in batches_of(plan.pieces(step), session.options.batch_size, session.accelerator):
+                yield list(zip(plan.indexes(places), places, strict=True))
 
     return torch.utils.data.DataLoader(
         session.covers,
@@ -96,10 +142,17 @@ def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=
         )
 
 
+def latent_shape(parts, batch):
+    """(4, H/8, W/8) of the latents of a batch."""
+    if "moments" in batch:
+        return tuple(batch["moments"].shape[2:])
+    height, width = batch["pixel_values"].shape[2:]
+    return models.latent_shape(parts, (width, height))
+
+
 def training_loss(session, batch, places):
     """float32 (B,): the loss of training batch, with the noise and the timesteps that belong to its places."""
-    seed = session.options.seed
-    shape = models.latent_shape(session.parts, config.size(session.options))
+    seed, shape = session.options.seed, latent_shape(session.parts, batch)
     return denoising_loss(
         session,
         batch,
@@ -110,24 +163,44 @@ def training_loss(session, batch, places):
     )
 
 
+def try_largest(session):
+    """One forward and backward pass of the batch that needs most memory; what does not fit then fails at once.
+
+    Nothing changes: no update is made, no gradient is left, and noise is a function of places.
+    """
+    sizes, batch_size = session.covers.sizes, session.options.batch_size
+    batches = [members[:batch_size] for members in buckets.group(sizes)]
+    largest = max(batches, key=lambda members: len(members) * math.prod(sizes[members[0]]))
+    batch = torch.utils.data.default_collate([session.covers[key] for key in zip(largest, itertools.count())])
+    parameters = [p for group in session.optimizer.param_groups for p in group["params"]]
+
+    # The optimizer's moments are not there before the first update: their room is taken meanwhile
+    weights = sum(4 * p.numel() for p in parameters)
+    moments = 0 if session.optimizer.state else checkpoint.bytes_of_moments(session.options, weights)
+    reserved = torch.empty(int(moments), dtype=torch.uint8, device=session.accelerator.device)
+    losses = training_loss(session, batch, range(len(largest)))
+    torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+    del reserved
+
+
 def validate(session):
     """(mean, [mean of each quarter of the timesteps]): the loss over the held-out covers, unweighted.
 
     Always the same noise; timesteps are stratified over the covers. With fewer than 4 covers there are no quarters: [].
     """
     options, count = session.options, len(session.held_out)
-    shape = models.latent_shape(session.parts, config.size(options))
     num_train_timesteps = session.noise_scheduler.config.num_train_timesteps
     timesteps = diffusion.stratified_timesteps(count, num_train_timesteps)
     losses = torch.zeros(count, device=session.accelerator.device)
-    batches = batches_of(range(count), options.batch_size, session.accelerator)
+    batches = batches_of(buckets.group(session.held_out.sizes), options.batch_size, session.accelerator)
     quiet = not session.accelerator.is_main_process
     with models.evaluating(session.parts):
         for chunk in tqdm(batches, desc="validation", unit="batch", leave=False, delay=3, disable=quiet):
             batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
+            shape = latent_shape(session.parts, batch)
             posterior_noise = diffusion.normal(options.seed, diffusion.VALIDATION_POSTERIOR, chunk, shape)
             noise = diffusion.normal(options.seed, diffusion.VALIDATION_NOISE, chunk, shape)
-            losses[list(chunk)] = denoising_loss(session, batch, posterior_noise, noise, timesteps[list(chunk)])
+            losses[chunk] = denoising_loss(session, batch, posterior_noise, noise, timesteps[chunk])
     losses = session.accelerator.reduce(losses, "sum").double().cpu()  # a cover's loss is 0 in all processes but one
     bands = timesteps * BANDS // num_train_timesteps  # which of the quarters each cover's timestep is in
     return losses.mean().item(), [losses[bands == i].mean().item() for i in range(BANDS if count >= BANDS else 0)]

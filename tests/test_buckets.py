@@ -1,0 +1,300 @@
+"""Aspect-ratio buckets: which there are, which a cover gets, the order of the data, and training on them."""
+
+import math
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_training import final_state, read_log, start, wait_for_update
+
+import buckets
+import checkpoint
+import config
+import covers
+import dataset
+import training
+import updates
+from prompts import Book
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes
+
+
+@pytest.mark.parametrize("resolution", [(512, 768), (512, 512), (768, 512), (520, 776), (264, 264), (64, 96), (32, 48)])
+def test_sizes_are_all_that_keep_the_rules(resolution):
+    step = 64 if min(resolution) >= 256 else 16
+    area = math.prod(resolution)
+    sides = range(step, 2 * max(resolution) + 1, step)
+    wanted = [(w, h) for w in sides for h in sides if w <= 2 * h and h <= 2 * w and 0.75 * area <= w * h <= area]
+    assert buckets.sizes(resolution) == wanted
+
+
+def test_every_resolution_has_buckets():
+    """The smallest areas are the ones where multiples of the step are rare: 32 to 160, and 256 to 384."""
+    for sides in (range(32, 161, 8), range(256, 385, 8)):
+        assert all(buckets.sizes((width, height)) for width in sides for height in sides)
+
+
+def test_the_resolution_itself_is_a_bucket_where_it_keeps_the_rules():
+    for resolution in ((512, 768), (512, 512), (64, 96), (32, 48), (384, 768)):
+        assert resolution in buckets.sizes(resolution)
+    assert max(map(math.prod, buckets.sizes((512, 768)))) == 512 * 768
+
+
+def test_nearest_is_nearest_by_ratio():
+    choice = buckets.sizes((512, 768))
+    random = np.random.default_rng(0)
+    for shape in random.integers(32, 2000, (300, 2)):
+        mine = buckets.nearest(tuple(shape), choice)
+
+        def factor(size, shape=shape):  # by which one side is stretched against the other
+            stretch = size[0] / size[1] / (shape[0] / shape[1])
+            return max(stretch, 1 / stretch)
+
+        assert factor(mine) == pytest.approx(min(map(factor, choice)))
+        assert buckets.nearest(tuple(shape[::-1]), choice) == mine[::-1]  # turned by 90 degrees
+    assert buckets.nearest((30, 60), [(32, 64), (64, 128), (48, 96)]) == (64, 128)  # of equals the largest
+
+
+def test_covers_keep_their_shape_better_and_none_is_cropped():
+    shapes = [(w, 1000) for w in range(550, 1051, 25)]
+    books = [Book(row, "", width=w, height=h) for row, (w, h) in enumerate(shapes)]
+    plain, bucketed = (config.DatasetOptions(resolution="512x768", buckets=on) for on in (False, True))
+    assert buckets.sizes_of(books, plain) == [(512, 768)] * len(books)
+
+    def worst(options):
+        sizes = buckets.sizes_of(books, options)
+        inner = [covers.fitted_size(shape, size) for shape, size in zip(shapes, sizes, strict=True)]
+        assert all(a <= b for fitted, size in zip(inner, sizes, strict=True) for a, b in zip(fitted, size, strict=True))
+        stretches = [w * b / (h * a) for (w, h), (a, b) in zip(inner, shapes, strict=True)]
+        return max(max(stretch, 1 / stretch) for stretch in stretches), inner == sizes
+
+    assert worst(bucketed)[0] < 1.07 < worst(plain)[0]
+    assert worst(bucketed)[1] and not worst(plain)[1]  # no edge needs filling
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Order of the data
+
+SIZES = [(32, 48)] * 13 + [(48, 32)] * 6 + [(32, 32)] * 2 + [(32, 48)]
+
+
+def one_epoch(plan, epoch):
+    """The pieces of all updates of an epoch."""
+    return [plan.pieces(step) for step in range(epoch * plan.updates, (epoch + 1) * plan.updates)]
+
+
+@pytest.mark.parametrize(("window", "batch_size"), [(4, 4), (8, 4), (3, 1), (12, 4), (100, 50)])
+def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(window, batch_size):
+    plan = updates.BucketPlan(SIZES, window, batch_size, seed=0)
+    for epoch in (0, 1):
+        made = one_epoch(plan, epoch)
+        assert [p for pieces in made for piece in pieces for p in piece] == [*range(epoch * 22, (epoch + 1) * 22)]
+        batches = [plan.indexes(piece) for pieces in made for piece in pieces]
+        assert sorted(index for batch in batches for index in batch) == list(range(22))
+        assert all(len({SIZES[index] for index in batch}) == 1 for batch in batches)
+        lengths = {size: [len(batch) for batch in batches if SIZES[batch[0]] == size] for size in set(SIZES)}
+        for size, count in (((32, 48), 14), ((48, 32), 6), ((32, 32), 2)):
+            whole, rest = divmod(count, batch_size)
+            assert sorted(lengths[size]) == sorted([batch_size] * whole + [rest] * (rest > 0))
+        assert {len(pieces) for pieces in made[:-1]} <= {window // batch_size}
+        assert 1 <= len(made[-1]) <= window // batch_size
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch, batch_size=4):
+        plan = updates.BucketPlan(SIZES, 8, batch_size, seed)
+        return [plan.indexes(piece) for pieces in one_epoch(plan, epoch) for piece in pieces]
+
+    orders = [order(0, 0), order(0, 1), order(1, 0), order(0, 0, batch_size=2)]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    plan = updates.BucketPlan(SIZES, 8, 4, seed=0)
+    assert [plan.indexes(p) for pieces in reversed(one_epoch(plan, 1)) for p in reversed(pieces)] == orders[1][::-1]
+    assert [plan.indexes(p) for pieces in one_epoch(plan, 0) for p in pieces] == orders[0]  # asked for in any order
+
+
+def test_shuffled_are_batches_and_covers_within_a_size():
+    """Over many epochs each cover stands first about as often as any other."""
+    plan = updates.BucketPlan(SIZES, 2, 2, seed=0)
+    first = [plan.indexes(plan.pieces(epoch * plan.updates)[0])[0] for epoch in range(2200)]
+    counts = np.bincount(first, minlength=22)
+    assert counts.min() > 60 and counts.max() < 145  # 100 expected, standard deviation 10
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_and_smaller_batches_share_the_same_update(processes):
+    plan = updates.BucketPlan(SIZES, 12, 4, seed=0)
+    ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
+    for pieces in one_epoch(plan, 0):
+        for batch_size in (4, 3, 1):
+            batches = [updates.batches_of(pieces, batch_size, rank) for rank in ranks]
+            assert sorted(p for own in batches for batch in own for p in batch) == [
+                p for piece in pieces for p in piece
+            ]
+            for batch in (batch for own in batches for batch in own):
+                assert len(batch) <= batch_size and len({SIZES[index] for index in plan.indexes(batch)}) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+@pytest.fixture(scope="module")
+def mixed_data(small_data, tmp_path_factory):
+    """small_data with every third cover wider than high: at 32x48 there are 15 of 22, and 7, in two buckets."""
+    root = tmp_path_factory.mktemp("mixed") / "data"
+    shutil.copytree(small_data, root)
+    for row in range(0, 26, 3):
+        path = root / "images" / "images" / f"{row}.jpg"
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, quality=95)
+    return root
+
+
+@pytest.fixture
+def arguments(mixed_data, tmp_path):
+    """Words for a short run: 22 covers in batches of 4 of one size, so an epoch has 4 + 2 updates."""
+
+    def words(*more, name="run"):
+        fixed = f"""--data_root {mixed_data} --output_dir {tmp_path}/runs --pretrained_model tiny --resolution 32x48
+        --batch_size 4 --lr 1e-3 --lr_text_encoder 2e-3 --num_workers 0 --sample_every 0 --validation_rows 4 --buckets
+        --train_unet"""
+        return [*fixed.split(), "--run_name", name, *map(str, more)]
+
+    return words
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+def losses_of(run, names=("loss", "validation_loss")):
+    return [line[name] for line in read_log(run) for name in names if name in line]
+
+
+def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_data, monkeypatch, capsys):
+    seen, training_loss = [], updates.training_loss
+
+    def noting(session, batch, places):
+        seen.append((tuple(batch["pixel_values"].shape), batch["row"].tolist(), list(places)))
+        return training_loss(session, batch, places)
+
+    monkeypatch.setattr(updates, "training_loss", noting)
+    assert training.main(arguments("--epochs", 1)) == 0
+    assert "buckets: 32x48 14, 48x32 8" in capsys.readouterr().out
+    shape, rows, places = seen[0]  # the check of the largest
+    assert shape == (4, 3, 48, 32) and all(row % 3 for row in rows) and places == [0, 1, 2, 3]
+    assert [place for _, _, places in seen[1:] for place in places] == list(range(22))
+    assert sorted(row for _, rows, _ in seen[1:] for row in rows) == list(range(22))
+    for shape, rows, _ in seen[1:]:
+        assert {row % 3 == 0 for row in rows} == {shape[2:] == (32, 48)} and shape[0] == len(rows)
+
+
+@pytest.mark.parametrize("cache_latents", [False, True])
+def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path, cache_latents):
+    more = ("--cache_latents", cache_latents, "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2)
+    more += ("--save_every", 2, "--validate_every", 3, "--num_workers", 1)
+    assert training.main(arguments(*more, "--max_steps", 8, name="whole")) == 0
+    process = start(arguments(*more, "--max_steps", 500))
+    wait_for_update(runs / "run", 3, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resume = ["--run_id", "run", "--output_dir", str(runs)]
+    stopped = checkpoint.read_position(runs / "run")[0]["step"]
+    assert 2 <= stopped < 8
+    assert training.main([*resume, "--max_steps", "8"]) == 0
+    assert final_state(runs / "run") == final_state(runs / "whole")
+    assert losses_of(runs / "run") == losses_of(runs / "whole")
+
+
+def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
+    assert training.main(arguments("--max_steps", 2, "--optimizer", "adamw")) == 0
+    resume = ["--run_id", "run", "--output_dir", str(runs), "--batch_size", "2", "--grad_acc_steps", "2"]
+    assert training.main([*resume, "--max_steps", "8"]) == 0
+    assert training.main(arguments("--max_steps", 8, "--optimizer", "adamw", name="whole")) == 0
+    losses = [losses_of(runs / name, ["loss"]) for name in ("run", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_two_processes_equal_one(arguments, runs):
+    common = ("--optimizer", "adamw", "--max_steps", 5)
+    assert training.main(arguments(*common, "--grad_acc_steps", 2, name="one")) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    words = [*launch, *arguments(*common, name="two")]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    one, two = (losses_of(runs / name) for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_validation_does_not_depend_on_the_batches(arguments, runs):
+    for batch_size in (1, 4):
+        words = ("--max_steps", 1, "--batch_size", batch_size, "--grad_acc_steps", 4 // batch_size)
+        assert training.main(arguments(*words, name=f"by{batch_size}")) == 0
+    one, four = (losses_of(runs / name, ["validation_loss"])[0] for name in ("by1", "by4"))
+    assert one == pytest.approx(four, rel=1e-6)
+
+
+def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch):
+    assert training.main(arguments("--max_steps", 3)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(updates, "try_largest", lambda _: None)
+        assert training.main(arguments("--max_steps", 3, name="unchecked")) == 0
+    assert final_state(runs / "run") == final_state(runs / "unchecked")
+
+
+def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypatch):
+    """The batch of the largest area is the first thing that is computed, and its message says what to do."""
+
+    def too_much(session, batch, *_):
+        assert batch["pixel_values"].shape == (4, 3, 48, 32)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(updates, "training_loss", too_much)
+    with pytest.raises(config.UserError, match="halve --batch_size"):
+        training.main(arguments("--max_steps", 1))
+    assert not (runs / "run" / "metrics.jsonl").exists() or losses_of(runs / "run") == []
+
+
+@pytest.mark.parametrize(("wide", "first"), [(4, 0), (2, 2)])
+def test_the_largest_is_the_batch_with_most_pixels(wide, first):
+    """Four of 64x64, or two of them, against four of 48x64."""
+
+    class Covers:
+        sizes = [(64, 64)] * wide + [(48, 64)] * 7
+
+        def __getitem__(self, key):
+            raise LookupError(key)
+
+    session = types.SimpleNamespace(covers=Covers(), options=types.SimpleNamespace(batch_size=4))
+    with pytest.raises(LookupError) as asked:
+        updates.try_largest(session)
+    assert asked.value.args[0] == (first, 0)  # the first cover of the batch, at the first place
+
+
+def test_buckets_stay_as_they_began(arguments, runs):
+    assert training.main(arguments("--max_steps", 1)) == 0
+    with pytest.raises(config.UserError, match="--buckets False would change the past"):
+        training.main(["--run_id", "run", "--output_dir", str(runs), "--buckets", "False"])
+
+
+def test_the_check_of_a_data_folder_tells_of_them(mixed_data, tmp_path):
+    options = config.DatasetOptions(
+        data_root=str(mixed_data), cache_dir=str(tmp_path), resolution="32x48", buckets=True
+    )
+    lines = [" ".join(line.split()) for line in dataset.open_data(options).report().splitlines()]
+    assert "bucket 32x48 17" in lines and "bucket 48x32 9" in lines
+    for start_of_line in ("resize to the buckets", "largest distortion 0.0%"):
+        assert any(line.startswith(start_of_line) for line in lines)
