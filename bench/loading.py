@@ -1,6 +1,6 @@
 """What reading the covers costs: training images/s with pictures, with cached latents, and with no reading at all.
 
-    python -m bench.loading                     # a minute on a laptop: tiny, demo covers
+    python -m bench.loading                     # about a minute on a laptop: tiny, demo covers
 
 Each way is a real session (session.set_up) that makes the same updates from the same covers; the ways take turns, and
 the table has medians. "one batch, over and over" reads nothing: what is missing to it is the price of reading, and with
@@ -36,7 +36,7 @@ def main(argv=None):
     parser.add_argument("--covers", type=int, default=100, help="demo covers")
     parser.add_argument("--resolution", default="128x192")
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=10, help="of each way in each turn")
+    parser.add_argument("--updates", type=int, default=8, help="of each way in each turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
     wishes = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
