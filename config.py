@@ -78,7 +78,8 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'tiny' = a toy, for first steps",
+        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'tiny' = a toy, for first steps; 'sd15-random' = "
+        "the architecture of Stable Diffusion 1.5 with random weights, for plans and benchmarks",
     )
     output_dir: str = option("runs", "folder where runs live", resume="free")
     num_gpus: int = option(1, "processes to launch through Accelerate, one for each GPU", least=1)
@@ -205,6 +206,15 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     validation_rows: int = option(64, "held-out covers in the validation loss", least=1)
+    plan: bool = option(
+        False,
+        "say what GPU memory these options will need, and train nothing; no data, no GPU and no weights are needed",
+        saved=False,
+    )
+    json: bool = option(False, "with --plan: one JSON object instead of a table", saved=False)
+    vram_gb: float = option(
+        None, "with --plan: memory of the GPU, in GiB", none="that of the GPU here, else 12", above=0, saved=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +363,8 @@ def check(options):
             raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
         if options.warmup_steps and options.lr_scheduler == "constant":
             raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
+        if (options.json or options.vram_gb) and not options.plan:
+            raise UserError("--json and --vram_gb are about --plan: add --plan, or leave them out")
         if options.run_id and options.run_name:
             raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):

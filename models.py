@@ -1,7 +1,7 @@
 """Where the parts of Stable Diffusion come from, which of them learn, and the way between images and latents.
 
 A model is always the five parts that StableDiffusionPipeline holds. `load_parts` takes them from a hub id, a local
-folder (a saved version of a run is one) or builds `tiny`: the same classes at toy size with random weights.
+folder (a saved version of a run is one) or builds one of MADE_BY_CODE: the same classes with random weights.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from files import read_json, write_json
 
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a source that is bad
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MADE_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
 PARTS = ("unet", "text_encoder")  # what can learn; the autoencoder and the tokenizer always stay as they are
 
 
@@ -60,13 +61,17 @@ class Parts:
 
 
 def load_parts(source):
-    """The parts of `source`: 'tiny', a pipeline folder or a hub id; fp32, on the CPU, all frozen, in eval mode.
+    """The parts of `source`: one of MADE_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
     UserError if it can't be had or is incomplete, with what was tried and what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
         return freeze(build_tiny())
+    if source == "sd15-random":
+        import sd15
+
+        return freeze(Parts(*sd15.build()))
 
     import diffusers
     from transformers import CLIPTextModel
@@ -104,7 +109,7 @@ def load_network(cls, where, name, **kwargs):
 def load_tokenizer(source):
     """The CLIPTokenizer of `source` alone, without the networks. UserError if it can't be had."""
     quiet_libraries()
-    if source == "tiny":
+    if source in MADE_BY_CODE:
         import tiny
 
         return tiny.build_tokenizer()

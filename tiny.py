@@ -18,7 +18,7 @@ def build():
 
     UNet and text encoder have random weights, the autoencoder has those of see_mean_colours.
     """
-    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = build_tokenizer()
@@ -57,10 +57,16 @@ def build():
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-    scheduler = PNDMScheduler(  # as Stable Diffusion 1.5 has it
+    return tokenizer, text_encoder, vae, unet, build_scheduler()
+
+
+def build_scheduler():
+    """The noise schedule and the sampler that Stable Diffusion 1.5 came with."""
+    from diffusers import PNDMScheduler
+
+    return PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    return tokenizer, text_encoder, vae, unet, scheduler
 
 
 @torch.no_grad()

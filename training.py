@@ -24,6 +24,10 @@ def main(argv=None):
     given = command_line.read_command_line(config.TrainingOptions, argv)
 
     options, run = resume(given) if given.get("run_id") else (config.check(config.TrainingOptions(**given)), None)
+    if options.plan:
+        import plan
+
+        return plan.show(options)
     if config.tracker(options) == "wandb":
         import trackers
 
@@ -35,15 +39,15 @@ def main(argv=None):
 
     from session import set_up
 
+    session = None
     try:
         session = set_up(options, run)
         with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the mirror is finishing
             return train(session, stop)
     except torch.OutOfMemoryError:
-        raise config.UserError(
-            f"the GPU's memory is full: halve --batch_size (now {options.batch_size}) and double --grad_acc_steps (now "
-            f"{options.grad_acc_steps}), which is allowed with --run_id, too; or start anew with a lower --resolution"
-        ) from None
+        import plan
+
+        raise plan.out_of_memory(options, session) from None
 
 
 def resume(given):
@@ -71,6 +75,7 @@ def train(session, stop):
     import torch
     from tqdm import tqdm
 
+    import plan
     import tracking
     from updates import batches_of, make_loader, training_loss, try_largest, validate
 
@@ -87,6 +92,7 @@ def train(session, stop):
         )
         return 0
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
+    expected = plan.expect(session) if accelerator.is_main_process else None
     if options.buckets:
         try_largest(session)
     if position["step"] == 0:
@@ -173,6 +179,8 @@ def train(session, stop):
                 break
     stopped = position["step"] < session.total
     accelerator.print(summary(session, stopped))
+    if expected and accelerator.device.type == "cuda":
+        print(plan.compare(expected, accelerator.device))
     return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 

@@ -1,0 +1,69 @@
+"""A model's architecture: the configurations of its networks, without weights. That is enough to plan memory.
+
+An architecture is JSON: {"unet": {...}, "vae": {...}, "text_encoder": {...}}.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+import models
+import sd15
+from config import ModelOptions, UserError
+
+
+def of_source(source):
+    """The architecture of what --pretrained_model names. No weights are read.
+
+    Nothing is read, from disk or network, for the default model, which is SD 1.5. UserError if it can't be had.
+    """
+    models.quiet_libraries()
+    if source == "tiny":
+        return of_networks(models.build_tiny())
+    if source in ("sd15-random", ModelOptions.pretrained_model):
+        with torch.device("meta"):
+            return of_networks(models.Parts(None, *sd15.build_networks(), None))
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+
+    where = models.local_folder(source) or source
+    try:
+        configs = {
+            "text_encoder": CLIPTextConfig.from_pretrained(where, subfolder="text_encoder").to_dict(),
+            "vae": AutoencoderKL.load_config(where, subfolder="vae"),
+            "unet": UNet2DConditionModel.load_config(where, subfolder="unet"),
+        }
+        with torch.device("meta"):
+            return of_networks(build(configs))
+    except models.LIBRARY_ERRORS as problem:
+        raise UserError(models.cannot_load(source, problem)) from None
+
+
+def of_networks(parts):
+    """The architecture of networks that are there; `parts` has them as attributes. Every setting is written out."""
+    configs = {
+        "text_encoder": parts.text_encoder.config.to_dict(),
+        "vae": dict(parts.vae.config),
+        "unet": dict(parts.unet.config),
+    }
+    # Less notes of the libraries: version, class, where it was read, precision on disk
+    notes = ("_", "transformers_version", "architectures", "dtype", "torch_dtype")
+    configs = {name: {k: v for k, v in c.items() if not k.startswith(notes)} for name, c in configs.items()}
+    return json.loads(json.dumps(configs, sort_keys=True))
+
+
+def build(architecture):
+    """models.Parts with just the networks, on torch's current device; under torch.device("meta") without memory."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return models.Parts(
+        tokenizer=None,
+        text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(architecture["text_encoder"])),
+        vae=AutoencoderKL.from_config(architecture["vae"]),
+        unet=UNet2DConditionModel.from_config(architecture["unet"]),
+        scheduler=None,
+    )

@@ -1,0 +1,186 @@
+"""Is the forecast of memory true? Forecast beside measurement on this machine's CPU, and beside figures from real GPUs.
+
+    python -m bench.memory_check                             # both tables; minutes
+    python -m bench.memory_check --only published            # the second alone; seconds for each line
+
+Measured is the real script: `python -m training` in a process of its own on demo covers, with every allocation and
+release of torch's CPU allocator counted by torch.profiler. The forecast knows nothing of either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+import command_line
+import config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GIB, MIB = 2**30, 2**20
+
+BOTH = "--train_unet True --train_text_encoder True"
+CONFIGURATIONS = {  # a new option is checked by a line here
+    "tiny: text encoder": "--pretrained_model tiny",
+    "tiny: text encoder and UNet, AdamW": f"--pretrained_model tiny {BOTH} --optimizer adamw",
+    "tiny: no checkpointing": f"--pretrained_model tiny {BOTH} --grad_ckpt False",
+    "tiny: 2 batches of 2": f"--pretrained_model tiny {BOTH} --batch_size 2 --grad_acc_steps 2",
+    "tiny: bf16": f"--pretrained_model tiny {BOTH} --mixed_precision bf16",
+    "middle: text encoder": "--pretrained_model middle",
+    "middle: UNet, AdamW": "--pretrained_model middle --train_unet True --train_text_encoder False --optimizer adamw",
+    "middle: both, 8-bit AdamW, bf16": f"--pretrained_model middle {BOTH} --mixed_precision bf16",
+    "middle: both, batch 1, no previews": f"--pretrained_model middle {BOTH} --batch_size 1 --sample_every 0",
+}
+COMMON = "--data_root demo --num_examples 8 --validation_rows 4 --max_steps 2 --num_workers 0 --steps 2 --num_samples 1"
+MIDDLE = dict(  # the UNet of `middle`: about 100 M parameters
+    sample_size=8,
+    block_out_channels=(96, 192, 384, 512),
+    layers_per_block=2,
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    cross_attention_dim=32,
+    attention_head_dim=8,
+)
+
+
+class Published(NamedTuple):
+    """What somebody measured on a real GPU while training SD 1.x with fp16 arithmetic and 8-bit Adam."""
+
+    source: str
+    gib: float  # all that the process took
+    words: str  # our options that come closest
+    cached: bool = False  # latents and text embeddings were computed before: no VAE and no text encoder in memory
+
+
+# The first author's change was to drop gradients after each update (set_to_none); the second's script still set them to
+# zero and kept them, so that they were there in the forward pass, too: as with --grad_acc_steps 2
+DIFFUSERS = f"{BOTH} --resolution {{}} --batch_size {{}}"
+SHIVAM = "--train_unet True --train_text_encoder False --resolution 512 --batch_size 1 --grad_acc_steps 2"
+PUBLISHED = [
+    Published("huggingface/diffusers#2039, RTX 3060", 11124 * MIB / GIB, DIFFUSERS.format(512, 1)),
+    Published("the same", 11694 * MIB / GIB, DIFFUSERS.format(512, 5)),
+    Published("the same", 11450 * MIB / GIB, DIFFUSERS.format(768, 1)),
+    Published("the same", 11598 * MIB / GIB, DIFFUSERS.format(1024, 1)),
+    Published("ShivamShrirao/diffusers, examples/dreambooth", 9.92, SHIVAM, cached=True),
+    Published("the same", 11.17, f"{SHIVAM} --grad_ckpt False", cached=True),
+    Published("the same", 15.79, f"{SHIVAM} --optimizer adamw", cached=True),
+]
+
+
+def main(argv=None):
+    """Print the tables, a line as soon as it is known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.memory_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("measured", "published"), help="one of the two tables")
+    parser.add_argument("--resolution", default="128x192", help="of the measured configurations")
+    parser.add_argument("--match", default="", help="only the configurations with this in their name")
+    parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # in the process that trains
+    wishes = parser.parse_args(argv)
+    if wishes.measure:
+        print(json.dumps(measure(wishes.measure)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if wishes.only != "published":
+            print("| configuration | forecast, MiB | measured, MiB | ratio | highest in |\n|---|---|---|---|---|")
+            for name, words in CONFIGURATIONS.items():
+                if wishes.match in name:
+                    check(name, f"{words} {COMMON} --resolution {wishes.resolution}".split(), pathlib.Path(folder))
+    if wishes.only != "measured":
+        print("| published by | options | forecast, GiB | published, GiB | ratio |\n|---|---|---|---|---|")
+        for figure in PUBLISHED:
+            compare(figure)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On this machine's CPU
+
+
+def check(name, words, folder):
+    """One line: the forecast and the measurement of a configuration. folder: for the run and the model."""
+    import architecture
+    import memory
+
+    if "middle" in words:
+        words[words.index("middle")] = str(make_middle(folder / "middle"))
+    options, _ = command_line.parse(config.TrainingOptions, words)
+    forecast = memory.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
+    run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
+    child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
+    measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    ratio = forecast.peak / measured
+    print(f"| {name} | {forecast.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {forecast.worst} |", flush=True)
+
+
+def make_middle(folder):
+    """A pipeline folder like tiny, but for its larger UNet."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    import models
+
+    if not folder.exists():
+        parts = models.build_tiny()
+        torch.manual_seed(0)
+        parts.unet = UNet2DConditionModel(**MIDDLE)
+        parts.pipeline().save_pretrained(folder)
+    return folder
+
+
+def measure(words):
+    """Highest number of bytes that torch had allocated at a time while the script trained with these options."""
+    import training
+
+    return allocated(lambda: training.main(words))
+
+
+def allocated(work):
+    """Highest number of bytes that torch's CPU allocator handed out while work() was done, and had not back yet."""
+    import torch
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    return highest
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On other people's GPUs
+
+
+def compare(figure):
+    """One line: the forecast of training alone, for those scripts drew no previews, beside a published figure."""
+    import architecture
+    import memory
+
+    words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
+    options, _ = command_line.parse(config.TrainingOptions, words)
+    sd15 = architecture.of_source("sd15-random")
+    forecast = memory.forecast(options, sd15)
+    peak = forecast.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
+    gib = peak / GIB
+    print(f"| {figure.source} | {figure.words} | {gib:.2f} | {figure.gib:.2f} | {gib / figure.gib:.3f} |", flush=True)
+
+
+def half_weights(described, *networks):
+    """Bytes of these networks in half precision."""
+    import torch
+
+    import architecture
+
+    with torch.device("meta"):
+        parts = architecture.build(described)
+    return 2 * sum(p.numel() for name in networks for p in getattr(parts, name).parameters())
+
+
+if __name__ == "__main__":
+    command_line.run_script(main)

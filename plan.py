@@ -1,0 +1,230 @@
+"""What is said of memory: the table of --plan, the forecast at a run's start, and what to do when it was too much."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+import sys
+
+import torch
+from tqdm import tqdm
+
+import architecture as architectures
+import config
+import memory
+from checkpoint import GIB
+
+CARD = 12.0  # GiB, where there is no GPU to ask
+TIGHT = 0.9  # of the card: above, fragmentation counts; published figures are up to 1.15 times the forecast
+
+
+def card_gib(options):
+    """Memory of the GPU that is planned for, in GiB."""
+    if options.vram_gb:
+        return options.vram_gb
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else CARD
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Less memory
+
+
+def remedies(options):
+    """Changes {option: value} that may need less memory, those first that change least of what is learned."""
+    changes = [
+        {"grad_ckpt": True},  # the same numbers, later
+        {"num_samples": 1},  # smaller previews
+        {"mixed_precision": "auto"},
+        {"optimizer": "adamw8bit"},
+        *smaller_batches(options),
+        {"train_unet": not options.train_text_encoder},
+    ]
+    news = [{name: value for name, value in c.items() if getattr(options, name) != value} for c in changes]
+    return [change for change in news if change]
+
+
+def smaller_batches(options):
+    """The same updates in more and smaller batches: each time the largest divisor, down to 1."""
+    size, changes = options.batch_size, []
+    while size > 1:
+        size = max(n for n in range(1, size) if size % n == 0)
+        changes.append({"batch_size": size, "grad_acc_steps": options.grad_acc_steps * options.batch_size // size})
+    return changes
+
+
+def flags(change):
+    """--batch_size 2 --grad_acc_steps 2"""
+    return " ".join(f"--{name} {value}" for name, value in change.items())
+
+
+def suggest(options, architecture, room):
+    """([(change, peak bytes)], (change, peak bytes)): each remedy alone that saves something, and a set of remedies
+    with which `room` bytes are enough, as few and as mild as can be; None if all together need more."""
+    with tqdm(desc="tracing", unit="configuration", leave=False, delay=3) as bar:
+
+        def peak(change):
+            """Bytes; infinite if the change does not go together with the other options."""
+            bar.update()
+            try:
+                changed = config.check(dataclasses.replace(options, **change))
+            except config.UserError:
+                return math.inf
+            return memory.forecast(changed, architecture).peak
+
+        now, candidates = peak({}), remedies(options)
+        alone = [(change, less) for change in candidates if (less := peak(change)) < now]
+        for change, less in alone:
+            if less <= room:
+                return alone, (change, less)
+        chosen = []
+        for change in candidates * 2:  # again, since what saved nothing may, after another
+            if now > room and (less := peak(merged([*chosen, change]))) < now:
+                chosen, now = [*chosen, change], less
+        if now > room:
+            return alone, None
+        for change in reversed(chosen):  # the harshest first: is it needed still?
+            others = [other for other in chosen if other is not change]
+            if peak(merged(others)) <= room:
+                chosen = others
+        return alone, (merged(chosen), peak(merged(chosen)))
+
+
+def merged(changes):
+    """One change of many; of two values of an option the later counts."""
+    return {name: value for change in changes for name, value in change.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# --plan
+
+
+def show(options):
+    """Print the plan, as a table or as JSON. Returns the exit status: 0, whether or not it fits."""
+    architecture = architectures.of_source(options.pretrained_model)
+    forecast, card = memory.forecast(options, architecture), card_gib(options)
+    fits = forecast.peak <= card * GIB
+    alone, enough = ([], None) if fits else suggest(options, architecture, card * GIB)
+    print(as_json(forecast, card, alone, enough) if options.json else as_table(forecast, card, alone, enough))
+    return 0
+
+
+def as_json(forecast, card, alone, enough):
+    def told(change, peak):
+        saves = (forecast.peak - peak) / GIB
+        return {"flags": flags(change), "peak_gib": peak / GIB, "saves_gib": saves, "fits": peak <= card * GIB}
+
+    plan = {
+        "peak_gib": forecast.peak / GIB,
+        "vram_gib": card,
+        "fits": forecast.peak <= card * GIB,
+        "tight": TIGHT * card * GIB < forecast.peak <= card * GIB,
+        "phase": forecast.worst,
+        "parts": {part: size / GIB for part, size in forecast.parts.items()},
+        "phases": {phase: forecast.total(phase) / GIB for phase in forecast.phases},
+        "suggestions": [told(*suggestion) for suggestion in alone],
+        "enough": told(*enough) if enough else None,
+    }
+    return json.dumps(plan, indent=1)
+
+
+def as_table(forecast, card, alone, enough):
+    lines = ["GiB at the highest moment of " + "".join(f"{phase:>12}" for phase in forecast.phases)]
+    for part in memory.KINDS:
+        lines.append(f"  {part:<27}" + "".join(f"{sizes[part] / GIB:12.2f}" for sizes in forecast.phases.values()))
+    lines.append(f"  {'CUDA context, an allowance':<27}" + f"{forecast.context / GIB:12.2f}" * len(forecast.phases))
+    lines.append(f"  {'all':<27}" + "".join(f"{forecast.total(phase) / GIB:12.2f}" for phase in forecast.phases))
+    fits = forecast.peak <= card * GIB
+    verdict = ("it fits" if forecast.peak <= TIGHT * card * GIB else "it just fits") if fits else "it does not fit"
+    lines.append(f"peak: {forecast.peak / GIB:.2f} GiB, in {forecast.worst}; {verdict} into {card:.2f} GiB")
+    if verdict == "it just fits":
+        lines.append("that is tight: fragmentation, which no forecast knows, may need a tenth more")
+    for change, peak in alone:
+        word = "fits" if peak <= card * GIB else "not yet"
+        lines.append(f"  {flags(change):<40}{peak / GIB:6.2f} GiB, {(forecast.peak - peak) / GIB:.2f} less: {word}")
+    if enough:
+        lines.append(f"enough: {flags(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
+    elif not fits:
+        lines.append("all of these together are not enough: give a lower --resolution")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a run
+
+
+def expect(session):
+    """Print the one-line forecast of a run that starts, and return it; None if there can't be one.
+
+    It is traced here even where it was not kept: that takes seconds, as much as a few updates.
+    """
+    device = session.accelerator.device.type
+    try:
+        forecast = memory.forecast(session.options, architectures.of_networks(session.parts), device)
+    except RuntimeError as problem:  # an operator that fake tensors do not know: no reason not to train
+        print(f"memory: no forecast ({' '.join(str(problem).split())[:200]})", file=sys.stderr)
+        return None
+    line = f"memory: about {forecast.peak / GIB:.2f} GiB expected at most, in {forecast.worst}"
+    if device == "cuda":
+        card = torch.cuda.get_device_properties(session.accelerator.device).total_memory
+        line += f", of {card / GIB:.2f}"
+        if forecast.peak > card:
+            line += "; the same command with --plan says which flags would bring it under"
+    else:
+        line += ", beside the program itself"
+    print(line)
+    return forecast
+
+
+def compare(forecast, device):
+    """The forecast beside what was measured on a GPU: tensors beside tensors, and what torch held."""
+    tensors, held = torch.cuda.max_memory_allocated(device) / GIB, torch.cuda.max_memory_reserved(device) / GIB
+    foreseen = (forecast.peak - forecast.context) / GIB
+    return (
+        f"memory: {tensors:.2f} GiB of tensors at most, {foreseen:.2f} were expected; torch held {held:.2f} GiB for "
+        f"them, and the CUDA context takes about {forecast.context / GIB:.2f} more"
+    )
+
+
+def out_of_memory(options, session):
+    """The UserError for a GPU that was too small: which flags would have fitted, and how to go on.
+
+    session: None if it was not complete yet.
+    """
+    print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
+    try:
+        architecture = (
+            architectures.of_networks(session.parts) if session else architectures.of_source(options.pretrained_model)
+        )
+        peak = memory.forecast(options, architecture).peak
+        _, enough = suggest(
+            options, architecture, min(room(options), 0.95 * peak)
+        )  # if it should have fitted: a bit less
+    except (config.UserError, RuntimeError):
+        enough = None
+    if not enough:
+        return config.UserError(
+            "the GPU's memory is full: use a lower --resolution, or see what other options need with --plan"
+        )
+    change, less = enough
+    words = flags(change)
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    if session and all(fields[name].metadata["resume"] == "free" for name in change):
+        words = f"--output_dir {shlex.quote(options.output_dir)} --run_id {session.run.name} {words}"
+        return config.UserError(
+            f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about {less / GIB:.1f} GiB, "
+            f"with: python -m training {words}"
+        )
+    return config.UserError(
+        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {words}, which needs "
+        f"about {less / GIB:.1f} GiB"
+    )
+
+
+def room(options):
+    """Bytes that this process can have on its GPU: what is free, what it holds, and its context."""
+    if not torch.cuda.is_available():
+        return card_gib(options) * GIB
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() + memory.CUDA_CONTEXT

@@ -1,0 +1,225 @@
+import dataclasses
+
+import bitsandbytes
+import pytest
+import torch
+
+import architecture
+import config
+import memory
+import models
+import sampling
+from bench import memory_check
+from config import TrainingOptions
+from live_bytes import LiveBytes
+
+BOTH = dict(train_unet=True, train_text_encoder=True)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return architecture.of_source("tiny")
+
+
+def trace(tiny, device="cpu", **changes):
+    return memory.trace(TrainingOptions(resolution="64x96", **changes), tiny, device)
+
+
+def rounded(size, to):
+    return -(-size // to) * to
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Closed forms
+
+
+def test_weights_on_a_cpu_are_fp32(tiny):
+    parts = models.build_tiny()
+    tensors = [t for name in ("vae", *models.PARTS) for t in getattr(parts, name).state_dict().values()]
+    positions = parts.text_encoder.config.max_position_embeddings  # a buffer that is never saved: their numbers
+    wanted = sum(rounded(4 * t.numel(), 64) for t in tensors) + rounded(8 * positions, 64)
+    assert {sizes["weights"] for sizes in trace(tiny).values()} == {wanted}
+
+
+def test_weights_on_a_gpu_are_half_where_nothing_learns(tiny):
+    parts = models.build_tiny()
+    wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 512)
+    for name in ("vae", *models.PARTS):
+        item = 4 if name == "text_encoder" else 2  # the default: the text encoder learns
+        wanted += sum(rounded(item * t.numel(), 512) for t in getattr(parts, name).state_dict().values())
+    assert trace(tiny, "cuda")["training"]["weights"] == wanted
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_optimizer_states(tiny, optimizer):
+    """Two moments: of 4 bytes and a step count; or of a byte and an absolute maximum for each 256 (arXiv:2110.02861),
+    with two tables for all, but of 4 bytes for less than 4096 numbers."""
+    wanted = 0
+    for p in models.build_tiny().text_encoder.parameters():
+        n = p.numel()
+        if optimizer == "adamw":
+            wanted += 2 * rounded(4 * n, 64) + 64
+        elif n < 4096:
+            wanted += 2 * rounded(4 * n, 64)
+        else:
+            wanted += 2 * rounded(n, 64) + 2 * rounded(4 * -(-n // 256), 64)
+    tables = 0 if optimizer == "adamw" else 2 * 256 * 4
+    assert trace(tiny, optimizer=optimizer)["training"]["optimizer"] == wanted + tables
+
+
+def test_gradients_are_there_from_the_second_batch_on(tiny):
+    """Small pictures, so that the peak is where the optimizer steps."""
+    sizes = memory.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
+    parts = models.build_tiny()
+    whole = sum(rounded(4 * p.numel(), 64) for name in models.PARTS for p in getattr(parts, name).parameters())
+    assert sizes["training"]["gradients"] == pytest.approx(whole, rel=0.02)  # or in the last moment of backward
+    assert sizes["validation"]["gradients"] == sizes["sampling"]["gradients"] == 0
+    accumulated = memory.trace(TrainingOptions(batch_size=2, grad_acc_steps=4, **BOTH), tiny, "cpu")
+    assert accumulated["training"]["gradients"] == whole  # the encoder's forward pass is highest, and they are there
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Like a GPU
+
+
+def test_autocast_like_a_gpus():
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
+    plain = torch.nn.functional.group_norm
+    x, norm = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), torch.nn.GroupNorm(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = norm(x).dtype
+        with memory.like_cuda(optimizer):
+            within = norm(x).dtype
+    assert (before, within) == (torch.bfloat16, torch.float32)
+    assert torch.nn.functional.group_norm is plain
+    assert optimizer.param_groups[0]["foreach"] is True
+
+
+def test_what_needs_less(tiny):
+    """Each compared with the plain configuration, in the phase that it is about, on a GPU."""
+    plain = dict(**BOTH, optimizer="adamw", grad_ckpt=False)
+    totals = {phase: sum(sizes.values()) for phase, sizes in trace(tiny, "cuda", **plain).items()}
+
+    def total(phase, **changes):
+        return sum(trace(tiny, "cuda", **plain | changes)[phase].values())
+
+    assert total("training", grad_ckpt=True) < totals["training"]
+    assert total("training", batch_size=2, grad_acc_steps=2) < totals["training"]
+    assert total("training", optimizer="adamw8bit") < totals["training"]
+    assert total("sampling", num_samples=1) < totals["sampling"]
+    assert "sampling" not in trace(tiny, "cuda", sample_every=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Against what is measured
+
+
+@pytest.mark.parametrize(
+    "words", [["--train_unet", "True", "--optimizer", "adamw"], ["--grad_ckpt", "False", "--batch_size", "2"]]
+)
+def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words):
+    """The real script on a CPU; see bench/memory_check.py."""
+    common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
+    words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
+    options = config.check(memory_check.command_line.parse(TrainingOptions, words)[0])
+    assert memory.forecast(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
+
+
+def test_the_workspace_of_single_operators():
+    """Against torch's allocator; 8 channels are 16 in oneDNN's layout."""
+    x, w = torch.randn(2, 32, 48, 48), torch.randn(48, 32, 3, 3)
+    y = torch.nn.functional.conv2d(x, w, padding=1)
+    convolution = torch.ops.aten.convolution.default
+    words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    measured = memory_check.allocated(lambda: convolution(x, w, *words))
+    assert memory.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
+    backward = torch.ops.aten.convolution_backward.default
+    words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
+    measured = memory_check.allocated(lambda: backward(y, x, w, *words))
+    results = x.nbytes + w.nbytes
+    forecast = memory.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
+    assert forecast == pytest.approx(measured, rel=0.01)
+
+    p = torch.nn.Parameter(torch.ones(2**16))
+    optimizer = bitsandbytes.optim.AdamW8bit([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    step = torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default
+    assert memory.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
+        memory_check.allocated(optimizer.step), rel=0.01
+    )
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
+    words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
+    options = TrainingOptions(**words)
+    forecast = memory.trace(options, tiny, "cpu")["sampling"]
+    parts = models.place(models.freeze(models.build_tiny(), models.PARTS), "cpu", precision, models.PARTS)
+    live = LiveBytes(64, memory.cpu_workspace)
+    with live, models.evaluating(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        sampling.draw(parts, ["A book cover"], [0], options)
+    assert live.highest == pytest.approx(forecast["activations"], rel=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kept
+
+
+@pytest.fixture
+def traces(monkeypatch, tmp_path):
+    """The options that were traced; the cache is empty."""
+    traced = []
+
+    def trace(options, architecture, device):
+        traced.append((options, device))
+        return {"training": {kind: 2**20 for kind in memory.KINDS}, "sampling": {kind: 3 for kind in memory.KINDS}}
+
+    monkeypatch.setattr(memory, "trace", trace)
+    return traced, TrainingOptions(cache_dir=str(tmp_path))
+
+
+def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
+    traced, options = traces
+    first = memory.forecast(options, tiny)
+    assert memory.forecast(options, tiny) == first and len(traced) == 1
+    for same in (dict(lr=1.0), dict(seed=3), dict(sample_every=7), dict(mixed_precision="bf16")):
+        assert memory.forecast(dataclasses.replace(options, **same), tiny) == first
+    assert len(traced) == 1
+    for other in (dict(batch_size=2), dict(resolution="64"), dict(grad_acc_steps=2), dict(mixed_precision="no")):
+        memory.forecast(dataclasses.replace(options, **other), tiny)
+    assert len(traced) == 5
+    memory.forecast(options, tiny, "cpu")
+    memory.forecast(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
+    assert len(traced) == 7
+
+
+def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
+    traced, options = traces
+    first = memory.forecast(options, tiny)
+    (file,) = (tmp_path / "plans").iterdir()
+    for text in ("{", "[]", "{}", '{"training": 3}'):
+        file.write_text(text)
+        assert memory.forecast(options, tiny) == first
+    assert len(traced) == 5
+
+
+def test_the_sums_of_a_forecast(traces, tiny):
+    forecast = memory.forecast(traces[1], tiny)
+    assert forecast.worst == "training"
+    assert forecast.peak == 4 * 2**20 + memory.CUDA_CONTEXT == sum(forecast.parts.values())
+    assert forecast.total("sampling") == 12 + memory.CUDA_CONTEXT
+
+
+def test_what_is_left_out_of_the_key_is_an_option():
+    assert {field.name for field in dataclasses.fields(TrainingOptions)} >= memory.IRRELEVANT
+
+
+def test_stable_diffusion_is_traced_whole():
+    """The model that the plan is for, at the size that is quickest: its weights are 4 bytes a learning parameter."""
+    options = TrainingOptions(resolution="64", batch_size=1, num_samples=1, **BOTH)
+    sizes = memory.trace(options, architecture.of_source("sd15-random"), "cuda")["training"]
+    learning = 859_520_964 + 123_060_480
+    assert sizes["weights"] == pytest.approx(4 * learning + 2 * 83_653_863, rel=1e-3)
+    assert sizes["optimizer"] == pytest.approx(learning * (2 + 8 / 256), rel=2e-3)
+    assert sizes["gradients"] == pytest.approx(4 * learning, rel=0.05)

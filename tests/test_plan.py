@@ -1,0 +1,230 @@
+import dataclasses
+import json
+import shlex
+import types
+
+import pytest
+import torch
+
+import config
+import memory
+import models
+import plan
+import training
+import updates
+from checkpoint import GIB
+from config import TrainingOptions
+
+PLAN = ["--plan", "--pretrained_model", "tiny", "--resolution", "64x96", "--data_root", "/nowhere"]
+
+
+@pytest.fixture
+def closed_form(monkeypatch):
+    """memory.forecast by a formula: 4 GiB, 1 for each cover of a batch, 3 without checkpointing, 2 for AdamW."""
+
+    def forecast(options, architecture, device="cuda"):
+        activations = options.batch_size + (0 if options.grad_ckpt else 3)
+        sizes = {"weights": 4, "gradients": 0, "optimizer": 2 if options.optimizer == "adamw" else 0}
+        sizes = {kind: size * GIB for kind, size in {**sizes, "activations": activations}.items()}
+        return memory.Forecast({"training": sizes, "sampling": dict.fromkeys(memory.KINDS, GIB)}, 0)
+
+    monkeypatch.setattr(memory, "forecast", forecast)
+
+
+def peaks(suggestions):
+    return {plan.flags(change): peak / GIB for change, peak in suggestions}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Less memory
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(4, [2, 1]), (12, [6, 3, 1]), (5, [1]), (1, [])])
+def test_smaller_batches_make_the_same_updates(size, smaller):
+    changes = plan.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
+    assert [change["batch_size"] for change in changes] == smaller
+    assert all(change["batch_size"] * change["grad_acc_steps"] == 3 * size for change in changes)
+
+
+def test_remedies_are_options_that_go_together_and_change_something():
+    for words in (dict(), dict(train_unet=True), dict(train_unet=True, train_text_encoder=False, grad_ckpt=False)):
+        options = TrainingOptions(**words)
+        for change in plan.remedies(options):
+            assert config.check(dataclasses.replace(options, **change)) != options
+    assert {"train_unet": False} in plan.remedies(TrainingOptions(train_unet=True))
+    assert not any("train_unet" in c for c in plan.remedies(TrainingOptions(train_unet=True, train_text_encoder=False)))
+
+
+def test_each_remedy_alone_and_the_first_that_is_enough(closed_form):
+    options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")  # 13 GiB
+    alone, enough = plan.suggest(options, None, 10 * GIB)
+    assert peaks(alone) == {
+        "--grad_ckpt True": 10,
+        "--optimizer adamw8bit": 11,
+        "--batch_size 2 --grad_acc_steps 2": 11,
+        "--batch_size 1 --grad_acc_steps 4": 10,
+    }
+    assert enough == ({"grad_ckpt": True}, 10 * GIB)
+
+
+def test_remedies_together(closed_form):
+    options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")
+    _, (change, peak) = plan.suggest(options, None, 6 * GIB)
+    assert change == {"grad_ckpt": True, "optimizer": "adamw8bit", "batch_size": 2, "grad_acc_steps": 2}
+    assert peak == 6 * GIB
+    assert plan.suggest(options, None, 4.5 * GIB)[1] is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# --plan
+
+
+def test_json(capsys):
+    """No data folder, no GPU, no run."""
+    assert training.main([*PLAN, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["fits"] is True
+        and told["tight"] is False
+        and told["vram_gib"] == 12
+        and told["suggestions"] == []
+        and told["enough"] is None
+    )
+    assert set(told["parts"]) == {*memory.KINDS, "context"}
+    assert sum(told["parts"].values()) == pytest.approx(told["peak_gib"]) == max(told["phases"].values())
+    assert told["peak_gib"] == told["phases"][told["phase"]]
+    assert set(told["phases"]) == {"training", "validation", "sampling"}
+
+
+def test_what_does_not_fit_is_told_with_a_remedy(capsys, closed_form):
+    words = [*PLAN, "--vram_gb", "7", "--batch_size", "6"]
+    assert training.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["fits"] is False and told["peak_gib"] == 10
+    first = {"flags": "--batch_size 3 --grad_acc_steps 2", "peak_gib": 7, "saves_gib": 3, "fits": True}
+    assert told["enough"] == told["suggestions"][0] == first
+    assert training.main(words) == 0
+    table = capsys.readouterr().out
+    assert "peak: 10.00 GiB, in training; it does not fit into 7.00 GiB" in table
+    assert "enough: --batch_size 3 --grad_acc_steps 2, which needs 7.00 GiB" in table
+    assert training.main([*words, "--vram_gb", "3"]) == 0
+    assert "give a lower --resolution" in capsys.readouterr().out
+
+
+def test_the_table_adds_up(capsys, closed_form):
+    assert training.main(PLAN) == 0
+    lines = capsys.readouterr().out.splitlines()
+    training_column = [float(line.split()[-2]) for line in lines if line.startswith("  ")]
+    assert training_column[-1] == sum(training_column[:-1]) == 8
+    assert lines[-1] == "peak: 8.00 GiB, in training; it fits into 12.00 GiB"
+    assert training.main([*PLAN, "--vram_gb", "8.5"]) == 0
+    assert "it just fits into 8.50 GiB\nthat is tight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json"], "add --plan"),
+        (["--vram_gb", "8"], "add --plan"),
+        (["--plan", "--vram_gb", "0"], "--vram_gb: expected more than 0"),
+        (["--plan", "--vram_gb", "much"], "--vram_gb: expected a number"),
+        (["--plan", "--pretrained_model", "/nowhere/model"], "no such folder"),
+        (["--plna"], "did you mean --plan"),
+        (["--plan", "--run_id", "none"], "no run none"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path):
+    with pytest.raises(config.UserError, match=message):
+        training.main([*words, "--output_dir", str(tmp_path)])
+
+
+def test_the_card_is_the_one_that_was_given_or_is_here(monkeypatch):
+    assert plan.card_gib(TrainingOptions(vram_gb=8.0)) == 8
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    card = types.SimpleNamespace(total_memory=24 * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert plan.card_gib(TrainingOptions()) == 24
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a run
+
+
+@pytest.fixture
+def words(small_data, tmp_path):
+    common = "--pretrained_model tiny --resolution 32x48 --num_workers 0 --steps 2 --num_samples 1 --run_name run"
+    return [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path / "runs")]
+
+
+def stand_in(device="cpu"):
+    accelerator = types.SimpleNamespace(device=torch.device(device))
+    options = TrainingOptions(resolution="32x48")
+    return types.SimpleNamespace(options=options, parts=models.build_tiny(), accelerator=accelerator)
+
+
+def test_a_run_begins_with_its_forecast(words, capsys):
+    assert training.main([*words, "--max_steps", "1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:")]
+    assert len(lines) == 1 and lines[0].startswith("memory: about 0.00 GiB expected at most, in ")
+
+
+def test_on_a_gpu_the_forecast_says_whether_it_fits(closed_form, monkeypatch, capsys):
+    for gib, ending in ((12, "of 12.00"), (6, "says which flags would bring it under")):
+        card = types.SimpleNamespace(total_memory=gib * GIB)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
+        plan.expect(stand_in("cuda"))
+        line = capsys.readouterr().out.strip()
+        assert line.startswith("memory: about 8.00 GiB expected at most, in training, of") and line.endswith(ending)
+
+
+def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no fake\nfor this operator")
+
+    monkeypatch.setattr(memory, "forecast", fails)
+    assert plan.expect(stand_in()) is None
+    assert "no forecast (no fake for this operator)" in capsys.readouterr().err
+
+
+def test_the_measured_peak_stands_beside_the_forecast(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 8 * GIB)
+    forecast = memory.Forecast({"training": dict.fromkeys(memory.KINDS, 2 * GIB)}, GIB)
+    line = plan.compare(forecast, torch.device("cuda"))
+    assert "7.00 GiB of tensors at most, 8.00 were expected; torch held 8.00" in line
+
+
+def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, closed_form, tmp_path):
+    """The command in the message is run as it stands: update 2 was not kept, update 1 was."""
+    steps = []
+
+    training_loss = updates.training_loss
+
+    def full(session, batch, places):
+        if session.options.batch_size == 4 and places[0] >= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        steps.append(places)
+        return training_loss(session, batch, places)
+
+    monkeypatch.setattr(updates, "training_loss", full)
+    monkeypatch.setattr(plan, "room", lambda options: 6 * GIB)
+    with pytest.raises(config.UserError, match=r"the GPU's memory is full: about 8\.0 GiB are needed; go on") as caught:
+        training.main([*words, "--max_steps", "2", "--save_every", "1", "--batch_size", "4"])
+    command = shlex.split(str(caught.value).split("with: ")[1])
+    assert command[:3] == ["python", "-m", "training"]
+    assert command[-4:] == ["--batch_size", "2", "--grad_acc_steps", "2"]
+    assert training.main(command[3:]) == 0
+    assert [(places[0], len(places)) for places in steps] == [(0, 4), (4, 2), (6, 2)]
+
+
+def test_out_of_memory_with_what_a_run_cannot_change(closed_form, monkeypatch):
+    """AdamW's states are part of the run: a new one is needed. So it is if the model did not even get in."""
+    monkeypatch.setattr(plan, "room", lambda options: 6 * GIB)
+    options = TrainingOptions(optimizer="adamw", batch_size=1, pretrained_model="tiny")  # 7 GiB
+    session = stand_in()
+    problem = plan.out_of_memory(options, session)
+    assert "start a new run with --optimizer adamw8bit, which needs about 5.0 GiB" in str(problem)
+    problem = plan.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None)
+    assert "start a new run with --batch_size 2 --grad_acc_steps 2" in str(problem)
+    monkeypatch.setattr(plan, "room", lambda options: GIB)
+    assert "use a lower --resolution" in str(plan.out_of_memory(options, session))
