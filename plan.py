@@ -17,7 +17,7 @@ import memory
 from checkpoint import GIB
 
 CARD = 12.0  # GiB, where there is no GPU to ask
-TIGHT = 0.9  # of the card: above, fragmentation counts; published figures are up to 1.15 times the forecast
+TIGHT = 0.9  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
 
 
 def card_gib(options):
@@ -62,7 +62,7 @@ def flags(change):
 def suggest(options, architecture, room):
     """([(change, peak bytes)], (change, peak bytes)): each remedy alone that saves something, and a set of remedies
     with which `room` bytes are enough, as few and as mild as can be; None if all together need more."""
-    with tqdm(desc="tracing", unit="configuration", leave=False, delay=3) as bar:
+    with tqdm(desc="tracing", unit=" configurations", leave=False, delay=3) as bar:
 
         def peak(change):
             """Bytes; infinite if the change does not go together with the other options."""
