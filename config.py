@@ -117,6 +117,11 @@ class DrawingOptions:
     guidance_scale: float = option(7.5, "classifier-free guidance scale; 1 = off", least=1)
     scheduler: str = option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"))
     num_samples: int = option(4, "held-out books in previews and in the grid", least=1, resume="free")
+    vae_tiling: bool = option(
+        False,
+        "decode covers one at a time and in overlapping tiles: less memory for large ones, pixels differ slightly",
+        resume="free",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

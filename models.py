@@ -264,9 +264,16 @@ def encode_images(vae, pixel_values, noise):
 
 
 @torch.no_grad()
-def decode_latents(vae, latents):
-    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU."""
+def decode_latents(vae, latents, tiling=False):
+    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
+
+    tiling: one image at a time, and that in overlapping tiles if it is larger than those the autoencoder was made for.
+    """
+    if tiling:
+        vae.enable_slicing(), vae.enable_tiling()
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
+    if tiling:  # encoding goes on as it was
+        vae.disable_slicing(), vae.disable_tiling()
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
