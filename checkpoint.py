@@ -7,7 +7,7 @@
                   versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
                   versions.json    the versions with step and validation loss, and the aliases latest and best
                   scores.json      their scores
-                  state/000040/    fp32 weights of the parts that learn, optimizer, position
+                  state/000040/    weights of the parts that learn, as they learn, optimizer, position
                   fetched/         versions that a tracker had (artifacts.py), with a versions.json of their own
                   published.json   what a tracker has (artifacts.py)
 
@@ -66,9 +66,9 @@ def open_run(run, options, position, parts, learning):
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
     weights = bytes_of(parts, learning)
     untouched = 0 if (run / "untouched").exists() else bytes_of(parts, untrained(learning), kept_dtype(position))
-    # a version, the state, and Adam's two moments of a byte each (adamw8bit) or of four
+    # a version, the state, and Adam's two moments of a byte each (8-bit) or of four
     version = bytes_of(parts, learning, position["save_dtype"])
-    moments = weights * (2 if options.optimizer == "adamw" else 0.5)
+    moments = weights * {"adamw": 2, "adafactor": 0}.get(options.optimizer, 0.5)
     there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     require_room(there, untouched + version + weights + moments, "this run with its first version")
     try:
@@ -181,7 +181,7 @@ OPTIMIZER, WEIGHTS = "optimizer.pt", "{}.safetensors"
 
 
 def save_state(run, position, parts, learning, optimizer, scaler=None):
-    """Publish state/<step>: `position` (JSON, with at least "step"), fp32 weights, optimizer and loss scaler."""
+    """Publish state/<step>: `position` (JSON, with at least "step"), weights, optimizer and loss scaler."""
     with publish(run / "state" / f"{position['step']:09d}", ROOM) as folder:
         folder.mkdir()
         for part in learning:

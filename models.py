@@ -223,11 +223,13 @@ def pick_precision(wish):
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def place(parts, device, precision, learning=()):
-    """Move everything to the device; what does not learn goes to half precision if `precision` says so."""
-    half = DTYPES[precision]
+def place(parts, device, precision, learning=(), weights_dtype="fp32"):
+    """Move everything to the device; what does not learn goes to half precision if `precision` says so.
+
+    weights_dtype: precision of the parts that learn.
+    """
     for name in ("vae", *PARTS):
-        getattr(parts, name).to(device, torch.float32 if name in learning else half)
+        getattr(parts, name).to(device, DTYPES[weights_dtype if name in learning else precision])
     return parts
 
 

@@ -8,9 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import accelerate
-import bitsandbytes
 import diffusers.optimization
-import torch
 from tqdm import tqdm
 
 import catalog
@@ -19,6 +17,7 @@ import config
 import dataset
 import diffusion
 import models
+import optimizers
 import tracking
 from mirror import Mirror
 
@@ -36,7 +35,7 @@ class Session:
     parts: object  # models.Parts on the device
     learning: list  # names of the parts that learn
     noise_scheduler: object  # DDPMScheduler, for the forward process
-    optimizer: object
+    optimizer: optimizers.Optimizer
     lr_multiplier: object  # optimizer update -> factor on the learning rates
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
@@ -54,8 +53,9 @@ class Session:
 def set_up(options, run):
     """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
     # Data
-    precision = models.pick_precision(options.mixed_precision)
+    precision = models.pick_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
     accelerator = accelerate.Accelerator(mixed_precision=precision)
+    optimizers.require_possible(options, precision, accelerator.num_processes)
     with accelerator.main_process_first():  # the first process builds the index, the others read it
         data = dataset.open_data(options)
     books = data.books("train")[: options.num_examples]
@@ -91,10 +91,10 @@ def set_up(options, run):
     if accelerator.is_main_process:
         run, lock = checkpoint.open_run(run, options, position, parts, learning)
     run = accelerate.utils.broadcast_object_list([run])[0]
-    models.place(parts, accelerator.device, precision, learning)
+    models.place(parts, accelerator.device, precision, learning, options.weights_dtype)
 
     # Optimizer
-    optimizer = make_optimizer(options, parts, learning)
+    optimizer = optimizers.make(options, parts, learning, accelerator)
     total = options.max_steps or options.epochs * -(-len(books) // position["window"])
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
@@ -103,7 +103,7 @@ def set_up(options, run):
         )
     position["total"] = total
     schedule = diffusers.optimization.get_scheduler(
-        options.lr_scheduler, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=total
+        options.lr_scheduler, optimizer.inner, num_warmup_steps=options.warmup_steps, num_training_steps=total
     )
     if saved:
         checkpoint.load_optimizer(state, optimizer, accelerator.scaler)
@@ -117,7 +117,7 @@ def set_up(options, run):
         parts=parts,
         learning=learning,
         noise_scheduler=parts.noise_scheduler,
-        optimizer=accelerator.prepare(optimizer),
+        optimizer=optimizer,
         lr_multiplier=schedule.lr_lambdas[0],
         covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
         held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),
@@ -140,11 +140,3 @@ def refuse_other_past(saved, now):
             f"--batch_size x --grad_acc_steps x processes now makes updates of {now['window']} covers, which would "
             f"change the past of this run with its {saved['window']}: leave them as they were, or keep the product"
         )
-
-
-def make_optimizer(options, parts, learning):
-    """AdamW (arXiv:1711.05101) over fp32 weights, a group with its own learning rate for each learning part."""
-    rates = {"unet": options.lr, "text_encoder": options.lr_text_encoder}
-    groups = [{"params": list(getattr(parts, name).parameters()), "lr": rates[name]} for name in learning]
-    kind = bitsandbytes.optim.AdamW8bit if options.optimizer == "adamw8bit" else torch.optim.AdamW
-    return kind(groups, weight_decay=options.weight_decay)

@@ -76,7 +76,6 @@ def train(session, stop):
 
     options, accelerator, position = session.options, session.accelerator, session.position
     groups = session.optimizer.param_groups
-    rates = [group["initial_lr"] for group in groups]
     parameters = [p for group in groups for p in group["params"]]
     log = session.log
 
@@ -105,13 +104,14 @@ def train(session, stop):
         for step in range(position["step"], session.total):
             # Accumulate: gradients of the mean loss over the update's covers; an epoch's last update may have fewer
             began = time.monotonic()
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate * session.lr_multiplier(step)
+            session.optimizer.begin(step, session.lr_multiplier(step))
             places = places_of(step, len(session.covers), session.window)
             loss_sum = torch.zeros((), device=accelerator.device)
             own_batches = batches_of(places, options.batch_size, accelerator)
             for batch_places in own_batches:
                 losses = training_loss(session, next(batches), batch_places)
+                if options.fused_backward and not losses.isfinite().all():  # backward would bring it into the weights
+                    raise not_finite(session, step, places, losses.mean().item())
                 accelerator.backward(losses.sum() / len(places))
                 loss_sum += losses.detach().sum()
 
@@ -126,13 +126,12 @@ def train(session, stop):
 
             # Clip. Nothing that is not finite may reach the weights. With fp16 single gradients may overflow: the loss
             # scaler then leaves the update out and lowers the scale
-            norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm).item()
+            norm = session.optimizer.clip().item()
             if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
                 raise not_finite(session, step, places, loss)
 
             # Update
             session.optimizer.step()
-            session.optimizer.zero_grad(set_to_none=True)
             position["step"] = step + 1
             left_out = left_out + 1 if session.optimizer.step_was_skipped else 0
             if left_out == MOST_LEFT_OUT:
