@@ -183,6 +183,19 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions
         "precision of the weights that learn; bf16 rounds each update stochastically and computes in bf16",
         choices=("fp32", "bf16"),
     )
+    ema_decay: float = option(
+        None,
+        "versions, previews and validation take a moving average of the weights; 0.999 spans the last 1000 updates",
+        none="the weights themselves",
+        above=0,
+        most=0.99999,
+    )
+    ema_device: str = option(
+        "auto",
+        "where the average is kept, in fp32; auto = with the weights; cpu = not on the GPU, a copy for each update",
+        choices=("auto", "cpu"),
+        resume="free",
+    )
     snr_gamma: float = option(
         None, "min-SNR-gamma weighting of the loss, arXiv:2303.09556; 5 is usual", none="every timestep alike", above=0
     )

@@ -16,6 +16,7 @@ import checkpoint
 import config
 import dataset
 import diffusion
+import ema
 import models
 import optimizers
 import tracking
@@ -36,6 +37,7 @@ class Session:
     learning: list  # names of the parts that learn
     noise_scheduler: object  # DDPMScheduler, for the forward process
     optimizer: optimizers.Optimizer
+    average: object  # ema.Average of the weights, or None
     lr_multiplier: object  # optimizer update -> factor on the learning rates
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
@@ -95,6 +97,10 @@ def set_up(options, run):
 
     # Optimizer
     optimizer = optimizers.make(options, parts, learning, accelerator)
+    average = None
+    if options.ema_decay:
+        device = None if options.ema_device == "auto" else options.ema_device
+        average = ema.Average(parts, learning, options.ema_decay, device)
     total = options.max_steps or options.epochs * -(-len(books) // position["window"])
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
@@ -107,6 +113,7 @@ def set_up(options, run):
     )
     if saved:
         checkpoint.load_optimizer(state, optimizer, accelerator.scaler)
+        checkpoint.load_average(state, average)
 
     size = config.size(options)
     return Session(
@@ -118,6 +125,7 @@ def set_up(options, run):
         learning=learning,
         noise_scheduler=parts.noise_scheduler,
         optimizer=optimizer,
+        average=average,
         lr_multiplier=schedule.lr_lambdas[0],
         covers=dataset.BookCoverDataset(books, size, parts.tokenizer, options),
         held_out=dataset.BookCoverDataset(held_out, size, parts.tokenizer, options),

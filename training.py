@@ -132,6 +132,8 @@ def train(session, stop):
 
             # Update
             session.optimizer.step()
+            if session.average:
+                session.average.update(step)
             position["step"] = step + 1
             left_out = left_out + 1 if session.optimizer.step_was_skipped else 0
             if left_out == MOST_LEFT_OUT:
@@ -179,6 +181,7 @@ def train(session, stop):
 def preview(session):
     """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
     import checkpoint
+    import ema
     import models
     import sampling
 
@@ -187,7 +190,7 @@ def preview(session):
     options, parts = session.options, session.parts
     books = session.held_out.books[: options.num_samples]
     texts = [session.held_out.prompt(book) for book in books]
-    with models.evaluating(parts), session.accelerator.autocast():
+    with ema.applied(session.average), models.evaluating(parts), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
     step = session.position["step"]
@@ -214,6 +217,7 @@ def save(session, validation_loss):
                 session.accelerator.scaler,
                 validation_loss,
                 session.options.keep_versions,
+                session.average,
             )
         session.mirror.saved(name)
         aliases = catalog.aliases_of(session.position["ledger"], name)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 import config
 import diffusion
+import ema
 import models
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def validate(session):
     losses = torch.zeros(count, device=session.accelerator.device)
     batches = batches_of(range(count), options.batch_size, session.accelerator)
     quiet = not session.accelerator.is_main_process
-    with models.evaluating(session.parts):
+    with ema.applied(session.average), models.evaluating(session.parts):
         for chunk in tqdm(batches, desc="validation", unit="batch", leave=False, delay=3, disable=quiet):
             batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
             posterior_noise = diffusion.normal(options.seed, diffusion.VALIDATION_POSTERIOR, chunk, shape)

@@ -366,7 +366,7 @@ def assert_same_end(whole, run):
             assert (whole / file).read_bytes() == (run / file).read_bytes() or file.name == "position.json", file
 
 
-@pytest.mark.parametrize("words", ["--optimizer adafactor", "--fused_backward"])
+@pytest.mark.parametrize("words", ["--optimizer adafactor --ema_decay 0.9", "--fused_backward"])
 def test_a_resumed_run_is_bit_identical(small_data, tmp_path, words):
     words = [*FIXED.split(), *words.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path)]
     words += ["--sample_every", "4", "--steps", "2", "--num_samples", "1", "--batch_size", "5"]
@@ -423,6 +423,8 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
         ("--weights_dtype bf16 --mixed_precision fp16", "--mixed_precision is fp16"),
         ("--weights_dtype fp16", "expected one of fp32, bf16"),
         ("--optimizer sgd", "expected one of adamw8bit, adamw, paged_adamw8bit, adafactor"),
+        ("--ema_decay 1", "expected at most"),
+        ("--ema_device cuda", "expected one of auto, cpu"),
     ],
 )
 def test_what_does_not_go_together_is_said_in_one_line(words, message, capsys):
@@ -446,9 +448,11 @@ def test_what_only_the_machine_can_tell_is_refused_too(monkeypatch):
         optimizers.require_possible(bf16, "bf16", 1)
 
 
-@pytest.mark.parametrize("word", ["--optimizer adamw", "--fused_backward False", "--weights_dtype fp32"])
+@pytest.mark.parametrize(
+    "word", ["--optimizer adamw", "--fused_backward False", "--weights_dtype fp32", "--ema_decay 0.5"]
+)
 def test_a_resumed_run_keeps_its_way_of_learning(word, tmp_path):
-    options = make_options(optimizer="adafactor", fused_backward=True, weights_dtype="bf16")
+    options = make_options(optimizer="adafactor", fused_backward=True, weights_dtype="bf16", ema_decay=0.9)
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(options)))
     given = command_line.read_command_line(config.TrainingOptions, word.split())
     with pytest.raises(config.UserError, match=f"{word} would change the past"):
