@@ -12,6 +12,8 @@ import pathlib
 import re
 from dataclasses import dataclass
 
+import presets
+
 
 class UserError(Exception):
     """A mistake a person can mend. The message is one line: what, where, how to mend it. Scripts exit with 2."""
@@ -148,6 +150,13 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions
 
     run_id: str = option(None, "the run to resume", none="start a new run", saved=False)
     run_name: str = option(None, "id for the new run", none="made from date and time", saved=False)
+    preset: str = option(
+        None,
+        "flags that fit a card with so much memory, where they are not given; those that it sets are printed",
+        none="the defaults",
+        choices=tuple(presets.PRESETS),
+        saved=False,
+    )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
     num_examples: int = option(None, "covers to train on, the first of the stable order", none="all", least=1)

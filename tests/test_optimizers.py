@@ -366,6 +366,24 @@ def assert_same_end(whole, run):
             assert (whole / file).read_bytes() == (run / file).read_bytes() or file.name == "position.json", file
 
 
+def test_a_resumed_run_of_the_smallest_preset_is_bit_identical(small_data, tmp_path, run_script):
+    """Paged 8-bit AdamW inside the backward pass, weights in bf16, their average on the CPU.
+
+    In processes of their own, since accelerate has one precision for a process."""
+    words = [*FIXED.split(), "--data_root", small_data, "--output_dir", tmp_path, "--sample_every", "3", "--steps", "2"]
+    words += ["--num_samples", "1", "--preset", "6gb", "--ema_decay", "0.9"]
+    whole = run_script("training", *words, "--run_name", "whole", "--max_steps", "4")
+    assert whole.returncode == 0, whole.stderr
+    assert "preset 6gb sets --batch_size 1 --optimizer paged_adamw8bit --fused_backward True" in whole.stderr
+    assert "Paged" not in whole.stderr  # the library's own warning
+    assert run_script("training", *words, "--run_name", "run", "--max_steps", "2").returncode == 0
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "preset" not in saved and (saved["weights_dtype"], saved["batch_size"]) == ("bf16", 1)
+    resumed = run_script("training", "--output_dir", tmp_path, "--run_id", "run", "--max_steps", "4")
+    assert resumed.returncode == 0 and "preset" not in resumed.stderr, resumed.stderr
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize("words", ["--optimizer adafactor --ema_decay 0.9", "--fused_backward"])
 def test_a_resumed_run_is_bit_identical(small_data, tmp_path, words):
     words = [*FIXED.split(), *words.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path)]
@@ -417,6 +435,7 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
     ("words", "message"),
     [
         ("--fused_backward --grad_acc_steps 2", r"give --grad_acc_steps 1 \(now 2\), or --fused_backward False"),
+        ("--preset 6gb --grad_acc_steps 2", r"give --grad_acc_steps 1 \(now 2\), or --fused_backward False"),
         ("--fused_backward --num_gpus 2", r"give --num_gpus 1 \(now 2\)"),
         ("--fused_backward --mixed_precision fp16", "no place for the loss scaler"),
         ("--weights_dtype bf16 --mixed_precision no", "--mixed_precision is no: give --mixed_precision bf16"),
