@@ -7,7 +7,7 @@
                   versions/v1 ...  each loads with StableDiffusionPipeline.from_pretrained
                   versions.json    the versions with step and validation loss, and the aliases latest and best
                   scores.json      their scores
-                  state/000040/    fp32 weights of the parts that learn, optimizer, position
+                  state/000040/    weights of the parts that learn, as they learn, their average, optimizer, position
                   fetched/         versions that a tracker had (artifacts.py), with a versions.json of their own
                   published.json   what a tracker has (artifacts.py)
 
@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import catalog
+import ema
 from catalog import POSITION
 from config import UserError, to_json
 from files import publish, read_json, remove, write_json
@@ -66,11 +67,12 @@ def open_run(run, options, position, parts, learning):
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
     weights = bytes_of(parts, learning)
     untouched = 0 if (run / "untouched").exists() else bytes_of(parts, untrained(learning), kept_dtype(position))
-    # a version, the state, and the optimizer's moments
+    # a version, the state, the optimizer's moments and the average
     version = bytes_of(parts, learning, position["save_dtype"])
     moments = bytes_of_moments(options, weights)
+    average = weights if options.ema_decay else 0
     there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
-    require_room(there, untouched + version + weights + moments, "this run with its first version")
+    require_room(there, untouched + version + weights + moments + average, "this run with its first version")
     try:
         for name in ("samples", "versions", "state"):
             (run / name).mkdir(parents=True, exist_ok=True)
@@ -177,16 +179,21 @@ def prune(run, ledger):
 # ---------------------------------------------------------------------------------------------------------------------
 # Training state: save and load share the names below, and catalog.POSITION.
 
-OPTIMIZER, WEIGHTS = "optimizer.pt", "{}.safetensors"
+OPTIMIZER, WEIGHTS, AVERAGE = "optimizer.pt", "{}.safetensors", "{}_average.safetensors"
 
 
-def save_state(run, position, parts, learning, optimizer, scaler=None):
-    """Publish state/<step>: `position` (JSON, with at least "step"), fp32 weights, optimizer and loss scaler."""
+def save_state(run, position, parts, learning, optimizer, scaler=None, average=None):
+    """Publish state/<step>: `position` (JSON, with at least "step"), weights, optimizer, loss scaler.
+
+    average: ema.Average of the weights, or None.
+    """
     with publish(run / "state" / f"{position['step']:09d}", ROOM) as folder:
         folder.mkdir()
         for part in learning:
             weights = {name: t.contiguous() for name, t in getattr(parts, part).state_dict().items()}
             save_file(weights, folder / WEIGHTS.format(part))
+            if average:
+                save_file(average.averages[part], folder / AVERAGE.format(part))
         moments = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         torch.save(moments, folder / OPTIMIZER)
         write_json(folder / POSITION, position)
@@ -195,18 +202,20 @@ def save_state(run, position, parts, learning, optimizer, scaler=None):
             remove(old)
 
 
-def save(run, position, parts, learning, optimizer, scaler, validation_loss, keep_versions):
+def save(run, position, parts, learning, optimizer, scaler, validation_loss, keep_versions, average=None):
     """Save the next version and the state of `position`, whose "ledger" then lists it; returns the version's name.
 
-    UserError, with everything saved before intact, if the disk has no room.
+    average: ema.Average, which the version then has for weights; the state has both. UserError, with everything saved
+    before intact, if the disk has no room.
     """
     dtype = position["save_dtype"]
     needed = bytes_of(parts, learning, dtype) + bytes_of(parts, learning) + bytes_of_optimizer(optimizer)
-    require_room(run, needed, "the next version")
+    require_room(run, needed + (average.nbytes if average else 0), "the next version")
     ledger, name = add_version(position["ledger"], position["step"], validation_loss, keep_versions)
-    save_version(run, name, parts, learning, dtype)
+    with ema.applied(average):
+        save_version(run, name, parts, learning, dtype)
     position["ledger"] = ledger
-    save_state(run, position, parts, learning, optimizer, scaler)
+    save_state(run, position, parts, learning, optimizer, scaler, average)
     write_json(run / "versions.json", ledger, ROOM)
     prune(run, ledger)
     return name
@@ -263,8 +272,15 @@ def load_optimizer(folder, optimizer, scaler=None):
 
 def bytes_of_moments(options, weights):
     """Bytes that the optimizer's moments will take, for learning weights of that many bytes in fp32: Adam has two, of a
-    byte each (adamw8bit) or of four."""
-    return weights * (2 if options.optimizer == "adamw" else 0.5)
+    byte each (8-bit) or of four; Adafactor's are a row and a column of each weight."""
+    return weights * {"adamw": 2, "adafactor": 0}.get(options.optimizer, 0.5)
+
+
+def load_average(folder, average):
+    """Put the average of a state folder back; None: nothing to do. UserError if it is damaged."""
+    for part in average.averages if average else ():
+        with reading(folder / AVERAGE.format(part)) as path:
+            average.load(part, load_file(path))
 
 
 def bytes_of_optimizer(optimizer):

@@ -18,6 +18,7 @@ import re
 import shlex
 import sys
 
+import presets
 from config import (
     DatasetOptions,
     InferenceOptions,
@@ -157,7 +158,10 @@ def checked(cls, raw, where):
 
 
 def read_command_line(cls, argv=None):
-    """{name: checked value} of what the user typed or put in --config. argv: a list, or None for sys.argv[1:]."""
+    """{name: checked value} of what the user typed or put in --config, and of what a --preset sets beside that.
+
+    argv: a list, or None for sys.argv[1:].
+    """
     words = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
     path = words.pop("config", None)
     given = checked(cls, load_json(path), f"{path}: ") if path else {}
@@ -167,7 +171,23 @@ def read_command_line(cls, argv=None):
     if "wandb_key" in given:
         hide_key(given["wandb_key"])
         given.setdefault("tracker", "wandb")
-    return given
+    return given | set_by_preset(cls, given)
+
+
+def set_by_preset(cls, given):
+    """{name: value} of what a --preset sets beside what was given, which is printed; {} without one."""
+    preset = given.get("preset")
+    if not preset:
+        return {}
+    if given.get("run_id"):
+        raise UserError(
+            "--preset is for a new run, and a resumed one keeps what it has: leave it out, or give flags that may "
+            "change (--batch_size with --grad_acc_steps, --grad_ckpt, --ema_device, --vae_tiling)"
+        )
+    chosen = presets.flags(preset, given, {field.name for field in dataclasses.fields(cls)})
+    told = " ".join(f"--{name} {value}" for name, value in chosen.items()) or "nothing, since all was given"
+    print(f"preset {preset} sets {told}", file=sys.stderr)
+    return chosen
 
 
 def hide_key(key):

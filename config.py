@@ -12,6 +12,8 @@ import pathlib
 import re
 from dataclasses import dataclass
 
+import presets
+
 
 class UserError(Exception):
     """A mistake a person can mend. The message is one line: what, where, how to mend it. Scripts exit with 2."""
@@ -129,6 +131,11 @@ class DrawingOptions:
     guidance_scale: float = option(7.5, "classifier-free guidance scale; 1 = off", least=1)
     scheduler: str = option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"))
     num_samples: int = option(4, "held-out books in previews and in the grid", least=1, resume="free")
+    vae_tiling: bool = option(
+        False,
+        "decode covers one at a time and in overlapping tiles: less memory for large ones, pixels differ slightly",
+        resume="free",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +162,13 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
 
     run_id: str = option(None, "the run to resume", none="start a new run", saved=False)
     run_name: str = option(None, "id for the new run", none="made from date and time", saved=False)
+    preset: str = option(
+        None,
+        "flags that fit a card with so much memory, where they are not given; those that it sets are printed",
+        none="the defaults",
+        choices=tuple(presets.PRESETS),
+        saved=False,
+    )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
     num_examples: int = option(None, "covers to train on, the first of the stable order", none="all", least=1)
@@ -173,9 +187,36 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         choices=("constant", "constant_with_warmup", "linear", "cosine"),
     )
     warmup_steps: int = option(0, "optimizer updates of linear warm-up (not with 'constant')", least=0)
-    optimizer: str = option("adamw8bit", "8-bit AdamW of bitsandbytes, or plain AdamW", choices=("adamw8bit", "adamw"))
-    weight_decay: float = option(0.01, "decoupled weight decay of AdamW", least=0)
+    optimizer: str = option(
+        "adamw8bit",
+        "8-bit AdamW of bitsandbytes, or plain AdamW; paged = moments may leave a full GPU; adafactor = hardly any",
+        choices=("adamw8bit", "adamw", "paged_adamw8bit", "adafactor"),
+    )
+    weight_decay: float = option(0.01, "decoupled weight decay", least=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm, over all trained parts", above=0)
+    fused_backward: bool = option(
+        False,
+        "update each weight inside the backward pass and drop its gradient, so that gradients are never all in memory. "
+        "--max_grad_norm then bounds the gradient of each weight by itself; one batch makes an update",
+    )
+    weights_dtype: str = option(
+        "fp32",
+        "precision of the weights that learn; bf16 rounds each update stochastically and computes in bf16",
+        choices=("fp32", "bf16"),
+    )
+    ema_decay: float = option(
+        None,
+        "versions, previews and validation take a moving average of the weights; 0.999 spans the last 1000 updates",
+        none="the weights themselves",
+        above=0,
+        most=0.99999,
+    )
+    ema_device: str = option(
+        "auto",
+        "where the average is kept, in fp32; auto = with the weights; cpu = not on the GPU, a copy for each update",
+        choices=("auto", "cpu"),
+        resume="free",
+    )
     snr_gamma: float = option(
         None, "min-SNR-gamma weighting of the loss, arXiv:2303.09556; 5 is usual", none="every timestep alike", above=0
     )
@@ -202,7 +243,7 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     save_dtype: str = option(
         "auto",
         "precision of the weights in saved versions; auto = that of --mixed_precision. An exact resume never needs "
-        "them: the training state holds fp32",
+        "them: the training state holds the weights as they learn",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     validation_rows: int = option(64, "held-out covers in the validation loss", least=1)
@@ -369,6 +410,7 @@ def check(options):
             raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
+        check_updates(options)
     if isinstance(options, InferenceOptions):
         chosen_metrics(options)
         if "clip" in words(options.metrics) and not options.clip_model:
@@ -393,6 +435,27 @@ def check(options):
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options
+
+
+def check_updates(options):
+    """UserError if the ways to update weights in little memory do not go with the rest. See optimizers.py."""
+    if options.fused_backward:
+        for name, needed in {"grad_acc_steps": 1, "num_gpus": 1}.items():
+            if getattr(options, name) != needed:
+                raise UserError(
+                    f"--fused_backward updates each weight as soon as one batch's gradient is there: give --{name} "
+                    f"{needed} (now {getattr(options, name)}), or --fused_backward False"
+                )
+        if options.mixed_precision == "fp16":
+            raise UserError(
+                "--fused_backward has no place for the loss scaler that fp16 needs: give --mixed_precision bf16 or no, "
+                "or --fused_backward False"
+            )
+    if options.weights_dtype == "bf16" and options.mixed_precision not in ("auto", "bf16"):
+        raise UserError(
+            f"--weights_dtype bf16 computes in bf16, and --mixed_precision is {options.mixed_precision}: give "
+            "--mixed_precision bf16, or --weights_dtype fp32"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from diffusers.training_utils import compute_snr
 from config import UserError
 
 # What a random number is for. The values are part of every run's identity: never change or reuse one.
-ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING = range(8)
+ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
 
 
 def rng(seed, purpose, position):

@@ -14,7 +14,7 @@ import files
 
 SETTINGS = "settings.json"
 GIVEN = {"precision": "mixed_precision"} | {  # setting -> its option
-    name: name for name in ("seed", "resolution", "steps", "guidance_scale", "scheduler")
+    name: name for name in ("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling")
 }
 
 
@@ -107,7 +107,8 @@ def settings_of(options, version, parts_hash):
         "run_id": version.run.name if version.run else None,
         "weights": parts_hash,
         "precision": models.pick_precision(options.mixed_precision),
-        **{name: getattr(options, name) for name in GIVEN if name != "precision"},
+        **{name: getattr(options, name) for name in GIVEN if name not in ("precision", "vae_tiling")},
+        "vae_tiling": options.vae_tiling or None,  # as in settings that were kept before there was this option
     }
 
 

@@ -2,7 +2,7 @@
 
 The update itself is traced, with no GPU and no memory: the networks are built from their architecture, on torch's fake
 tensors, which have shapes and types but no values. On them run the functions that a run calls (updates.denoising_loss
-and all below it, the backward pass, clipping, the optimizer that session.make_optimizer makes), while LiveBytes counts
+and all below it, the backward pass, clipping, the optimizer that optimizers.make makes), while LiveBytes counts
 the bytes of all tensors alive. Fake tensors of a GPU need its driver in the backward pass, so these are the CPU's, and
 what torch does in another way on a GPU is set right here: like_cuda, the allocator's rounding, the optimizer's loops.
 
@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import architecture as architectures
 import config
 import models
-import session
+import optimizers
 import tiny
 import updates
 from checkpoint import GIB
@@ -142,14 +142,19 @@ def trace(options, architecture, device):
     with fakes:
         for network in networks:
             network.to_empty(device="cpu")
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"),
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
+        scaler=None,
+        prepare=lambda optimizer: optimizer,
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )
     run = types.SimpleNamespace(  # stands in for session.Session
         options=options,
         parts=parts,
         noise_scheduler=parts.noise_scheduler,
-        optimizer=session.make_optimizer(options, parts, learning),
-        accelerator=types.SimpleNamespace(
-            device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half)
-        ),
+        optimizer=optimizers.make(options, parts, learning, accelerator),
+        accelerator=accelerator,
     )
 
     phases = {
@@ -243,9 +248,12 @@ def make_states(run, live):
     """A step for gradients of 0, as in a short update that has no batch: the optimizer has its states from now on."""
     for p in learning_weights(run):
         p.register_post_accumulate_grad_hook(lambda p: None if p.grad is None else live.mark([p.grad], "gradients"))
+    for group in run.optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # as the learning rates' schedule sets it
+    run.optimizer.begin(0, 1.0)
     (sum(p.sum() for p in learning_weights(run)) * 0).backward()
+    run.optimizer.clip()
     run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
     states = [value for state in run.optimizer.state.values() for value in state.values()]
     live.mark([value for value in states if isinstance(value, torch.Tensor)], "optimizer")
 
@@ -270,12 +278,12 @@ def denoise(run, batch_size):
 
 def update(run):
     """What training.train does for an optimizer update; from its second batch on there are gradients already."""
+    run.optimizer.begin(0, 1.0)
     for _ in range(min(2, run.options.grad_acc_steps)):
         losses = denoise(run, run.options.batch_size)
         losses.sum().backward()
-    torch.nn.utils.clip_grad_norm_(learning_weights(run), run.options.max_grad_norm)
+    run.optimizer.clip()
     run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
 
 
 def validate(run):

@@ -228,11 +228,13 @@ def pick_precision(wish):
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def place(parts, device, precision, learning=()):
-    """Move everything to the device; what does not learn goes to half precision if `precision` says so."""
-    half = DTYPES[precision]
+def place(parts, device, precision, learning=(), weights_dtype="fp32"):
+    """Move everything to the device; what does not learn goes to half precision if `precision` says so.
+
+    weights_dtype: precision of the parts that learn.
+    """
     for name in ("vae", *PARTS):
-        getattr(parts, name).to(device, torch.float32 if name in learning else half)
+        getattr(parts, name).to(device, DTYPES[weights_dtype if name in learning else precision])
     return parts
 
 
@@ -289,9 +291,16 @@ def draw_latents(vae, mean, std, noise):
 
 
 @torch.no_grad()
-def decode_latents(vae, latents):
-    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU."""
+def decode_latents(vae, latents, tiling=False):
+    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
+
+    tiling: one image at a time, and that in overlapping tiles if it is larger than those the autoencoder was made for.
+    """
+    if tiling:
+        vae.enable_slicing(), vae.enable_tiling()
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
+    if tiling:  # encoding goes on as it was
+        vae.disable_slicing(), vae.disable_tiling()
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 

@@ -71,7 +71,7 @@ def draw(parts, prompts, rows, options):
             output_type="latent",
             return_dict=False,
         )[0]
-        images.append(models.decode_latents(parts.vae, latents))
+        images.append(models.decode_latents(parts.vae, latents, options.vae_tiling))
     return torch.cat(images)
 
 

@@ -8,9 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import accelerate
-import bitsandbytes
 import diffusers.optimization
-import torch
 from tqdm import tqdm
 
 import buckets
@@ -19,8 +17,10 @@ import checkpoint
 import config
 import dataset
 import diffusion
+import ema
 import latents
 import models
+import optimizers
 import tracking
 import updates
 from mirror import Mirror
@@ -39,7 +39,8 @@ class Session:
     parts: object  # models.Parts on the device
     learning: list  # names of the parts that learn
     noise_scheduler: object  # DDPMScheduler, for the forward process
-    optimizer: object
+    optimizer: optimizers.Optimizer
+    average: object  # ema.Average of the weights, or None
     lr_multiplier: object  # optimizer update -> factor on the learning rates
     covers: object  # BookCoverDataset of the training rows
     held_out: object  # BookCoverDataset of the validation rows
@@ -53,8 +54,9 @@ class Session:
 def set_up(options, run):
     """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
     # Data
-    precision = models.pick_precision(options.mixed_precision)
+    precision = models.pick_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
     accelerator = accelerate.Accelerator(mixed_precision=precision)
+    optimizers.require_possible(options, precision, accelerator.num_processes)
     with accelerator.main_process_first():  # the first process builds the index, the others read it
         data = dataset.open_data(options)
     books = data.books("train")[: options.num_examples]
@@ -100,12 +102,16 @@ def set_up(options, run):
     cached = None
     if options.cache_latents:
         cached = latents.of_books(books + held_out, sizes + held_out_sizes, parts, options, accelerator)
-    models.place(parts, accelerator.device, precision, learning)
+    models.place(parts, accelerator.device, precision, learning, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
 
     # Optimizer
-    optimizer = make_optimizer(options, parts, learning)
+    optimizer = optimizers.make(options, parts, learning, accelerator)
+    average = None
+    if options.ema_decay:
+        device = None if options.ema_device == "auto" else options.ema_device
+        average = ema.Average(parts, learning, options.ema_decay, device)
     plan = updates.make_plan(options, sizes, position)
     total = options.max_steps or options.epochs * plan.updates
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
@@ -115,10 +121,11 @@ def set_up(options, run):
         )
     position["total"] = total
     schedule = diffusers.optimization.get_scheduler(
-        options.lr_scheduler, optimizer, num_warmup_steps=options.warmup_steps, num_training_steps=total
+        options.lr_scheduler, optimizer.inner, num_warmup_steps=options.warmup_steps, num_training_steps=total
     )
     if saved:
         checkpoint.load_optimizer(state, optimizer, accelerator.scaler)
+        checkpoint.load_average(state, average)
 
     return Session(
         options=options,
@@ -128,7 +135,8 @@ def set_up(options, run):
         parts=parts,
         learning=learning,
         noise_scheduler=parts.noise_scheduler,
-        optimizer=accelerator.prepare(optimizer),
+        optimizer=optimizer,
+        average=average,
         lr_multiplier=schedule.lr_lambdas[0],
         covers=dataset.BookCoverDataset(books, sizes, parts.tokenizer, options, cached),
         held_out=dataset.BookCoverDataset(held_out, held_out_sizes, parts.tokenizer, options, cached),
@@ -152,11 +160,3 @@ def refuse_other_past(saved, now):
             f"--batch_size x --grad_acc_steps x processes now makes updates of {now['window']} covers, which would "
             f"change the past of this run with its {saved['window']}: leave them as they were, or keep the product"
         )
-
-
-def make_optimizer(options, parts, learning):
-    """AdamW (arXiv:1711.05101) over fp32 weights, a group with its own learning rate for each learning part."""
-    rates = {"unet": options.lr, "text_encoder": options.lr_text_encoder}
-    groups = [{"params": list(getattr(parts, name).parameters()), "lr": rates[name]} for name in learning]
-    kind = bitsandbytes.optim.AdamW8bit if options.optimizer == "adamw8bit" else torch.optim.AdamW
-    return kind(groups, weight_decay=options.weight_decay)

@@ -81,7 +81,6 @@ def train(session, stop):
 
     options, accelerator, position = session.options, session.accelerator, session.position
     groups = session.optimizer.param_groups
-    rates = [group["initial_lr"] for group in groups]
     parameters = [p for group in groups for p in group["params"]]
     log = session.log
 
@@ -113,14 +112,15 @@ def train(session, stop):
         for step in range(position["step"], session.total):
             # Accumulate: gradients of the mean loss over the update's covers; an epoch's last update may have fewer
             began = time.monotonic()
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate * session.lr_multiplier(step)
+            session.optimizer.begin(step, session.lr_multiplier(step))
             pieces = session.plan.pieces(step)
             places = range(pieces[0].start, pieces[-1].stop)
             loss_sum = torch.zeros((), device=accelerator.device)
             own_batches = batches_of(pieces, options.batch_size, accelerator)
             for batch_places in own_batches:
                 losses = training_loss(session, next(batches), batch_places)
+                if options.fused_backward and not losses.isfinite().all():  # backward would bring it into the weights
+                    raise not_finite(session, step, places, losses.mean().item())
                 accelerator.backward(losses.sum() / len(places))
                 loss_sum += losses.detach().sum()
 
@@ -135,13 +135,14 @@ def train(session, stop):
 
             # Clip. Nothing that is not finite may reach the weights. With fp16 single gradients may overflow: the loss
             # scaler then leaves the update out and lowers the scale
-            norm = accelerator.clip_grad_norm_(parameters, options.max_grad_norm).item()
+            norm = session.optimizer.clip().item()
             if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
                 raise not_finite(session, step, places, loss)
 
             # Update
             session.optimizer.step()
-            session.optimizer.zero_grad(set_to_none=True)
+            if session.average:
+                session.average.update(step)
             position["step"] = step + 1
             left_out = left_out + 1 if session.optimizer.step_was_skipped else 0
             if left_out == MOST_LEFT_OUT:
@@ -191,6 +192,7 @@ def train(session, stop):
 def preview(session):
     """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
     import checkpoint
+    import ema
     import models
     import sampling
 
@@ -200,7 +202,8 @@ def preview(session):
     books = session.held_out.books[: options.num_samples]
     texts = [session.held_out.prompt(book) for book in books]
     device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
-    with models.evaluating(parts), models.on_device(parts.vae, device), session.accelerator.autocast():
+    averaged, visiting = ema.applied(session.average), models.on_device(parts.vae, device)
+    with averaged, visiting, models.evaluating(parts), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
     step = session.position["step"]
@@ -227,6 +230,7 @@ def save(session, validation_loss):
                 session.accelerator.scaler,
                 validation_loss,
                 session.options.keep_versions,
+                session.average,
             )
         session.mirror.saved(name)
         aliases = catalog.aliases_of(session.position["ledger"], name)

@@ -17,6 +17,7 @@ import buckets
 import checkpoint
 import config
 import diffusion
+import ema
 import models
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ def validate(session):
     losses = torch.zeros(count, device=session.accelerator.device)
     batches = batches_of(buckets.group(session.held_out.sizes), options.batch_size, session.accelerator)
     quiet = not session.accelerator.is_main_process
-    with models.evaluating(session.parts):
+    with ema.applied(session.average), models.evaluating(session.parts):
         for chunk in tqdm(batches, desc="validation", unit="batch", leave=False, delay=3, disable=quiet):
             batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
             shape = latent_shape(session.parts, batch)

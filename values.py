@@ -9,7 +9,7 @@ import math
 
 ALIKE = (  # what scores must have in common to stand side by side; versions differ in run, version and weights
     *("score", "n", "n_reference", "fid_resize", "features_hash", "reference", "rows"),
-    *("seed", "resolution", "steps", "guidance_scale", "scheduler", "precision"),
+    *("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling", "precision"),
 )
 CALLED = {  # what people call the metrics that may be left out
     "fid_infinity": "FD∞",

@@ -88,7 +88,6 @@ def images_per_s(session, batches, updates):
         losses = training_loss(session, batch, places)
         session.accelerator.backward(losses.mean())
         session.optimizer.step()
-        session.optimizer.zero_grad(set_to_none=True)
         images += len(losses)
     return images / (time.monotonic() - began)
 

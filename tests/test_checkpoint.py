@@ -173,10 +173,10 @@ def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
 
 @pytest.mark.parametrize("name", ["adamw8bit", "adamw"])
 def test_the_moments_count_in_the_room_that_is_needed(name):
-    import session
+    import optimizers
 
     parts = models.freeze(models.build_tiny(), ["unet"])
-    optimizer = session.make_optimizer(TrainingOptions(optimizer=name), parts, ["unet"])
+    optimizer = optimizers.build(TrainingOptions(optimizer=name), parts, ["unet"])
     for p in parts.unet.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()

@@ -8,6 +8,7 @@ from PIL import Image
 import command_line
 import config
 import gallery
+import values
 
 
 def parsed(*words):
@@ -75,7 +76,7 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     state = accelerate.Accelerator(cpu=True).state
     settings = gallery.draw(options, version, tmp_path / "all", books, state)
     assert settings["weights"] == models.weights_hash(models.build_tiny()) and settings["version"] == "v0"
-    drawn = ["seed", "resolution", "steps", "guidance_scale", "scheduler"]
+    drawn = ["seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling"]
     assert list(settings) == ["version", "run_id", "weights", "precision", *drawn]  # the same bytes in every process
     gallery.draw(options, version, tmp_path / "some", books[1:2], state)
     before = (tmp_path / "some" / "2.png").stat().st_mtime_ns
@@ -103,3 +104,17 @@ def test_covers_that_nothing_is_known_of_are_never_taken_for_this_versions(tmp_p
     with pytest.raises(config.UserError, match=r"has covers, such as 3\.png, and no settings\.json that says how"):
         gallery.require_same_settings(path, settings, {"3": "a book", "4": "another"})
     gallery.require_same_settings(path, settings, {"4": "another"})  # other rows' pictures don't matter
+
+
+def test_settings_from_before_there_was_tiling_are_those_without_it(tmp_path):
+    """Covers in tiles have other pixels, so the two may not be mixed in one folder."""
+    path, version = tmp_path / gallery.SETTINGS, gallery.Version("v0", "tiny", None)
+    plain, tiled = (
+        gallery.settings_of(config.InferenceOptions(vae_tiling=tiling), version, "hash") for tiling in (False, True)
+    )
+    older = {name: value for name, value in plain.items() if name != "vae_tiling"}
+    gallery.require_same_settings(path, older, {"3": "a book"})
+    gallery.require_same_settings(path, plain, {"4": "another"})
+    with pytest.raises(config.UserError, match="were drawn with vae_tiling None, and now it is True"):
+        gallery.require_same_settings(path, tiled, {})
+    assert not values.differences([older, plain]) and values.differences([older, tiled]) == ["vae_tiling"]

@@ -1,0 +1,70 @@
+"""The moving average of the weights that learn: versions, previews and validation take it, training itself does not.
+
+Averages of the iterates generalise better than the last one (Polyak and Juditsky 1992); diffusion models are commonly
+drawn from an exponential one (arXiv:2006.11239, arXiv:2312.02696).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+
+class Average:
+    """Exponential moving average of the weights of the learning parts, in fp32 whatever they are, on `device`.
+
+    After update n = 0, 1 ...: average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)), and
+    0 for n = 0: the warm-up of diffusers.training_utils.EMAModel, without which the start would weigh for long. (That
+    class averages on the device and in the precision of the weights.)
+    """
+
+    def __init__(self, parts, learning, decay, device=None):
+        """device: None = where the weights are."""
+        self.decay = decay
+        self.weights = {part: dict(getattr(parts, part).named_parameters()) for part in learning}
+        self.averages = {
+            part: {name: p.detach().to(device or p.device, torch.float32, copy=True) for name, p in weights.items()}
+            for part, weights in self.weights.items()
+        }
+
+    def pairs(self):
+        """(weight, its average), of all."""
+        return [(p, self.averages[part][name]) for part, weights in self.weights.items() for name, p in weights.items()]
+
+    @torch.no_grad()
+    def update(self, n):
+        """Take in the weights that update n has made."""
+        d = min(self.decay, (1 + n) / (10 + n)) if n else 0
+        for p, average in self.pairs():
+            average.lerp_(p.to(average), 1 - d)
+
+    @property
+    def nbytes(self):
+        return sum(average.nbytes for _, average in self.pairs())
+
+    @torch.no_grad()
+    def load(self, part, averages):
+        """Put back what was saved of a part, {name: tensor}. LookupError or RuntimeError if it is not of this part."""
+        for name, average in self.averages[part].items():
+            average.copy_(averages[name])
+
+
+@contextlib.contextmanager
+def applied(average):
+    """Inside, the parts have their averages for weights, rounded to the weights' precision; None: nothing happens.
+
+    The weights wait on the device of the average, so that with the average on the CPU the GPU needs no more memory.
+    """
+    pairs = average.pairs() if average else []
+    waiting = []
+    with torch.no_grad():
+        for p, mean in pairs:
+            waiting.append(p.detach().to(mean.device, copy=True))
+            p.copy_(mean)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), weights in zip(pairs, waiting, strict=True):
+                p.copy_(weights)
