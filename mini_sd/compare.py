@@ -49,7 +49,7 @@ def main(argv=None):
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, table and picture")
     parser.add_argument("--model", default="mini", help="what all runs start from")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--max_steps", type=int, default=600, help="updates of each training run")
+    parser.add_argument("--max_steps", type=int, default=450, help="updates of each training run")
     parser.add_argument("--num_imgs", type=int, default=1000, help="covers that are scored")
     parser.add_argument("--lr", type=float, default=5e-4, help="learning rate of the UNet")
     parser.add_argument("--lr_text_encoder", type=float, default=1e-3)

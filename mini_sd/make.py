@@ -20,8 +20,8 @@ def main(argv=None):
     parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
     parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
     parser.add_argument("--autoencoder_steps", type=int, default=4000)
-    parser.add_argument("--decoder_steps", type=int, default=1500)
-    parser.add_argument("--denoiser_steps", type=int, default=1500)
+    parser.add_argument("--decoder_steps", type=int, default=1200)
+    parser.add_argument("--denoiser_steps", type=int, default=2500)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
     options = parser.parse_args(argv)
 
