@@ -20,6 +20,7 @@ CROP = (96, 128)  # height, width of the pieces of pictures that all but the las
 BATCH = 4  # pieces; half as many whole pictures
 WHOLE = 0.25  # share of the steps, the last ones, that see whole pictures
 CONSTANTS = (6, 7, 14, 15, 30, 31, 62, 63)  # channels, see start_linear; two of them in every group
+NOISE = 0.08  # added to latents of unit deviation while the decoder learns on alone
 KL = 1e-4  # weight of the mean divergence of a latent from the standard normal, in nats
 
 
@@ -129,23 +130,28 @@ def rates(vae):
     return groups
 
 
-def train(folder, sources, total, decoder_total, bf16=True):
-    """The trained AutoencoderKL; goes on from the states that are saved in `folder`.
-
-    In the end the decoder learns on alone, as Stable Diffusion's did: latents stay what they are.
-    """
+def train(folder, sources, total, bf16=True):
+    """The AutoencoderKL after `total` steps; goes on from the state that is saved in `folder`."""
     vae = build()
-    learn(folder, "autoencoder", 1, vae, sources, total, WHOLE, 1.0, bf16)
-    vae.encoder.requires_grad_(False)
-    vae.quant_conv.requires_grad_(False)
-    learn(folder, "decoder", 3, vae, sources, decoder_total, 1.0, 0.5, bf16)
+    learn(folder, "autoencoder", 1, vae, sources, total, WHOLE, 1.0, 0.0, bf16)
     return vae.eval().requires_grad_(False)
 
 
-def learn(folder, name, stage, vae, sources, total, whole, share, bf16, save_every=500):
+def train_decoder(folder, vae, sources, total, bf16=True):
+    """The decoder learns on alone, as Stable Diffusion's did; latents, of unit deviation, stay what they are.
+
+    Noise is added to them, because those that a denoiser draws are not quite what they should be.
+    """
+    vae.decoder.requires_grad_(True)
+    learn(folder, "decoder", 3, vae.train(), sources, total, 1.0, 0.5, NOISE, bf16)
+    vae.eval().requires_grad_(False)
+
+
+def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, save_every=500):
     """Let what may learn of vae learn for `total` steps; it ends as its moving average.
 
-    whole: share of the steps, the last ones, that see whole pictures; share: factor on the learning rates.
+    whole: share of the steps, the last ones, that see whole pictures; share: factor on the learning rates; extra:
+    deviation of the noise that latents get beside their posterior's.
     """
     optimizer = torch.optim.AdamW(rates(vae), betas=(0.9, 0.99), weight_decay=1e-4)
     average = learning.Average([vae], 0.999)
@@ -162,7 +168,7 @@ def learn(folder, name, stage, vae, sources, total, whole, share, bf16, save_eve
                 posterior = vae.encode(x).latent_dist
                 mean, std = posterior.mean.float(), posterior.std.float()
                 noise = torch.from_numpy(learning.rng(stage, step, 1).standard_normal(mean.shape, np.float32))
-                output = vae.decode(mean + std * noise, return_dict=False)[0]
+                output = vae.decode(mean + (std.square() + extra**2).sqrt() * noise, return_dict=False)[0]
             loss = picture_loss(output.float(), x)
             divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
             (loss + KL * divergence).backward()

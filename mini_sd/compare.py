@@ -26,19 +26,8 @@ REGIMES = {
 }  # (train_unet, train_text_encoder)
 HERE = pathlib.Path(__file__).resolve().parent.parent
 LEARN = (
-    *(
-        "--batch_size",
-        16,
-        "--lr_scheduler",
-        "cosine",
-        "--warmup_steps",
-        20,
-        "--optimizer",
-        "adamw",
-        "--grad_ckpt",
-        False,
-    ),
-    *("--snr_gamma", 5, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256),
+    *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
+    *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256),
 )
 DRAW = ("--steps", 10, "--guidance_scale", 3, "--scheduler", "dpm++")
 FEATURES = ("--fid_features", "efficientnet")

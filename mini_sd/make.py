@@ -21,7 +21,7 @@ def main(argv=None):
     parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
     parser.add_argument("--autoencoder_steps", type=int, default=4000)
     parser.add_argument("--decoder_steps", type=int, default=1200)
-    parser.add_argument("--denoiser_steps", type=int, default=2500)
+    parser.add_argument("--denoiser_steps", type=int, default=4500)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
     options = parser.parse_args(argv)
 
@@ -32,12 +32,13 @@ def main(argv=None):
     posters, captions = pictures.ensure(options.work, "posters", pictures.draw_posters, options.posters)
     sheets, _ = pictures.ensure(options.work, "sheets", pictures.draw_sheets, options.sheets)
     tokenizer = words.build_tokenizer(captions)
-    steps = options.autoencoder_steps, options.decoder_steps
-    vae = autoencoder.train(options.work, [posters, sheets], *steps, bf16=options.bf16)
+    sources, bf16 = [posters, sheets], options.bf16
+    vae = autoencoder.train(options.work, sources, options.autoencoder_steps, bf16)
     latents = denoiser.encode_all(options.work, vae, posters)
-    denoiser.set_scaling_factor(vae, latents)
+    denoiser.standardize(vae, latents)
+    autoencoder.train_decoder(options.work, vae, sources, options.decoder_steps, bf16)
     parts = denoiser.build(tokenizer, vae)
-    denoiser.train(options.work, parts, latents, captions, options.denoiser_steps, bf16=options.bf16)
+    denoiser.train(options.work, parts, latents, captions, options.denoiser_steps, bf16=bf16)
     publish(parts, options.out)
     return 0
 
@@ -46,15 +47,17 @@ def publish(parts, folder):
     """Save the pipeline in half precision, its tokenizer also as vocab.json and merges.txt, as CLIP's is known."""
     import torch
 
+    import models
+
+    parts.pipeline().save_config(folder)
+    for name in ("tokenizer", "scheduler"):
+        getattr(parts, name).save_pretrained(folder / name)
     for name in ("vae", "unet", "text_encoder"):
-        getattr(parts, name).to(torch.float16, memory_format=torch.contiguous_format)
-    parts.pipeline().save_pretrained(folder)
+        models.save_network(getattr(parts, name), folder / name, torch.float16)
     tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokenizer["vocab"], ensure_ascii=False), "utf-8")
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
     (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    config = folder / "text_encoder" / "config.json"  # transformers would compute in half precision, diffusers does not
-    config.write_text(config.read_text("utf-8").replace('"dtype": "float16"', '"dtype": "float32"'), "utf-8")
     for file in folder.glob("*/*.safetensors"):
         file.chmod(0o644)
     size = sum(file.stat().st_size for name in PIECES for file in (folder / name).rglob("*") if file.is_file())
