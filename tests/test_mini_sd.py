@@ -134,6 +134,23 @@ def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
     assert vae.config.scaling_factor == denoiser.DEVIATION
 
 
+def test_an_untrained_denoiser_hears_the_text():
+    """Gradients of the text encoder are of the size of conv_in's; with the libraries' start they are 1e4 times less."""
+    captions = [posters.poster(row)[1] for row in range(4)]
+    parts = denoiser.build(words.build_tokenizer(captions), autoencoder.build())
+    random = torch.Generator().manual_seed(0)
+    ids = torch.tensor(parts.tokenizer(captions, padding="max_length", max_length=77)["input_ids"])
+    latents, noise = (torch.randn(4, *models.latent_shape(parts, posters.SIZE), generator=random) for _ in range(2))
+    text, timesteps = models.encode_text(parts.text_encoder, ids), torch.tensor([100, 400, 700, 999])
+    assert diffusion.loss(parts.unet, parts.noise_scheduler, latents, text, noise, timesteps).isfinite().all()
+    with torch.no_grad():
+        assert not parts.unet(noise, timesteps, text).sample.any()  # the first prediction is 0
+        parts.unet.conv_out.weight.normal_(std=0.02, generator=random)
+    diffusion.loss(parts.unet, parts.noise_scheduler, latents, text, noise, timesteps).mean().backward()
+    of_text = torch.stack([p.grad.norm() for p in parts.text_encoder.parameters()]).norm()
+    assert of_text > 0.1 * parts.unet.conv_in.weight.grad.norm()
+
+
 def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(6)])
     captions = [posters.poster(row)[1] for row in range(6)]
