@@ -67,7 +67,7 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature, for 128x192 pixels; "
+        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature, draws 128x192; "
         "'tiny' = a toy, for tests",
     )
     output_dir: str = option("runs", "folder where runs live", resume="free")

@@ -68,6 +68,23 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
     assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
 
 
+def test_the_caption_helps_to_draw_a_poster(mini):
+    """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
+    pictures = [posters.poster(row) for row in range(100_000, 100_032)]
+    x = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = models.encode_images(mini.vae, x, torch.zeros(32, *models.latent_shape(mini, posters.SIZE)))
+    captions = [caption for _, caption in pictures]
+    ids = torch.tensor(mini.tokenizer(captions, padding="max_length", max_length=77)["input_ids"])
+    noise = diffusion.normal(0, diffusion.NOISE, range(32), latents.shape[1:])
+    with torch.inference_mode():
+        text = models.encode_text(mini.text_encoder, ids)
+        right, wrong = (
+            diffusion.loss(mini.unet, mini.noise_scheduler, latents, words_of, noise, torch.full((32,), 900))
+            for words_of in (text, text.roll(1, 0))
+        )
+    assert right.mean() < 0.95 * wrong.mean(), (right.mean(), wrong.mean())
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What it learned from
 
