@@ -19,11 +19,16 @@ install: .venv/ready
 # --- make demo -------------------------------------------------------------------------------------------------------
 
 DEMO := demo
+UPDATES := 100
+COVERS := 100
 
 demo: install
-	$(BIN)/python -m mini_sd.compare --out $(DEMO) --seeds 0 --max_steps 120 --num_imgs 120
-	echo "(a short run and few covers, to be quick; the full comparison: python -m mini_sd.compare --out DIR."
-	echo " make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
+	$(BIN)/python -m bench.transfer --out $(DEMO) --seeds 0 --max_steps $(UPDATES) --num_imgs $(COVERS)
+	$(BIN)/python -m report --output_dir $(DEMO)/runs --run_id text-encoder-0,UNet-0,both-0 --version v0,latest \
+	  --num_samples 10 --report_path $(DEMO)/report.html
+	echo "== done: short runs and few covers, to be quick; the full comparison is python -m bench.transfer --out DIR"
+	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
+	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 
 # --- make test -------------------------------------------------------------------------------------------------------
 

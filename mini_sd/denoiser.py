@@ -9,6 +9,7 @@ import time
 import numpy as np
 import torch
 from diffusers import PNDMScheduler, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -18,7 +19,7 @@ from mini_sd import learning
 
 STAGE = 2
 SEED = 0
-PEAK_LR = 6e-4  # of the UNet
+PEAK_LR = 4e-4  # of the UNet
 TEXT_LR = 0.25  # share of it that the text encoder gets
 BATCH = 16
 CAPTION_DROPOUT = 0.1
@@ -47,19 +48,24 @@ def build(tokenizer, vae):
         for kind, std in (("token", 0.5), ("position", 0.1)):
             if name.endswith(f"{kind}_embedding.weight"):
                 torch.nn.init.normal_(p, std=std)
+    torch.manual_seed(1)
     unet = UNet2DConditionModel(
         sample_size=48,
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        block_out_channels=(32, 96, 128, 128),  # 48 x 32 places: thin, little more than a way to 24 x 16 and back
-        layers_per_block=[1, 2, 1, 1],
+        block_out_channels=(32, 64, 128, 144),  # 48 x 32 places: thin, little more than a way to 24 x 16 and back
+        layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=4,
-        norm_num_groups=16,
+        norm_num_groups=2,  # few, or the normalizations hide how light a plain picture is
+        time_embedding_dim=256,
+        addition_embed_type="text",  # a caption also reaches every block, by way of the timestep's embedding
+        addition_embed_type_num_heads=4,
     )
-    start_open(unet)
+    torch.nn.init.zeros_(unet.conv_out.weight)  # the first prediction is 0
+    torch.nn.init.zeros_(unet.conv_out.bias)
     unet.to(memory_format=torch.channels_last)
     scheduler = PNDMScheduler(  # as Stable Diffusion 1.5 has it, but for v, which 2.0 predicts
         beta_start=0.00085,
@@ -72,41 +78,8 @@ def build(tokenizer, vae):
     return models.Parts(tokenizer, text_encoder, vae, unet, scheduler)
 
 
-@torch.no_grad()
-def start_open(unet):
-    """Weights from which the lower levels learn from the first step on, and with them the text.
-
-    The straight way through the lower levels (all but the residual branches) has a dozen linear layers. By their
-    libraries' own start each passes a third of its variance, and each skip connection thins out what comes from below;
-    nothing of the text arrives (it changed predictions by 1e-5) and it learns nothing. Here each layer of the straight
-    way mixes channels by an orthogonal matrix, what comes from below counts twice as much as a skip connection, and
-    residual branches start small.
-    """
-
-    def pass_on(weight, gain=1.0):
-        outputs, inputs, size, _ = weight.shape
-        channels = torch.nn.init.orthogonal_(torch.empty(outputs, inputs)) * max(1, outputs / inputs) ** 0.5
-        soft = torch.tensor([1.0, 2.0, 1.0]) / 4 if size == 3 else torch.ones(1)
-        weight.copy_(gain * channels[:, :, None, None] * torch.outer(soft, soft))
-
-    for name, module in unet.named_modules():
-        if name.endswith(("conv_shortcut", "samplers.0.conv")):
-            pass_on(module.weight)
-        elif name.endswith(("conv2", "proj_out")):  # the last of a residual branch
-            module.weight *= 0.1
-    below = unet.config.block_out_channels[-1]
-    for resnet in (resnet for block in unet.up_blocks for resnet in block.resnets):
-        weight = resnet.conv_shortcut.weight  # sees [what comes from below, skip connection]
-        pass_on(weight[:, :below])
-        pass_on(weight[:, below:], 0.5)
-        below = len(weight)
-    unet.conv_out.weight.zero_()  # the first prediction is 0
-    unet.conv_out.bias.zero_()
-
-
-def encode_all(folder, vae, pixels):
-    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in a file; their deviations are small."""
-    path = folder / f"latents-{len(pixels)}.npy"
+def encode_all(path, vae, pixels):
+    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in the file `path`."""
     if not path.exists():
         parts = []
         with torch.inference_mode():
@@ -117,6 +90,13 @@ def encode_all(folder, vae, pixels):
         np.save(unfinished, np.concatenate(parts))
         os.replace(unfinished, path)
     return np.load(path)
+
+
+def halve(pixels):
+    """uint8 (N, H, W, 3) -> (N, H/2, W/2, 3): means of 2 x 2 pixels."""
+    n, height, width, channels = pixels.shape
+    squares = pixels.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return squares.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
 
 
 @torch.no_grad()
@@ -145,8 +125,13 @@ def standardize(vae, latents):
     vae.register_to_config(scaling_factor=DEVIATION)
 
 
-def train(folder, parts, latents, captions, total, save_every=250, bf16=True):
-    """Train parts.text_encoder and parts.unet; goes on from <folder>/denoiser.pt. They end as their moving averages."""
+def train(folder, parts, stages, captions, save_every=250, bf16=True):
+    """Train parts.text_encoder and parts.unet; goes on from <folder>/denoiser.pt. They end as their moving averages.
+
+    stages: [(latents float16 (N, C, h, w), steps), ...]. Of small pictures a step takes half the time, and what words
+    mean is learned as well.
+    """
+    total, last = sum(steps for _, steps in stages), np.cumsum([steps for _, steps in stages])
     learning_parts = [parts.text_encoder.train(), parts.unet.train()]
     parameters = [p for module in learning_parts for p in module.parameters()]
     groups = [
@@ -159,24 +144,25 @@ def train(folder, parts, latents, captions, total, save_every=250, bf16=True):
     done = learning.load(path, learning_parts, average, optimizer)
     limit, schedule = parts.tokenizer.model_max_length, parts.noise_scheduler
     tokens = parts.tokenizer(["", *captions], padding="max_length", truncation=True, max_length=limit)
-    input_ids = torch.tensor(tokens["input_ids"])  # (1 + N, 77), the empty caption first
-    shape = latents.shape[1:]
+    input_ids = torch.tensor(tokens["input_ids"])  # (1 + N, 40), the empty caption first
     log = open(folder / "denoiser.jsonl", "a", encoding="utf-8")  # noqa: SIM115
     with log, tqdm(total=total, initial=done, desc="denoiser", unit="step", mininterval=5) as bar:
         for step in range(done, total):
             began = time.process_time()
+            latents, _ = stages[np.searchsorted(last, step, side="right")]
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * learning.cosine(step, total)
             random, places = learning.rng(STAGE, step), range(step * BATCH, (step + 1) * BATCH)
             rows = random.integers(len(captions), size=BATCH)
             dropped = random.random(BATCH) < CAPTION_DROPOUT
             x = torch.from_numpy(latents[rows].astype(np.float32)) * parts.vae.config.scaling_factor
-            noise = diffusion.normal(SEED, diffusion.NOISE, places, shape)
+            noise = diffusion.normal(SEED, diffusion.NOISE, places, latents.shape[1:])
             timesteps = diffusion.uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            # The mathematical attention: its backward pass is faster here than the fused one, the maps being small
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
                 text = models.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
                 loss = diffusion.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
-            loss.backward()
+                loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

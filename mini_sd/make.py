@@ -21,7 +21,8 @@ def main(argv=None):
     parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
     parser.add_argument("--autoencoder_steps", type=int, default=4000)
     parser.add_argument("--decoder_steps", type=int, default=1200)
-    parser.add_argument("--denoiser_steps", type=int, default=4500)
+    parser.add_argument("--small_steps", type=int, default=2000, help="of text encoder and UNet, at half size")
+    parser.add_argument("--denoiser_steps", type=int, default=3000, help="and then at full size")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
     options = parser.parse_args(argv)
 
@@ -34,11 +35,13 @@ def main(argv=None):
     tokenizer = words.build_tokenizer(captions)
     sources, bf16 = [posters, sheets], options.bf16
     vae = autoencoder.train(options.work, sources, options.autoencoder_steps, bf16)
-    latents = denoiser.encode_all(options.work, vae, posters)
+    latents = denoiser.encode_all(options.work / f"latents-{options.posters}.npy", vae, posters)
     denoiser.standardize(vae, latents)
+    small = denoiser.encode_all(options.work / f"latents-{options.posters}-half.npy", vae, denoiser.halve(posters))
     autoencoder.train_decoder(options.work, vae, sources, options.decoder_steps, bf16)
     parts = denoiser.build(tokenizer, vae)
-    denoiser.train(options.work, parts, latents, captions, options.denoiser_steps, bf16=bf16)
+    stages = [(small, options.small_steps), (latents, options.denoiser_steps)]
+    denoiser.train(options.work, parts, stages, captions, bf16=bf16)
     publish(parts, options.out)
     return 0
 

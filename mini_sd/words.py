@@ -10,7 +10,7 @@ import demo_data
 import prompts
 
 VOCABULARY = 1600  # tokens, with the 512 bytes and the 2 that mark start and end
-MAX_LENGTH = 77  # as CLIP's
+MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
 
 
 def corpus(captions):
