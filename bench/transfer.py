@@ -28,6 +28,7 @@ REGIMES = {
 LEARN = (
     *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
     *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256, "--tracker", "none"),
+    *("--mixed_precision", "bf16", "--save_dtype", "fp32"),
 )
 DRAW = ("--steps", 10, "--guidance_scale", 3, "--scheduler", "dpm++")
 

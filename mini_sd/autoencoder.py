@@ -20,7 +20,8 @@ CROP = (96, 128)  # height, width of the pieces of pictures that all but the las
 BATCH = 4  # pieces; half as many whole pictures
 WHOLE = 0.25  # share of the steps, the last ones, that see whole pictures
 CONSTANTS = (6, 7, 14, 15, 30, 31, 62, 63)  # channels, see start_linear; two of them in every group
-NOISE = 0.08  # added to latents of unit deviation while the decoder learns on alone
+NOISE = 0.4  # at most, added to latents of unit deviation while the decoder learns on alone
+DEVIATION = 0.5  # of scaled latents, see denoiser.standardize
 KL = 1e-4  # weight of the mean divergence of a latent from the standard normal, in nats
 
 
@@ -36,6 +37,7 @@ def build():
         latent_channels=LATENTS,
         mid_block_add_attention=False,
         sample_size=192,
+        scaling_factor=DEVIATION,
     )
     start_linear(vae)
     return vae.to(memory_format=torch.channels_last)
@@ -140,7 +142,8 @@ def train(folder, sources, total, bf16=True):
 def train_decoder(folder, vae, sources, total, bf16=True):
     """The decoder learns on alone, as Stable Diffusion's did; latents, of unit deviation, stay what they are.
 
-    Noise is added to them, because those that a denoiser draws are not quite what they should be.
+    Noise of many levels is added to them, because those that a small denoiser draws are not quite what they should be:
+    left alone, the decoder makes a texture of what is wrong in them.
     """
     vae.decoder.requires_grad_(True)
     learn(folder, "decoder", 3, vae.train(), sources, total, 1.0, 0.5, NOISE, bf16)
@@ -151,7 +154,7 @@ def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, s
     """Let what may learn of vae learn for `total` steps; it ends as its moving average.
 
     whole: share of the steps, the last ones, that see whole pictures; share: factor on the learning rates; extra:
-    deviation of the noise that latents get beside their posterior's.
+    largest deviation of the noise that latents get beside their posterior's.
     """
     optimizer = torch.optim.AdamW(rates(vae), betas=(0.9, 0.99), weight_decay=1e-4)
     average = learning.Average([vae], 0.999)
@@ -168,7 +171,9 @@ def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, s
                 posterior = vae.encode(x).latent_dist
                 mean, std = posterior.mean.float(), posterior.std.float()
                 noise = torch.from_numpy(learning.rng(stage, step, 1).standard_normal(mean.shape, np.float32))
-                output = vae.decode(mean + (std.square() + extra**2).sqrt() * noise, return_dict=False)[0]
+                levels = extra * learning.rng(stage, step, 2).random((len(x), 1, 1, 1), np.float32)
+                deviation = (std.square() + torch.from_numpy(levels).square()).sqrt()
+                output = vae.decode(mean + deviation * noise, return_dict=False)[0]
             loss = picture_loss(output.float(), x)
             divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
             (loss + KL * divergence).backward()

@@ -19,11 +19,9 @@ from mini_sd import learning
 
 STAGE = 2
 SEED = 0
-PEAK_LR = 4e-4  # of the UNet
-TEXT_LR = 0.25  # share of it that the text encoder gets
+TEXT_LR = 1e-4  # of the text encoder at most: more, and captions grow alike
 BATCH = 16
 CAPTION_DROPOUT = 0.1
-DEVIATION = 0.5  # of scaled latents, see standardize
 
 
 def build(tokenizer, vae):
@@ -101,13 +99,13 @@ def halve(pixels):
 
 @torch.no_grad()
 def standardize(vae, latents):
-    """Rewrite vae and latents (N, C, h, w) of posters so that each channel gets mean 0 and, when scaled, DEVIATION.
+    """Rewrite vae and latents (N, C, h, w) of posters so that each channel gets mean 0, deviation 1 (scaled: DEVIATION).
 
     Mean colours fill three channels of deviation 1.4, edges of objects and letters the others of 0.4. With one factor
     for all of them (arXiv:2112.10752, D.1) edges would drown in noise that leaves colours plain. So quant_conv and
     post_quant_conv, which are linear, take in an affine map of each channel and its inverse: no picture changes.
 
-    DEVIATION is less than 1 because in plain pictures all neighbours are alike. With unit deviation their mean colour
+    autoencoder.DEVIATION is less than 1 because in plain pictures all neighbours are alike. With unit deviation their mean colour
     shows through the noise of the last timestep (signal to noise 0.005 a latent, some 7 in the mean of 48 x 32), and a
     UNet takes colours from the noise it starts with instead of from the prompt. Smaller latents shift the schedule
     towards noise: Chen, On the importance of noise scheduling for diffusion models, arXiv:2301.10972.
@@ -122,23 +120,19 @@ def standardize(vae, latents):
     out.weight *= deviation[None, :, None, None]
     latents -= mean[:, None, None].numpy().astype(latents.dtype)
     latents /= deviation[:, None, None].numpy().astype(latents.dtype)
-    vae.register_to_config(scaling_factor=DEVIATION)
 
 
 def train(folder, parts, stages, captions, save_every=250, bf16=True):
     """Train parts.text_encoder and parts.unet; goes on from <folder>/denoiser.pt. They end as their moving averages.
 
-    stages: [(latents float16 (N, C, h, w), steps), ...]. Of small pictures a step takes half the time, and what words
-    mean is learned as well.
+    stages: [(latents float16 (N, C, h, w), steps, the UNet's peak learning rate), ...]. Of small pictures a step takes
+    half the time, and what words mean is learned as well.
     """
-    total, last = sum(steps for _, steps in stages), np.cumsum([steps for _, steps in stages])
+    total, last = sum(steps for _, steps, _ in stages), np.cumsum([steps for _, steps, _ in stages])
     learning_parts = [parts.text_encoder.train(), parts.unet.train()]
     parameters = [p for module in learning_parts for p in module.parameters()]
-    groups = [
-        dict(params=list(module.parameters()), peak=peak)
-        for module, peak in zip(learning_parts, (TEXT_LR * PEAK_LR, PEAK_LR), strict=True)
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    groups = [dict(params=list(module.parameters())) for module in learning_parts]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = learning.Average(learning_parts, 0.999)
     path = folder / "denoiser.pt"
     done = learning.load(path, learning_parts, average, optimizer)
@@ -149,9 +143,9 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
     with log, tqdm(total=total, initial=done, desc="denoiser", unit="step", mininterval=5) as bar:
         for step in range(done, total):
             began = time.process_time()
-            latents, _ = stages[np.searchsorted(last, step, side="right")]
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * learning.cosine(step, total)
+            latents, _, peak = stages[np.searchsorted(last, step, side="right")]
+            for group, rate in zip(optimizer.param_groups, (TEXT_LR, peak), strict=True):
+                group["lr"] = rate * learning.cosine(step, total)
             random, places = learning.rng(STAGE, step), range(step * BATCH, (step + 1) * BATCH)
             rows = random.integers(len(captions), size=BATCH)
             dropped = random.random(BATCH) < CAPTION_DROPOUT

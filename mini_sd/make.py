@@ -20,9 +20,9 @@ def main(argv=None):
     parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
     parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
     parser.add_argument("--autoencoder_steps", type=int, default=4000)
-    parser.add_argument("--decoder_steps", type=int, default=1200)
+    parser.add_argument("--decoder_steps", type=int, default=1500)
     parser.add_argument("--small_steps", type=int, default=2000, help="of text encoder and UNet, at half size")
-    parser.add_argument("--denoiser_steps", type=int, default=3000, help="and then at full size")
+    parser.add_argument("--denoiser_steps", type=int, default=6000, help="and then at full size")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
     options = parser.parse_args(argv)
 
@@ -40,7 +40,7 @@ def main(argv=None):
     small = denoiser.encode_all(options.work / f"latents-{options.posters}-half.npy", vae, denoiser.halve(posters))
     autoencoder.train_decoder(options.work, vae, sources, options.decoder_steps, bf16)
     parts = denoiser.build(tokenizer, vae)
-    stages = [(small, options.small_steps), (latents, options.denoiser_steps)]
+    stages = [(small, options.small_steps, 4e-4), (latents, options.denoiser_steps, 8e-4)]
     denoiser.train(options.work, parts, stages, captions, bf16=bf16)
     publish(parts, options.out)
     return 0

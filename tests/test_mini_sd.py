@@ -62,7 +62,7 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = models.encode_images(mini.vae, x, torch.zeros(24, *models.latent_shape(mini, posters.SIZE)))
-    assert latents.std() == pytest.approx(denoiser.DEVIATION, rel=0.2)
+    assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
     error = models.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
     assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
 
@@ -147,7 +147,7 @@ def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
     # a posterior's noise is the same share of its channel's deviation as it was
     deviation = before.mean.std((0, 2, 3), correction=0)[:, None, None]
     assert torch.allclose(after.std * deviation, before.std, rtol=1e-4)
-    assert vae.config.scaling_factor == denoiser.DEVIATION
+    assert vae.config.scaling_factor == autoencoder.DEVIATION
 
 
 def test_an_untrained_denoiser_hears_the_text():
@@ -189,7 +189,7 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
         small = denoiser.encode_all(folder / "small.npy", vae, denoiser.halve(pixels))
         autoencoder.train_decoder(folder, vae, [pixels], 2, bf16=False)
         parts = denoiser.build(words.build_tokenizer(captions), vae)
-        denoiser.train(folder, parts, [(small, 1), (latents, 3)], captions, save_every=2, bf16=False)
+        denoiser.train(folder, parts, [(small, 1, 1e-3), (latents, 3, 1e-3)], captions, save_every=2, bf16=False)
         return weights(parts.vae, parts.text_encoder, parts.unet)
 
     def save_and_stop(*arguments):
