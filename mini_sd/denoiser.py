@@ -99,16 +99,17 @@ def halve(pixels):
 
 @torch.no_grad()
 def standardize(vae, latents):
-    """Rewrite vae and latents (N, C, h, w) of posters so that each channel gets mean 0, deviation 1 (scaled: DEVIATION).
+    """Rewrite vae and latents (N, C, h, w) of posters so that each channel has mean 0 and deviation 1, before scaling.
 
     Mean colours fill three channels of deviation 1.4, edges of objects and letters the others of 0.4. With one factor
     for all of them (arXiv:2112.10752, D.1) edges would drown in noise that leaves colours plain. So quant_conv and
     post_quant_conv, which are linear, take in an affine map of each channel and its inverse: no picture changes.
 
-    autoencoder.DEVIATION is less than 1 because in plain pictures all neighbours are alike. With unit deviation their mean colour
-    shows through the noise of the last timestep (signal to noise 0.005 a latent, some 7 in the mean of 48 x 32), and a
-    UNet takes colours from the noise it starts with instead of from the prompt. Smaller latents shift the schedule
-    towards noise: Chen, On the importance of noise scheduling for diffusion models, arXiv:2301.10972.
+    The scaling factor, autoencoder.DEVIATION, is less than 1 because in plain pictures all neighbours are alike. With
+    unit deviation their mean colour shows through the noise of the last timestep (signal to noise 0.005 a latent, some
+    7 in the mean of 48 x 32), and a UNet takes colours from the noise it starts with instead of from the prompt.
+    Smaller latents shift the schedule towards noise: Chen, On the importance of noise scheduling for diffusion models,
+    arXiv:2301.10972.
     """
     mean = torch.from_numpy(latents.mean((0, 2, 3), dtype=np.float64)).float()
     deviation = torch.from_numpy(latents.std((0, 2, 3), dtype=np.float64)).float()
