@@ -151,7 +151,7 @@ def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
 
 
 def test_an_untrained_denoiser_hears_the_text():
-    """Two captions change what the UNet makes of the same noise by a twentieth, so it can learn from the first step on."""
+    """Two captions change what the UNet makes of the same noise by a twentieth: it can learn from the first step."""
     captions = ["A red poster of a heart", "A teal and white poster of a bear"]
     parts = denoiser.build(words.build_tokenizer(captions), autoencoder.build())
     random = torch.Generator().manual_seed(0)
