@@ -46,7 +46,8 @@ EXAMPLES = {
   python -m training --num_gpus=1 --train_text_encoder True --train_unet False
   python -m training --train_unet --train_text_encoder --lr 1e-5 --lr_text_encoder 2e-6 --epochs 8
   python -m training --run_id=ID                                    # go on where run ID stopped
-  python -m training --pretrained_model tiny --data_root demo --resolution 64x96 --max_steps 20   # no GPU needed
+  python -m training --train_unet --pretrained_model mini --data_root demo --resolution 128x192 --batch_size 16 \\
+      --optimizer adamw --grad_ckpt False --lr 1e-3 --max_steps 100    # minutes on two CPU cores, without internet
 """,
     InferenceOptions: """
   python -m sd_inference --version=latest --run_id=ID --save_dir="./book dataset" --calc_fid=True

@@ -80,8 +80,9 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'tiny' = a toy, for first steps; 'sd15-random' = "
-        "the architecture of Stable Diffusion 1.5 with random weights, for plans and benchmarks",
+        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature, draws 128x192; "
+        "'tiny' = a toy, for tests; 'sd15-random' = the architecture of Stable Diffusion 1.5 with random weights, for "
+        "plans and benchmarks",
     )
     output_dir: str = option("runs", "folder where runs live", resume="free")
     num_gpus: int = option(1, "processes to launch through Accelerate, one for each GPU", least=1)

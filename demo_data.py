@@ -26,7 +26,7 @@ from tqdm import tqdm
 import config
 from demo_art import jacket
 
-NUM_BOOKS = 400
+NUM_BOOKS = 2600
 SEED = "demo 1"
 JPEG = {"quality": 92, "subsampling": 0, "optimize": False, "progressive": False}
 COLUMNS = (

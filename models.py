@@ -1,7 +1,8 @@
 """Where the parts of Stable Diffusion come from, which of them learn, and the way between images and latents.
 
 A model is always the five parts that StableDiffusionPipeline holds. `load_parts` takes them from a hub id, a local
-folder (a saved version of a run is one) or builds one of MADE_BY_CODE: the same classes with random weights.
+folder (a saved version of a run is one), takes the bundled `mini` (mini_sd/) or builds one of MADE_BY_CODE: the same
+classes with random weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from files import read_json, write_json
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a source that is bad
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MADE_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
+MINI = pathlib.Path(__file__).parent / "mini_sd"  # the bundled miniature, a pipeline folder
 PARTS = ("unet", "text_encoder")  # what can learn; the autoencoder and the tokenizer always stay as they are
 
 
@@ -61,7 +63,7 @@ class Parts:
 
 
 def load_parts(source):
-    """The parts of `source`: one of MADE_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
+    """The parts of `source`: 'mini', one of MADE_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
     UserError if it can't be had or is incomplete, with what was tried and what to do instead.
     """
@@ -134,6 +136,8 @@ def require_vocabulary(tokenizer):
 
 def local_folder(source):
     """The folder that `source` names, or None if it is a hub id. UserError if it is a folder but not a pipeline."""
+    if source == "mini":
+        return MINI
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():

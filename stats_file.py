@@ -56,8 +56,7 @@ def load_reference(options, extractor, data):
 def stats_command(options):
     """The command that makes the stats file that `options` (see stats_info) ask for."""
     always = ("data_root", "resolution", "fid_features", "fid_stats_path")
-    names = [field.name for field in dataclasses.fields(config.StatsOptions)]
-    return command_line.command(config.StatsOptions, {name: getattr(options, name) for name in names}, always)
+    return command_line.command(config.StatsOptions, vars(options), always)
 
 
 def require_writable(path):

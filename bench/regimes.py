@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import pathlib
 import signal
 import subprocess
@@ -141,13 +142,19 @@ def sort_words(given):
     return words
 
 
-def run_script(script, *words):
+def run_script(script, *words, processes=1):
     """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours.
+
+    processes > 1: as many of one thread each, on the CPU, share its work.
 
     To stop is the script's affair, for it may have to save: Ctrl-C reaches it as it reaches us, SIGTERM is handed on,
     and we leave when it has ended, with 128 + the signal's number if it has no status of its own.
     """
     process, stop = None, 0
+    launcher, environment = (), None
+    if processes > 1:
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
     def hand_on(number, _frame):
         nonlocal stop
@@ -157,7 +164,9 @@ def run_script(script, *words):
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        process = subprocess.Popen([sys.executable, ROOT / f"{script}.py", *map(str, words)])
+        process = subprocess.Popen(
+            [sys.executable, *launcher, ROOT / f"{script}.py", *map(str, words)], env=environment
+        )
         if stop:  # it came while the process was made
             process.terminate()
         while process.returncode is None:

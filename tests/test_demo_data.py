@@ -369,3 +369,14 @@ def test_nothing_stays_when_drawing_stops(tmp_path, monkeypatch, problem):
     with pytest.raises(expected):
         demo_data.ensure(tmp_path, 5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_of_the_books_are_enough_to_measure_1280_features():
+    """The full comparison scores 1,000 covers against at least as many held-out ones."""
+    import goodreads
+
+    books = [demo_data.book(row) for row in range(demo_data.NUM_BOOKS)]
+    assert len(books) >= 2000
+    keys = [goodreads.book_key(book["book_title"], book["book_authors"].split("|")) for book in books]
+    held_out = sum(goodreads.split_of(key, 0.5) == "test" for key in keys)
+    assert held_out >= 1000 and len(books) - held_out >= 1000

@@ -258,3 +258,11 @@ def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtyp
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
     first = weights.to(models.DTYPES[precision])
     assert torch.equal(weights.to(kept_dtype).to(models.DTYPES[precision]), first)
+
+
+def test_mini_is_a_name_of_the_bundled_folder():
+    assert models.local_folder("mini") == models.MINI
+    parts = models.load_parts("mini")
+    assert models.weights_hash(parts) == models.weights_hash(models.load_parts(str(models.MINI)))
+    assert parts.tokenizer("a book").input_ids == models.load_tokenizer("mini")("a book").input_ids
+    assert models.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)

@@ -1,0 +1,173 @@
+"""The second stage: text encoder and UNet together, on posters with captions, by the project's own objective."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import numpy as np
+import torch
+from diffusers import PNDMScheduler, UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import diffusion
+import models
+from mini_sd import learning
+
+STAGE = 2
+SEED = 0
+TEXT_LR = 1e-4  # of the text encoder at most: more, and captions grow alike
+BATCH = 16
+CAPTION_DROPOUT = 0.1
+
+
+def build(tokenizer, vae):
+    """The models.Parts of mini, text encoder and UNet untrained."""
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # Transformers' start (0.02, 0.01) is so small that the layers' biases soon drown the words: after 250 updates all
+    # captions had nearly the same encoding, from which no UNet can learn.
+    for name, p in text_encoder.named_parameters():
+        for kind, std in (("token", 0.5), ("position", 0.1)):
+            if name.endswith(f"{kind}_embedding.weight"):
+                torch.nn.init.normal_(p, std=std)
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(
+        sample_size=48,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        block_out_channels=(32, 64, 128, 144),  # 48 x 32 places: thin, little more than a way to 24 x 16 and back
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=2,  # few, or the normalizations hide how light a plain picture is
+        time_embedding_dim=256,
+        addition_embed_type="text",  # a caption also reaches every block, by way of the timestep's embedding
+        addition_embed_type_num_heads=4,
+    )
+    torch.nn.init.zeros_(unet.conv_out.weight)  # the first prediction is 0
+    torch.nn.init.zeros_(unet.conv_out.bias)
+    unet.to(memory_format=torch.channels_last)
+    scheduler = PNDMScheduler(  # as Stable Diffusion 1.5 has it, but for v, which 2.0 predicts
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+    return models.Parts(tokenizer, text_encoder, vae, unet, scheduler)
+
+
+def encode_all(path, vae, pixels):
+    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in the file `path`."""
+    if not path.exists():
+        parts = []
+        with torch.inference_mode():
+            for first in tqdm(range(0, len(pixels), 20), desc="encoding posters", unit="x20"):
+                x = torch.from_numpy(pixels[first : first + 20]).permute(0, 3, 1, 2).float() / 127.5 - 1
+                parts.append(vae.encode(x).latent_dist.mean.half().numpy())
+        unfinished = path.with_name("." + path.name)
+        np.save(unfinished, np.concatenate(parts))
+        os.replace(unfinished, path)
+    return np.load(path)
+
+
+def halve(pixels):
+    """uint8 (N, H, W, 3) -> (N, H/2, W/2, 3): means of 2 x 2 pixels."""
+    n, height, width, channels = pixels.shape
+    squares = pixels.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return squares.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
+
+
+@torch.no_grad()
+def standardize(vae, latents):
+    """Rewrite vae and latents (N, C, h, w) of posters so that each channel has mean 0 and deviation 1, before scaling.
+
+    Mean colours fill three channels of deviation 1.4, edges of objects and letters the others of 0.4. With one factor
+    for all of them (arXiv:2112.10752, D.1) edges would drown in noise that leaves colours plain. So quant_conv and
+    post_quant_conv, which are linear, take in an affine map of each channel and its inverse: no picture changes.
+
+    The scaling factor, autoencoder.DEVIATION, is less than 1 because in plain pictures all neighbours are alike. With
+    unit deviation their mean colour shows through the noise of the last timestep (signal to noise 0.005 a latent, some
+    7 in the mean of 48 x 32), and a UNet takes colours from the noise it starts with instead of from the prompt.
+    Smaller latents shift the schedule towards noise: Chen, On the importance of noise scheduling for diffusion models,
+    arXiv:2301.10972.
+    """
+    mean = torch.from_numpy(latents.mean((0, 2, 3), dtype=np.float64)).float()
+    deviation = torch.from_numpy(latents.std((0, 2, 3), dtype=np.float64)).float()
+    into, out, count = vae.quant_conv, vae.post_quant_conv, len(mean)
+    into.weight[:count] /= deviation[:, None, None, None]
+    into.bias[:count] = (into.bias[:count] - mean) / deviation
+    into.bias[count:] -= 2 * deviation.log()  # log variances
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= deviation[None, :, None, None]
+    latents -= mean[:, None, None].numpy().astype(latents.dtype)
+    latents /= deviation[:, None, None].numpy().astype(latents.dtype)
+
+
+def train(folder, parts, stages, captions, save_every=250, bf16=True):
+    """Train parts.text_encoder and parts.unet; goes on from <folder>/denoiser.pt. They end as their moving averages.
+
+    stages: [(latents float16 (N, C, h, w), steps, the UNet's peak learning rate), ...]. Of small pictures a step takes
+    half the time, and what words mean is learned as well.
+    """
+    total, last = sum(steps for _, steps, _ in stages), np.cumsum([steps for _, steps, _ in stages])
+    learning_parts = [parts.text_encoder.train(), parts.unet.train()]
+    parameters = [p for module in learning_parts for p in module.parameters()]
+    groups = [dict(params=list(module.parameters())) for module in learning_parts]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = learning.Average(learning_parts, 0.999)
+    path = folder / "denoiser.pt"
+    done = learning.load(path, learning_parts, average, optimizer)
+    limit, schedule = parts.tokenizer.model_max_length, parts.noise_scheduler
+    tokens = parts.tokenizer(["", *captions], padding="max_length", truncation=True, max_length=limit)
+    input_ids = torch.tensor(tokens["input_ids"])  # (1 + N, 40), the empty caption first
+    log = open(folder / "denoiser.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+    with log, tqdm(total=total, initial=done, desc="denoiser", unit="step", mininterval=5) as bar:
+        for step in range(done, total):
+            began = time.process_time()
+            latents, _, peak = stages[np.searchsorted(last, step, side="right")]
+            for group, rate in zip(optimizer.param_groups, (TEXT_LR, peak), strict=True):
+                group["lr"] = rate * learning.cosine(step, total)
+            random, places = learning.rng(STAGE, step), range(step * BATCH, (step + 1) * BATCH)
+            rows = random.integers(len(captions), size=BATCH)
+            dropped = random.random(BATCH) < CAPTION_DROPOUT
+            x = torch.from_numpy(latents[rows].astype(np.float32)) * parts.vae.config.scaling_factor
+            noise = diffusion.normal(SEED, diffusion.NOISE, places, latents.shape[1:])
+            timesteps = diffusion.uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
+            # The mathematical attention: its backward pass is faster here than the fused one, the maps being small
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
+                text = models.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
+                loss = diffusion.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
+                loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            average.update(step)
+            if step % 25 == 0:
+                record = dict(step=step, loss=loss.item(), norm=norm, cpu=time.process_time() - began)
+                print(json.dumps(record), file=log, flush=True)
+                bar.set_postfix_str(f"loss {loss.item():.4f}")
+            bar.update()
+            if (step + 1) % save_every == 0 or step + 1 == total:
+                learning.save(path, learning_parts, average, optimizer, step + 1)
+    average.store()
+    return models.freeze(parts)

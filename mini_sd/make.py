@@ -1,0 +1,71 @@
+"""Make mini from nothing: pictures, tokenizer, autoencoder, then text encoder and UNet.
+
+python -m mini_sd.make --work DIR      from the project's folder; the same again goes on where it was stopped
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+
+PIECES = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for pictures and states, about 2 GB")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="where mini goes")
+    parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
+    parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
+    parser.add_argument("--autoencoder_steps", type=int, default=4000)
+    parser.add_argument("--decoder_steps", type=int, default=1500)
+    parser.add_argument("--small_steps", type=int, default=2000, help="of text encoder and UNet, at half size")
+    parser.add_argument("--denoiser_steps", type=int, default=6000, help="and then at full size")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
+    options = parser.parse_args(argv)
+
+    import models
+    from mini_sd import autoencoder, denoiser, pictures, words
+
+    models.quiet_libraries()
+    posters, captions = pictures.ensure(options.work, "posters", pictures.draw_posters, options.posters)
+    sheets, _ = pictures.ensure(options.work, "sheets", pictures.draw_sheets, options.sheets)
+    tokenizer = words.build_tokenizer(captions)
+    sources, bf16 = [posters, sheets], options.bf16
+    vae = autoencoder.train(options.work, sources, options.autoencoder_steps, bf16)
+    latents = denoiser.encode_all(options.work / f"latents-{options.posters}.npy", vae, posters)
+    denoiser.standardize(vae, latents)
+    small = denoiser.encode_all(options.work / f"latents-{options.posters}-half.npy", vae, denoiser.halve(posters))
+    autoencoder.train_decoder(options.work, vae, sources, options.decoder_steps, bf16)
+    parts = denoiser.build(tokenizer, vae)
+    stages = [(small, options.small_steps, 4e-4), (latents, options.denoiser_steps, 8e-4)]
+    denoiser.train(options.work, parts, stages, captions, bf16=bf16)
+    publish(parts, options.out)
+    return 0
+
+
+def publish(parts, folder):
+    """Save the pipeline in half precision, its tokenizer also as vocab.json and merges.txt, as CLIP's is known."""
+    import torch
+
+    import models
+
+    parts.pipeline().save_config(folder)
+    for name in ("tokenizer", "scheduler"):
+        getattr(parts, name).save_pretrained(folder / name)
+    for name in ("vae", "unet", "text_encoder"):
+        models.save_network(getattr(parts, name), folder / name, torch.float16)
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokenizer["vocab"], ensure_ascii=False), "utf-8")
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    for file in folder.glob("*/*.safetensors"):
+        file.chmod(0o644)
+    size = sum(file.stat().st_size for name in PIECES for file in (folder / name).rglob("*") if file.is_file())
+    print(f"mini is in {folder}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The pictures that mini learns from, drawn once into files that are read through memory maps."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+
+import numpy as np
+from tqdm import tqdm
+
+from mini_sd import posters
+
+WIDTH, HEIGHT = posters.SIZE
+CHUNK = 100  # pictures that a process draws at once
+
+
+def draw_posters(first):
+    """(uint8 (CHUNK, H, W, 3), captions) of CHUNK posters."""
+    pairs = [posters.poster(row) for row in range(first, first + CHUNK)]
+    return np.stack([np.asarray(image) for image, _ in pairs]), [caption for _, caption in pairs]
+
+
+def draw_sheets(first):
+    """(uint8 (CHUNK, H, W, 3), captions) of CHUNK sheets, which have none."""
+    return np.stack([np.asarray(posters.sheet(row)) for row in range(first, first + CHUNK)]), [""] * CHUNK
+
+
+def ensure(folder, name, draw, count):
+    """(uint8 (count, H, W, 3) as a memory map, captions) of <folder>/<name>.npy, drawn if it is not there.
+
+    draw: draw_posters or draw_sheets; count: a multiple of CHUNK.
+    """
+    path, texts = folder / f"{name}-{count}.npy", folder / f"{name}-{count}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name("." + path.name)
+        shape = (count, HEIGHT, WIDTH, 3)
+        pixels, captions = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape), []
+        with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+            jobs = pool.map(draw, range(0, count, CHUNK))
+            for k, (images, words) in enumerate(tqdm(jobs, f"drawing {name}", count // CHUNK, unit=f"x{CHUNK}")):
+                pixels[k * CHUNK : (k + 1) * CHUNK] = images
+                captions += words
+        pixels.flush()
+        texts.write_text(json.dumps(captions), encoding="utf-8")
+        os.replace(unfinished, path)
+    return np.load(path, mmap_mode="r"), json.loads(texts.read_text(encoding="utf-8"))

@@ -1,0 +1,492 @@
+"""What mini learned from: posters drawn by code, with captions; and sheets of lettering for its autoencoder.
+
+    image, caption = poster(row)     # 128 x 192, RGB; a function of (SEED, row) alone
+    image = sheet(row)
+
+A poster shows one motif in the colours that its caption names, mostly without letters. PLACARDS, a share of them under
+another word, carry bands of lettering. No demo cover is among them: those have scenes, palettes for each genre, title
+and author. What they share are the words of genres, the pens (demo_art) and the one font that Pillow brings.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import random
+
+from demo_art import day, jacket, night
+from demo_art.canvas import BAT, HEART, LEAF, Art, Palette, mix, star
+
+SEED = "posters 1"
+SIZE = (128, 192)  # pixels
+PLACARDS = 0.35  # share of the pictures that carry lettering
+
+COLOURS = {  # word: (dark, plain, light)
+    "red": ("#3d0508", "#c1121f", "#ff8a7a"),
+    "crimson": ("#4a0d23", "#b5173f", "#f2a0b0"),
+    "pink": ("#7a1f4d", "#f06a9a", "#ffdbe6"),
+    "orange": ("#6b2a08", "#f3722c", "#ffd3a3"),
+    "golden": ("#5a4208", "#e0a820", "#ffe9a6"),
+    "yellow": ("#66590a", "#ffd60a", "#fff6b8"),
+    "green": ("#12351c", "#4caf50", "#cdeebb"),
+    "teal": ("#05302f", "#179a96", "#b3ece4"),
+    "blue": ("#0b1f4d", "#2f74d0", "#bfe0ff"),
+    "navy": ("#020614", "#10275c", "#7f9ad0"),
+    "violet": ("#1d0b3d", "#7d45b8", "#ddc3f5"),
+    "brown": ("#26150b", "#7a4a26", "#d8b48a"),
+    "parchment": ("#5b4a2c", "#cfb17c", "#f3e6c6"),
+    "grey": ("#171c1e", "#6f7c7c", "#d3d9d6"),
+    "black": ("#000000", "#121014", "#55505a"),
+    "white": ("#a8a8a0", "#f2f0ea", "#ffffff"),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Motifs: each a function of (art, pen, rng, palette), drawn in a square of about -1 ... 1 around the pen's origin
+
+
+def castle(art, pen, rng, p):
+    pen.box(-0.8, -0.1, 0.8, 0.9, p.near)
+    for x, half, top in ((-0.7, 0.18, 0.5), (0, 0.22, 0.95), (0.7, 0.18, 0.45)):
+        pen.box(x - half, -top, x + half, 0.9, p.near)
+        for k in (-1, 0, 1):
+            pen.box(x + half * (0.8 * k - 0.25), -top - 0.12, x + half * (0.8 * k + 0.25), -top, p.near)
+        pen.box(x - 0.05, -top + 0.2, x + 0.05, -top + 0.4, p.light)
+    pen.box(-0.15, 0.4, 0.15, 0.9, p.light)
+
+
+def sword(art, pen, rng, p):
+    pen.poly([(0, -1.1), (0.12, -0.9), (0.12, 0.4), (-0.12, 0.4), (-0.12, -0.9)], p.light)
+    pen.poly([(0, -1.1), (0.12, -0.9), (0.12, 0.4), (0, 0.4)], mix(p.light, p.near, 0.35))
+    pen.box(-0.45, 0.38, 0.45, 0.5, p.far)
+    pen.box(-0.07, 0.5, 0.07, 0.9, p.near)
+    pen.disc(0, 0.95, 0.13, p.far)
+
+
+def dragon(art, pen, rng, p):
+    pen.both([(0, 0.1), (0.35, -0.6), (1.1, -0.7), (0.8, -0.1), (0.55, -0.2), (0.35, 0.25)], p.far)
+    pen.oval(0, 0.2, 0.24, 0.62, p.near)
+    pen.poly([(-0.1, -0.3), (-0.05, -0.8), (0.45, -0.65), (0.12, -0.5), (0.15, -0.2)], p.near)
+    pen.poly([(0, 0.7), (0.5, 1.0), (0.75, 0.75), (0.45, 0.85), (0.1, 0.5)], p.near)
+    pen.disc(0.08, -0.67, 0.05, p.light)
+
+
+def heart(art, pen, rng, p):
+    pen.poly(HEART, p.far)
+    if rng.random() < 0.5:
+        pen.poly([(0.6 * u, 0.6 * v) for u, v in HEART], mix(p.far, p.light, 0.5))
+
+
+def rose(art, pen, rng, p):
+    for k in range(rng.choice((1, 3, 5))):
+        t = 2.4 * k
+        day.rose(pen.part(0.6 * math.sin(t) * min(k, 1), 0.6 * math.cos(t) * min(k, 1), 0.45), p.far, p.near)
+
+
+def sun(art, pen, rng, p):
+    pen.poly(star(rng.choice((8, 12, 16)), 0.6), p.far)
+    pen.disc(0, 0, 0.55, p.light)
+
+
+def moon(art, pen, rng, p):
+    pen.disc(0, 0, 0.85, p.light)
+    if rng.random() < 0.6:
+        pen.disc(0.35, -0.1, 0.72, mix(p.sky, p.low, 0.5))
+
+
+def stars(art, pen, rng, p):
+    for _ in range(rng.randint(4, 12)):
+        part = pen.part(rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.1, 0.35))
+        part.poly(star(5, 0.42), rng.choice((p.light, p.far)))
+
+
+def planet(art, pen, rng, p):
+    if rng.random() < 0.6:
+        pen.arc(0, 0, 1.2, 0.35, 0.5, 1.0, 0.1, p.light)
+        pen.disc(0, 0, 0.7, p.far)
+        pen.arc(0, 0, 1.2, 0.35, 0.0, 0.5, 0.1, p.light)
+    else:
+        for k in range(6):
+            pen.disc(-0.05 * k, -0.06 * k, 0.85 - 0.1 * k, mix(p.near, p.far, (k + 1) / 6))
+
+
+def rocket(art, pen, rng, p):
+    pen.poly([(-0.2, 0.6), (0, 1.2), (0.2, 0.6)], "#ff9a2a")
+    pen.both([(0.2, 0.1), (0.55, 0.7), (0.2, 0.55)], p.far)
+    pen.both([(0, -1), (0.2, -0.6), (0.27, 0), (0.2, 0.62), (0, 0.62)], p.light)
+    pen.disc(0, -0.2, 0.13, p.near)
+
+
+def bear(art, pen, rng, p):
+    day.bear(pen.part(0, 0, 0.75), rng)
+
+
+def balloon(art, pen, rng, p):
+    day.balloon(pen.part(0, -0.2, 0.75), rng)
+
+
+def house(art, pen, rng, p):
+    pen.box(-0.7, -0.2, 0.7, 0.8, p.light)
+    pen.poly([(-0.95, -0.15), (0, -1), (0.95, -0.15)], p.far)
+    pen.box(-0.15, 0.25, 0.15, 0.8, p.near)
+    for u in (-0.45, 0.45):
+        pen.box(u - 0.14, 0.05, u + 0.14, 0.32, p.near)
+
+
+def tree(art, pen, rng, p):
+    if rng.random() < 0.5:
+        night.branch(pen.part(0, 0.9, 0.9), rng, 0, 0, rng.uniform(-0.2, 0.2), 0.55, 0.13, p.near, 4)
+        return
+    pen.box(-0.1, 0.1, 0.1, 0.95, p.near)
+    for u, v in ((-0.4, 0), (0.4, 0), (0, -0.5)):
+        pen.disc(u, v, 0.5, p.far)
+
+
+def leaf(art, pen, rng, p):
+    pen.line([(0, 1), (0, -0.6)], 0.05, p.near)
+    for k in range(rng.randint(4, 8)):
+        turn = (1 if k % 2 else -1) * rng.uniform(0.6, 1.1)
+        pen.part(0, 0.8 - 0.2 * k, rng.uniform(0.5, 0.8), turn).poly(LEAF, mix(p.far, p.near, rng.uniform(0, 0.5)))
+
+
+def mountain(art, pen, rng, p):
+    pen.poly([(-1.2, 0.8), (-0.3, -0.9), (0.7, 0.8)], p.far)
+    pen.poly([(-0.3, -0.9), (-0.52, -0.5), (-0.3, -0.6), (-0.1, -0.5)], p.light)
+    pen.poly([(-0.2, 0.8), (0.55, -0.4), (1.2, 0.8)], p.near)
+
+
+def ship(art, pen, rng, p):
+    for u, top in ((-0.4, 0.8), (0.15, 1.0)):
+        pen.box(u - 0.03, -top, u + 0.03, 0.4, p.near)
+        pen.poly([(u + 0.05, -top + 0.05), (u + 0.5, 0.1), (u + 0.05, 0.15)], p.light)
+        pen.poly([(u - 0.05, -top + 0.2), (u - 0.35, 0.1), (u - 0.05, 0.15)], p.light)
+    pen.poly([(-1, 0.35), (1, 0.35), (0.7, 0.8), (-0.7, 0.8)], p.near)
+
+
+def island(art, pen, rng, p):
+    pen.oval(0, 0.6, 1, 0.25, "#f2d492")
+    pen.line([(0, 0.5), (0.1, 0), (0.3, -0.5)], 0.09, p.near)
+    for k in range(6):
+        pen.part(0.3, -0.5, 0.7, (k - 2.5) * 0.7).poly(LEAF, p.far)
+
+
+def wave(art, pen, rng, p):
+    for k in range(5):
+        crest = [(u / 8, -0.6 + 0.35 * k + 0.12 * math.sin(u * 0.8 + 2 * k)) for u in range(-12, 13)]
+        pen.poly([*crest, (1.5, 1.1), (-1.5, 1.1)], mix(p.far, p.near, k / 5))
+
+
+def whale(art, pen, rng, p):
+    pen.oval(-0.1, 0.1, 0.85, 0.45, p.near)
+    pen.poly([(0.6, 0.1), (1.1, -0.5), (0.85, -0.45), (0.65, -0.6), (0.5, -0.1)], p.near)
+    pen.disc(-0.55, 0, 0.05, p.light)
+    pen.oval(-0.35, 0.35, 0.5, 0.18, p.light)
+
+
+def eye(art, pen, rng, p):
+    lid = [(k / 10 - 1, -0.5 * math.cos((k / 10 - 1) * math.pi / 2)) for k in range(21)]
+    pen.poly([*lid, *((u, -v) for u, v in reversed(lid))], p.light)
+    pen.disc(0, 0, 0.42, p.far)
+    pen.disc(0, 0, 0.2, p.near)
+
+
+def bat(art, pen, rng, p):
+    for k in range(rng.choice((1, 3, 5))):
+        pen.part(rng.uniform(-0.5, 0.5), 0.5 * k - 0.9, rng.uniform(0.4, 0.9)).both(BAT, p.near)
+
+
+def key(art, pen, rng, p):
+    pen.disc(0, -0.6, 0.36, p.far)
+    pen.disc(0, -0.6, 0.2, p.low)
+    pen.box(-0.07, -0.3, 0.07, 0.95, p.far)
+    for v in (0.6, 0.8):
+        pen.box(0, v, 0.32, v + 0.1, p.far)
+
+
+def lantern(art, pen, rng, p):
+    art.glow(pen.x / art.w, pen.y / art.h, 0.5, p.light, 0.8)
+    pen.poly([(-0.35, -0.4), (0.35, -0.4), (0.28, 0.5), (-0.28, 0.5)], mix(p.light, "#ffffff", 0.4))
+    pen.poly([(-0.45, -0.4), (0, -0.8), (0.45, -0.4)], p.near)
+    pen.box(-0.38, 0.5, 0.38, 0.65, p.near)
+    pen.box(-0.03, -0.4, 0.03, 0.5, p.near)
+
+
+def crown(art, pen, rng, p):
+    points = [(-0.9, 0.5), (-0.9, -0.4), (-0.45, 0.05), (0, -0.6), (0.45, 0.05), (0.9, -0.4), (0.9, 0.5)]
+    pen.poly(points, p.far)
+    for u, v in ((-0.9, -0.45), (0, -0.65), (0.9, -0.45)):
+        pen.disc(u, v, 0.11, p.light)
+    pen.box(-0.9, 0.5, 0.9, 0.65, p.near)
+
+
+def shield(art, pen, rng, p):
+    for s, colour in ((1, p.near), (0.86, p.far)):
+        pen.both([(0, -s), (0.8 * s, -0.8 * s), (0.75 * s, 0.2 * s), (0, s)], colour)
+    pen.box(-0.1, -0.75, 0.1, 0.75, p.light)
+    pen.box(-0.6, -0.25, 0.6, -0.05, p.light)
+
+
+def temple(art, pen, rng, p):
+    pen.poly([(-1, -0.4), (0, -0.95), (1, -0.4)], p.far)
+    for k in range(4):
+        pen.box(-0.85 + 0.5 * k, -0.4, -0.65 + 0.5 * k, 0.65, p.far)
+    pen.box(-1, -0.42, 1, -0.3, p.near)
+    pen.box(-1.05, 0.65, 1.05, 0.8, p.near)
+
+
+def compass(art, pen, rng, p):
+    for r, colour in ((1, p.near), (0.9, p.low), (0.72, p.near), (0.68, p.low)):
+        pen.disc(0, 0, r, colour)
+    pen.poly(star(4, 0.2, 0.85), p.far)
+    pen.part(0, 0, 0.6, math.pi / 4).poly(star(4, 0.25), p.near)
+
+
+def pot(art, pen, rng, p):
+    pen.poly([(-0.9, -0.3), (0.9, -0.3), (0.7, 0.7), (-0.7, 0.7)], p.far)
+    pen.box(-1, -0.42, 1, -0.28, p.near)
+    for u in (-0.4, 0, 0.4):
+        pen.line([(u, -0.55), (u + 0.1, -0.75), (u, -0.95)], 0.07, p.light)
+
+
+def plate(art, pen, rng, p):
+    for r, colour in ((1, "#ddd8cc"), (0.95, "#ffffff"), (0.62, "#eeebe2")):
+        pen.disc(0, 0, r, colour)
+    for k in range(6):
+        t = math.tau * k / 6
+        pen.disc(0.32 * math.cos(t), 0.32 * math.sin(t), 0.17, mix(p.far, p.light, 0.3 * (k % 2)))
+
+
+def fruit(art, pen, rng, p):
+    for u, v in ((-0.45, 0.2), (0.45, 0.2), (0, -0.35)):
+        pen.disc(u, v, 0.45, p.far)
+        pen.disc(u - 0.14, v - 0.14, 0.12, p.light)
+        pen.part(u, v - 0.4, 0.3, 0.9).poly(LEAF, "#4f772d")
+
+
+def bird(art, pen, rng, p):
+    for _ in range(rng.randint(1, 5)):
+        part = pen.part(rng.uniform(-0.7, 0.7), rng.uniform(-0.6, 0.6), rng.uniform(0.3, 0.7))
+        part.both([(0, 0), (0.5, -0.5), (1.1, -0.35), (0.5, -0.25)], p.near)
+
+
+def circle(art, pen, rng, p):
+    for k in range(rng.randint(1, 4)):
+        pen.arc(0, 0, 1 - 0.2 * k, 1 - 0.2 * k, rng.random(), 1.6, 0.08, mix(p.far, p.near, 0.25 * k))
+    pen.disc(0, 0, 0.25, p.light)
+
+
+def lens(art, pen, rng, p):
+    pen.line([(0.4, 0.4), (1, 1)], 0.2, p.near)
+    pen.disc(0, 0, 0.7, p.near)
+    pen.disc(0, 0, 0.58, p.light)
+
+
+def city(art, pen, rng, p):
+    for _ in range(10):
+        u, tall, half = rng.uniform(-1.1, 1), rng.uniform(0.4, 1.6), rng.uniform(0.08, 0.2)
+        pen.box(u - half, 0.9 - tall, u + half, 0.9, mix(p.near, p.far, rng.random()))
+
+
+# word: (motif, genres under which it may stand)
+MOTIFS = {
+    "castle": (castle, "fantasy|history|magic"),
+    "sword": (sword, "fantasy|adventure|history"),
+    "dragon": (dragon, "fantasy|magic|children"),
+    "heart": (heart, "romance|love story|poetry"),
+    "rose": (rose, "romance|love story|poetry"),
+    "sun": (sun, "childrens|adventure|nature"),
+    "moon": (moon, "horror|fantasy|poetry"),
+    "stars": (stars, "space|science fiction|childrens"),
+    "planet": (planet, "science fiction|space"),
+    "rocket": (rocket, "science fiction|space"),
+    "bear": (bear, "childrens|animals|picture books"),
+    "balloon": (balloon, "childrens|picture books"),
+    "house": (house, "childrens|horror|fiction"),
+    "tree": (tree, "horror|nature|gothic"),
+    "leaf": (leaf, "poetry|nature|verse"),
+    "mountain": (mountain, "fantasy|adventure"),
+    "ship": (ship, "adventure|sea stories|history"),
+    "island": (island, "adventure|sea stories"),
+    "wave": (wave, "poetry|sea stories|adventure"),
+    "whale": (whale, "adventure|animals|sea stories"),
+    "eye": (eye, "horror|supernatural|mystery"),
+    "bat": (bat, "horror|gothic|ghosts"),
+    "key": (key, "mystery|crime|detective"),
+    "lantern": (lantern, "mystery|crime|thriller"),
+    "crown": (crown, "history|fantasy|biography"),
+    "shield": (shield, "history|politics|fantasy"),
+    "temple": (temple, "history|world history|classics"),
+    "compass": (compass, "history|adventure|biography"),
+    "pot": (pot, "cooking|cookbooks|food"),
+    "plate": (plate, "cooking|food|how to"),
+    "fruit": (fruit, "cooking|food|cookbooks"),
+    "bird": (bird, "poetry|nature|animals"),
+    "circle": (circle, "poetry|literature|speculative fiction"),
+    "lens": (lens, "mystery|detective|crime"),
+    "city": (city, "science fiction|contemporary|thriller"),
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Backgrounds and lettering
+
+
+def vary(rng, colour, amount=0.035):
+    """A colour near another one."""
+    hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in bytes.fromhex(colour[1:])))
+    light = min(1, max(0, light + rng.uniform(-amount, amount) * 1.5))
+    saturation = min(1, max(0, saturation + rng.uniform(-amount, amount) * 2))
+    return tuple(
+        round(255 * v) for v in colorsys.hls_to_rgb((hue + rng.uniform(-0.4, 0.4) * amount) % 1, light, saturation)
+    )
+
+
+def palette(rng, ground, accent):
+    """The Palette of a poster whose caption says `ground` and `accent`, two words of COLOURS."""
+    (dark, plain, light), (dark2, plain2, light2) = (map(lambda c: vary(rng, c), COLOURS[w]) for w in (ground, accent))
+    sky, low = rng.choice(((plain, plain), (plain, light), (dark, plain), (light, plain), (light, light), (dark, dark)))
+    return Palette(sky, low, light2, plain2, dark2)
+
+
+def background(art, rng, p):
+    """Fill the canvas: plain, a run of colour, rays, stripes, hills or a frame; perhaps some light."""
+    art.sky(p.sky, p.low)
+    other = mix(p.sky, p.light, 0.25)
+    kind = rng.choice(("plain", "plain", "glow", "glow", "rays", "stripes", "hills", "frame", "dots", "ridge"))
+    y = rng.uniform(0.35, 0.65)
+    if kind == "glow":
+        art.glow(rng.uniform(0.3, 0.7), y, rng.uniform(0.5, 1), p.light, rng.uniform(0.4, 0.9))
+    elif kind == "rays":
+        for k in range(12):
+            t = math.tau * k / 12
+            ends = [(2 * math.cos(t + d), 2 * math.sin(t + d)) for d in (-0.13, 0.13)]
+            art.pen(0.5, y, 1).poly([(0, 0), *ends], other)
+    elif kind == "stripes":
+        count = rng.randint(4, 12)
+        for k in range(0, count, 2):
+            art.fill([(0, k / count), (1, k / count), (1, (k + 1) / count), (0, (k + 1) / count)], other)
+    elif kind == "hills":
+        art.hill(rng.uniform(0.6, 0.8), 0.04, p.far)
+        art.hill(rng.uniform(0.8, 0.95), 0.03, p.near)
+    elif kind == "ridge":
+        art.ridge(rng.uniform(0.6, 0.85), 0.2, mix(p.low, p.near, 0.6), rng.randint(3, 6))
+    elif kind == "frame":
+        art.frame(rng.uniform(0.02, 0.06), rng.uniform(0.01, 0.04), p.far)
+    elif kind == "dots":
+        art.stars(rng.randint(20, 90), p.light)
+
+
+WORDS = (
+    "the|of|and|a|in|an|end|sea|wind|road|gate|last|first|long|small|new|old|north|hour|year|name|sleep|dust|ink|"
+    "paper|field|mill|stone|bridge|apple|winter|market|music|candle|engine|valley|letter|window|thunder|harvest|"
+    "copper|morning|shadowed|lighthouse|travellers|wandering|quarrel|jumble|vexing|puzzle|fixed"
+)
+
+
+def some_words(rng, count):
+    """Words in capitals, in lower case, or with first letters in capitals; now and then a name with initials."""
+    words = [rng.choice(WORDS.split("|")) for _ in range(count)]
+    if rng.random() < 0.2:
+        words[0] = rng.choice("ABCDEFGHJKLMNOPRSTUVWZ") + "."
+    text = " ".join(words) + rng.choice(("", "", "", "", ",", "!", "’s"))
+    return rng.choice((text.upper(), text.upper(), text.title(), text))
+
+
+def lettering(art, rng, zone, largest, count, ink, plate=None):
+    """Set some words into zone = (top, bottom), fractions of the height; largest: letters, fractions of the width."""
+    tracking = rng.choice((0.0, 0.03, 0.06, 0.12))
+    style = {"tracking": tracking, "bounce": rng.choice((0.0, 0.0, 0.04)), "weight": rng.choice((0.0, 0.015, 0.03))}
+    style["tracking"] += style["weight"]
+    style["slant"] = rng.choice((0.0, 0.0, 0.0, 0.2))
+    margin = rng.uniform(0.08, 0.13)
+    width, height = (1 - 2 * margin) * art.w, (zone[1] - zone[0]) * art.h
+    lines, size = jacket.break_lines(some_words(rng, count), width, height, style["tracking"], round(largest * art.w))
+    if size < 6:
+        return
+    top = zone[0] * art.h + (height - jacket.LEADING * size * len(lines)) / 2
+    mask = jacket.letter_mask(art, lines, size, top, style, rng.choice((None, None, None, margin * art.w)))
+    if plate is not None and (box := mask.getbbox()):
+        pad = round(0.03 * art.w)
+        corners = (box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad)
+        art.draw.rounded_rectangle(corners, radius=pad, fill=plate)
+    art.image.paste(ink, (0, 0), mask)
+
+
+def contrasting(rng, p, ground):
+    """An ink that can be read on a ground (r, g, b): the palette's, or black or white."""
+    light = sum(ground) > 380
+    return rng.choice((p.near, (20, 16, 16), (60, 20, 20)) if light else (p.light, (255, 250, 240), (255, 226, 140)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+POSTER_CAPTIONS = (
+    "A {genre} poster with {a} {motif} in {ground} and {accent}",
+    "A {ground} and {accent} poster of {a} {motif}",
+    "{motif}, {genre}, {ground} poster",
+    "The {ground} poster of {a} {accent} {motif}, {genre}",
+    "{genre} poster, {motif}",
+)
+PLACARD_CAPTIONS = (
+    "A {genre} placard with {a} {motif} in {ground} and {accent}, lettering above and below",
+    "A {ground} placard with {accent} letters and {a} {motif}",
+    "{motif}, {genre}, {ground} placard with letters",
+    "The {genre} book, {ground} placard with {a} {motif}, letters",
+    "{genre} placard with {motif}, title and author in letters",
+)
+
+
+def poster(row):
+    """(RGB image of SIZE, caption) of one row."""
+    rng = random.Random(f"{SEED}/{row}")
+    word = rng.choice(sorted(MOTIFS))
+    motif, genres = MOTIFS[word]
+    ground, accent = rng.sample(sorted(COLOURS), 2)
+    placard = rng.random() < PLACARDS
+    p = palette(rng, ground, accent)
+    art = Art(SIZE, rng)
+    background(art, rng, p)
+    y = rng.uniform(0.42, 0.58)
+    size = rng.uniform(0.2, 0.34) if placard else rng.uniform(0.26, 0.45)
+    if placard:
+        y = rng.choice((0.4, 0.5, 0.6)) + rng.uniform(-0.04, 0.04)
+    motif(art, art.pen(0.5 + rng.uniform(-0.08, 0.08), y, size, rng.uniform(-0.25, 0.25)), rng, p)
+    if placard:
+        large = (0.05, 0.3) if y > 0.5 else (0.68, 0.93)
+        small = rng.choice(((0.89, 0.95), (0.86, 0.94))) if y > 0.5 else rng.choice(((0.05, 0.1), (0.05, 0.13)))
+        plates = rng.random() < 0.4
+        for zone, largest, count in ((large, 0.2, rng.randint(1, 5)), (small, 0.08, rng.randint(2, 3))):
+            plate = mix(p.low, rng.choice(("#ffffff", "#000000")), 0.6) if plates else None
+            ground_rgb = plate or mix(p.sky, p.low, sum(zone) / 2)
+            lettering(art, rng, zone, largest, count, contrasting(rng, p, ground_rgb), plate)
+    article = "" if word in ("stars",) else "an" if word[0] in "aeiou" else "a"
+    words = dict(genre=rng.choice(genres.split("|")), motif=word, ground=ground, accent=accent, a=article)
+    template = rng.choice(PLACARD_CAPTIONS if placard else POSTER_CAPTIONS)
+    return art.image.reduce(2), " ".join(template.format(**words).split()).replace("A a", "An a")
+
+
+def sheet(row):
+    """An RGB image of SIZE for the autoencoder alone: shapes or a scene in random colours, under much lettering."""
+    rng = random.Random(f"{SEED}/sheet/{row}")
+    p = palette(rng, *rng.sample(sorted(COLOURS), 2))
+    art = Art(SIZE, rng)
+    scene = rng.random()
+    if scene < 0.6:
+        look = jacket.LOOKS[rng.choice(sorted(jacket.LOOKS))]
+        mixed = [vary(rng, rng.choice(COLOURS[w])) for w in rng.choices(sorted(COLOURS), k=5)]
+        look.scene(art, rng, Palette(*mixed) if scene < 0.3 else p, rng.uniform(0.3, 0.65))
+    else:
+        background(art, rng, p)
+        for _ in range(rng.randint(1, 5)):
+            motif = MOTIFS[rng.choice(sorted(MOTIFS))][0]
+            pen = art.pen(rng.random(), rng.random(), rng.uniform(0.08, 0.4), rng.uniform(-0.5, 0.5))
+            motif(art, pen, rng, palette(rng, *rng.sample(sorted(COLOURS), 2)))
+    top = 0.04
+    while top < 0.9 and rng.random() < 0.9:
+        height = rng.uniform(0.05, 0.3)
+        if rng.random() < 0.7:
+            plate = tuple(rng.choices(range(256), k=3)) if rng.random() < 0.3 else None
+            ground = plate or art.image.getpixel((art.w // 2, round((top + height / 2) * art.h) % art.h))
+            zone = (top, min(0.97, top + height))
+            lettering(art, rng, zone, rng.uniform(0.04, 0.22), rng.randint(1, 6), contrasting(rng, p, ground), plate)
+        top += height
+    return art.image.reduce(2)

@@ -1,0 +1,56 @@
+"""mini's tokenizer: a small byte-level BPE in CLIP's format, learned from captions and from the demo books' words."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import re
+
+import demo_data
+import prompts
+
+VOCABULARY = 1600  # tokens, with the 512 bytes and the 2 that mark start and end
+MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
+
+
+def corpus(captions):
+    """All text whose words should be cheap: captions of posters, and what prompts of books are made of."""
+    lists = [demo_data.FIRST, demo_data.LAST, demo_data.PLACES, demo_data.TITLES, *demo_data.GENRES]
+    lists += [words for entry in demo_data.GENRES.values() for words in entry[:3]]
+    return [*captions, *(word for words in lists for word in words.split("|")), *prompts.TEMPLATES]
+
+
+def learn_merges(texts, count):
+    """The `count` merges of byte-pair encoding (Sennrich et al., arXiv:1508.07909), most frequent pair first."""
+    words = collections.Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
+    splits = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
+    merges = []
+    for _ in range(count):
+        pairs = collections.Counter()
+        for word, parts in splits.items():
+            for pair in itertools.pairwise(parts):
+                pairs[pair] += words[word]
+        if not pairs:
+            break
+        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append((left, right))
+        for parts in splits.values():
+            i = 0
+            while i < len(parts) - 1:
+                if (parts[i], parts[i + 1]) == (left, right):
+                    parts[i : i + 2] = [left + right]
+                i += 1
+    return merges
+
+
+def build_tokenizer(captions):
+    """The CLIPTokenizer that these captions give."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens = letters + [letter + "</w>" for letter in letters]
+    merges = learn_merges(corpus(captions), VOCABULARY - len(tokens) - 2)
+    tokens += ["".join(pair) for pair in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)

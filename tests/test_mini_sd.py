@@ -1,0 +1,257 @@
+"""mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import config
+import dataset
+import demo_data
+import diffusion
+import models
+from mini_sd import autoencoder, denoiser, learning, make, pictures, posters, words
+
+ROOT = pathlib.Path(models.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return models.load_parts("mini")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bundle
+
+
+def test_mini_is_small_and_safe():
+    files = [file for name in make.PIECES for file in (models.MINI / name).iterdir()]
+    assert {file.suffix for file in files} == {".json", ".txt", ".safetensors"}
+    assert sum(file.stat().st_size for file in files) <= 20e6
+
+
+def test_mini_is_a_pipeline_for_diffusers(mini):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(models.MINI)
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    for name in ("vae", *models.PARTS):
+        ours, theirs = getattr(mini, name).state_dict(), getattr(pipeline, name).state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    image = pipeline("A castle poster", width=128, height=192, num_inference_steps=2).images[0]
+    assert image.size == (128, 192)
+
+
+def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
+    from transformers import CLIPTokenizer
+
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((models.MINI / "tokenizer" / name).read_bytes())
+    plain = CLIPTokenizer.from_pretrained(tmp_path)
+    for text in ("A fantasy book cover with author Ada O'Hara, title The Glass Crown", "Ünïcode, 12!", ""):
+        assert plain(text).input_ids == mini.tokenizer(text).input_ids
+    assert mini.tokenizer.model_max_length == words.MAX_LENGTH == mini.text_encoder.config.max_position_embeddings
+    assert len(mini.tokenizer("A science fiction poster of a rocket").input_ids) == 9  # whole words
+
+
+def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
+    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = models.encode_images(mini.vae, x, torch.zeros(24, *models.latent_shape(mini, posters.SIZE)))
+    assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
+    error = models.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
+    assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
+
+
+def test_the_caption_helps_to_draw_a_poster(mini):
+    """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
+    pictures = [posters.poster(row) for row in range(100_000, 100_032)]
+    x = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = models.encode_images(mini.vae, x, torch.zeros(32, *models.latent_shape(mini, posters.SIZE)))
+    captions = [caption for _, caption in pictures]
+    ids = torch.tensor(mini.tokenizer(captions, padding="max_length")["input_ids"])
+    noise = diffusion.normal(0, diffusion.NOISE, range(32), latents.shape[1:])
+    with torch.inference_mode():
+        text = models.encode_text(mini.text_encoder, ids)
+        right, wrong = (
+            diffusion.loss(mini.unet, mini.noise_scheduler, latents, words_of, noise, torch.full((32,), 900))
+            for words_of in (text, text.roll(1, 0))
+        )
+    assert right.mean() < 0.95 * wrong.mean(), (right.mean(), wrong.mean())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it learned from
+
+
+def test_a_poster_is_a_function_of_its_row():
+    image, caption = posters.poster(7)
+    again, same = posters.poster(7)
+    assert image.tobytes() == again.tobytes() and caption == same and image.size == posters.SIZE
+    assert posters.sheet(7).tobytes() == posters.sheet(7).tobytes() != posters.sheet(8).tobytes()
+    captions = [posters.poster(row)[1] for row in range(300)]
+    assert all(any(word in caption for word in posters.MOTIFS) for caption in captions)
+    placards = sum("placard" in caption for caption in captions) / len(captions)
+    assert placards == pytest.approx(posters.PLACARDS, abs=0.08)
+    assert not any("book cover" in caption for caption in captions)  # that is what fine-tuning teaches
+
+
+def test_pictures_are_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "CHUNK", 2)
+    pixels, captions = pictures.ensure(tmp_path, "posters", pictures.draw_posters, 4)
+    assert pixels.shape == (4, 192, 128, 3) and captions == [posters.poster(row)[1] for row in range(4)]
+    assert np.array_equal(pixels[3], np.asarray(posters.poster(3)[0]))
+    again, _ = pictures.ensure(tmp_path, "posters", None, 4)
+    assert np.array_equal(pixels, again)
+
+
+def test_merges_by_hand():
+    # "aab" 3 times, "ab" once: a b</w> comes 4 times, then a ab</w> 3 times
+    assert words.learn_merges(["aab aab", "aab ab"], 5) == [("a", "b</w>"), ("a", "ab</w>")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Its making
+
+
+def weights(*modules):
+    return torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()])
+
+
+def test_the_average_forgets():
+    module = torch.nn.Linear(1, 1, bias=False)
+    average = learning.Average([module], decay=0.5)
+    with torch.no_grad():
+        module.weight.fill_(8.0)
+    start = average.values[0].item()
+    average.update(1000)
+    assert average.values[0].item() == pytest.approx((start + 8) / 2)
+
+
+def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
+    vae = autoencoder.build()
+    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(4)])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        before = vae.encode(x).latent_dist
+        picture, latents = vae.decode(before.mean).sample, before.mean.numpy().copy()
+        denoiser.standardize(vae, latents)
+        after = vae.encode(x).latent_dist
+        assert torch.allclose(after.mean, torch.from_numpy(latents), atol=1e-4)
+        assert torch.allclose(vae.decode(after.mean).sample, picture, atol=1e-4)
+    assert np.allclose(latents.mean((0, 2, 3)), 0, atol=1e-4) and np.allclose(latents.std((0, 2, 3)), 1, atol=1e-4)
+    # a posterior's noise is the same share of its channel's deviation as it was
+    deviation = before.mean.std((0, 2, 3), correction=0)[:, None, None]
+    assert torch.allclose(after.std * deviation, before.std, rtol=1e-4)
+    assert vae.config.scaling_factor == autoencoder.DEVIATION
+
+
+def test_an_untrained_denoiser_hears_the_text():
+    """Two captions change what the UNet makes of the same noise by a twentieth: it can learn from the first step."""
+    captions = ["A red poster of a heart", "A teal and white poster of a bear"]
+    parts = denoiser.build(words.build_tokenizer(captions), autoencoder.build())
+    random = torch.Generator().manual_seed(0)
+    ids = torch.tensor(parts.tokenizer(captions, padding="max_length")["input_ids"])
+    noise = torch.randn(1, *models.latent_shape(parts, posters.SIZE), generator=random).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        text, timesteps = models.encode_text(parts.text_encoder, ids), torch.tensor([900, 900])
+        assert not parts.unet(noise, timesteps, text).sample.any()  # the first prediction is 0
+        parts.unet.conv_out.weight.normal_(std=0.02, generator=random)
+        first, second = parts.unet(noise, timesteps, text).sample
+    assert (first - second).square().mean() > 0.003 * first.square().mean()
+
+
+def test_half_size_is_means_of_four():
+    pixels = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+    half = denoiser.halve(pixels)
+    assert half.shape == (2, 2, 3, 3) and half[1, 1, 2, 0] == round(pixels[1, 2:, 4:, 0].mean())
+
+
+def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(6)])
+    captions = [posters.poster(row)[1] for row in range(6)]
+    monkeypatch.setattr(autoencoder, "CROP", (32, 32))
+    monkeypatch.setattr(denoiser, "BATCH", 2)
+    save = learning.save
+
+    class Stop(Exception):
+        pass
+
+    def all_of_it(folder):
+        folder.mkdir(exist_ok=True)
+        vae = autoencoder.train(folder, [pixels], 2, bf16=False)
+        latents = denoiser.encode_all(folder / "latents.npy", vae, pixels)
+        denoiser.standardize(vae, latents)
+        small = denoiser.encode_all(folder / "small.npy", vae, denoiser.halve(pixels))
+        autoencoder.train_decoder(folder, vae, [pixels], 2, bf16=False)
+        parts = denoiser.build(words.build_tokenizer(captions), vae)
+        denoiser.train(folder, parts, [(small, 1, 1e-3), (latents, 3, 1e-3)], captions, save_every=2, bf16=False)
+        return weights(parts.vae, parts.text_encoder, parts.unet)
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise Stop
+
+    whole = all_of_it(tmp_path / "whole")
+    monkeypatch.setattr(learning, "save", save_and_stop)
+    for _ in range(4):  # after each of the four saves the process ends
+        with pytest.raises(Stop):
+            all_of_it(tmp_path / "parts")
+    assert torch.equal(all_of_it(tmp_path / "parts"), whole)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fine-tuning it: the real script, a short fixed budget
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    return demo_data.ensure(tmp_path_factory.mktemp("books"), 300, workers=2)
+
+
+def losses(parts, covers, count):
+    """float64 (count,): each held-out cover's loss, always with the same noise."""
+    schedule, shape = parts.noise_scheduler, models.latent_shape(parts, posters.SIZE)
+    found = []
+    with models.evaluating(parts):
+        for i in range(count):
+            item = covers[i]
+            latents = models.encode_images(parts.vae, item["pixel_values"][None], torch.zeros(1, *shape))
+            text = models.encode_text(parts.text_encoder, item["input_ids"][None])
+            noise = diffusion.normal(99, diffusion.NOISE, [i], shape)
+            timestep = diffusion.stratified_timesteps(count, 1000)[i : i + 1]
+            found.append(diffusion.loss(parts.unet, schedule, latents, text, noise, timestep).double())
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("unet, text_encoder", [(False, True), (True, False), (True, True)])
+def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run_script, unet, text_encoder):
+    data = ("--data_root", books, "--resolution", "128x192", "--test_fraction", 0.4)
+    done = run_script(
+        *("training", *data, "--pretrained_model", "mini", "--output_dir", tmp_path, "--run_name", "r"),
+        *("--train_unet", unet, "--train_text_encoder", text_encoder, "--lr", 4e-4, "--lr_text_encoder", 4e-4),
+        *("--batch_size", 8, "--max_steps", 24, "--optimizer", "adamw", "--grad_ckpt", False, "--sample_every", 0),
+        *("--lr_scheduler", "cosine", "--validation_rows", 64),
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    told = [line["validation_loss"] for line in told if "validation_loss" in line]
+    assert told[-1] < told[0]
+
+    options = config.StatsOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
+    held_out = dataset.open_data(options).books("test")
+    trained = models.load_parts(str(tmp_path / "r" / "versions" / "v1"))
+    options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
+    covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)
+    fall = losses(mini, covers, 64) - losses(trained, covers, 64)
+    standard_error = fall.std() / len(fall) ** 0.5
+    assert fall.mean() > 3 * standard_error, (fall.mean(), standard_error)
+
+
+def test_help_says_what_is_made():
+    done = subprocess.run([sys.executable, "-m", "mini_sd.make", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "mini" in done.stdout
