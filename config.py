@@ -134,7 +134,7 @@ class DrawingOptions:
     num_samples: int = option(4, "held-out books in previews and in the grid", least=1, resume="free")
     vae_tiling: bool = option(
         False,
-        "decode covers one at a time and in overlapping tiles: less memory for large ones, pixels differ slightly",
+        "decode covers in overlapping tiles: less memory for large ones, pixels differ slightly",
         resume="free",
     )
 

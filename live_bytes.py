@@ -9,12 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+ELSEWHERE = "elsewhere"  # the kind of what is on another device
+
 
 class LiveBytes(TorchDispatchMode):
     """While active, counts the bytes of all storages that operators return, until they are freed; fake or real.
 
-    now: {kind: bytes}; a storage is "activations" until mark() says otherwise. at_peak: `now` when its sum was highest
-    since the last restart().
+    now: {kind: bytes}; a storage is "activations" until mark() says otherwise, and does not count while its kind is
+    ELSEWHERE. at_peak: `now` when its sum was highest since the last restart().
     """
 
     def __init__(self, rounding, workspace=None):
@@ -26,7 +28,12 @@ class LiveBytes(TorchDispatchMode):
         self.restart()
 
     def restart(self):
-        self.highest, self.at_peak = sum(self.now.values()), dict(self.now)
+        self.highest, self.at_peak = self.total, dict(self.now)
+
+    @property
+    def total(self):
+        """Bytes alive."""
+        return sum(self.now.values()) - self.now[ELSEWHERE]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -34,8 +41,8 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.count(tensor)
         passing = self.workspace(func, args, result) if self.workspace else 0
-        if sum(self.now.values()) + passing > self.highest:
-            self.highest = sum(self.now.values()) + passing
+        if self.total + passing > self.highest:
+            self.highest = self.total + passing
             self.at_peak = {**self.now, "activations": self.now["activations"] + passing}
         return result
 
@@ -48,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
         self.kinds[storage._cdata] = "activations"
         self.now["activations"] += size
         weakref.finalize(storage, self.free, storage._cdata, size).atexit = False
-        if sum(self.now.values()) > self.highest:
+        if self.total > self.highest:
             self.restart()
 
     def free(self, storage, size):

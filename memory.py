@@ -4,7 +4,7 @@ The update itself is traced, with no GPU and no memory: the networks are built f
 tensors, which have shapes and types but no values. On them run the functions that a run calls (updates.denoising_loss
 and all below it, the backward pass, clipping, the optimizer that optimizers.make makes), while LiveBytes counts
 the bytes of all tensors alive. Fake tensors of a GPU need its driver in the backward pass, so these are the CPU's, and
-what torch does in another way on a GPU is set right here: like_cuda, the allocator's rounding, the optimizer's loops.
+what torch does in another way on a GPU is set right: see devices.py.
 
 What no trace of tensors can see is the allowance CUDA_CONTEXT. Fragmentation is not in the forecast.
 """
@@ -12,10 +12,10 @@ What no trace of tensors can see is the allowance CUDA_CONTEXT. Fragmentation is
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import pathlib
 import types
 from dataclasses import dataclass
@@ -24,20 +24,22 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import architecture as architectures
+import buckets
 import config
+import devices
+import ema
 import models
 import optimizers
 import tiny
 import updates
 from checkpoint import GIB
 from files import read_json, write_json
-from live_bytes import LiveBytes
+from live_bytes import ELSEWHERE, LiveBytes
 
 # The driver's context, the kernels that are loaded, cuBLAS' and cuDNN's workspaces. 0.27 GiB after the first kernel
 # (pytorch/pytorch#86509), "around 400 MB" in use (pytorch/pytorch#109888), with kernels loaded when first needed
 CUDA_CONTEXT = int(0.45 * GIB)
-KINDS = ("weights", "gradients", "optimizer", "activations")  # activations: all other tensors
-ROUNDING = {"cuda": 512, "cpu": 64}  # bytes; the allocators of torch hand out multiples of them
+KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their average; activations: all other
 
 # Options that change the size of no tensor. All others, and any new one, make another forecast
 IRRELEVANT = {
@@ -45,7 +47,7 @@ IRRELEVANT = {
     *("num_workers", "pretrained_model", "output_dir", "num_gpus", "seed", "tracker", "wandb_key", "wandb_project"),
     *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
     *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
-    *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb"),
+    *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
 }
 LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
 
@@ -54,7 +56,7 @@ LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
 class Forecast:
     """The highest moment of each phase of a run."""
 
-    phases: dict  # "training", "validation", "sampling" -> {kind: bytes}
+    phases: dict  # "encoding", "training", "validation", "sampling" -> {kind: bytes}; the first, for cached latents
     context: int  # bytes beside all tensors
 
     def total(self, phase):
@@ -109,6 +111,7 @@ def key(options, architecture, device):
         "grad_acc_steps": min(2, options.grad_acc_steps),
         "sample_every": bool(options.sample_every),
         "guidance_scale": options.guidance_scale > 1,
+        "ema_decay": bool(options.ema_decay),
     }
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     code = [path.read_text(encoding="utf-8") for path in sorted(pathlib.Path(__file__).parent.glob("*.py"))]
@@ -136,12 +139,20 @@ def trace(options, architecture, device):
     models.freeze(parts, learning)
     if options.grad_ckpt:
         models.enable_checkpointing(parts, learning)
-    models.place(parts, "meta", "bf16" if half else "no", learning)
+    models.place(parts, "meta", "bf16" if half else "no", learning, options.weights_dtype)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
-    networks = (parts.text_encoder, parts.vae, parts.unet)
     with fakes:
-        for network in networks:
+        for network in (parts.text_encoder, parts.vae, parts.unet):
             network.to_empty(device="cpu")
+    live, highest = LiveBytes(devices.ROUNDING[device], devices.cpu_workspace if device == "cpu" else None), {}
+
+    def tell_gradient(p):
+        if p.grad is not None:
+            live.mark([p.grad], "gradients")
+
+    for name in learning:
+        for p in getattr(parts, name).parameters():
+            p.register_post_accumulate_grad_hook(tell_gradient)  # before the optimizer's own, which may drop it
     accelerator = types.SimpleNamespace(
         device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
@@ -154,123 +165,78 @@ def trace(options, architecture, device):
         parts=parts,
         noise_scheduler=parts.noise_scheduler,
         optimizer=optimizers.make(options, parts, learning, accelerator),
+        average=None,
         accelerator=accelerator,
     )
 
-    phases = {
-        "training": lambda: update(run),
-        "validation": lambda: validate(run),
-        "sampling": lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples),  # see sampling.draw
-    }
-    if not options.sample_every:
-        del phases["sampling"]
-    live, highest = LiveBytes(ROUNDING[device], cpu_workspace if device == "cpu" else None), {}
-    with fakes, live, like_cuda(run.optimizer) if device == "cuda" else contextlib.nullcontext():
-        live.mark([t for network in networks for t in (*network.parameters(), *network.buffers())], "weights")
-        make_states(run, live)
-        for name, phase in phases.items():
+    with fakes, live, devices.like_cuda(run.optimizer) if device == "cuda" else contextlib.nullcontext():
+
+        def reach(name, phase):
             live.restart()
             phase()
             highest[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
+
+        # The autoencoder, alone if latents are cached; it comes back for previews
+        live.mark(tensors_of(parts.vae), "weights")
+        if options.cache_latents:
+            reach("encoding", lambda: encode(run, at_once=1 if device == "cpu" else options.batch_size))
+            live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
+        live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
+        if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
+            run.average = ema.Average(parts, learning, options.ema_decay)
+            live.mark([average for _, average in run.average.pairs()], "weights")
+        make_states(run, live)
+        reach("training", lambda: update(run))
+        reach("validation", lambda: validate(run))
+        if options.sample_every:
+            live.mark(tensors_of(parts.vae), "weights")
+            reach("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
     return highest
 
 
-@contextlib.contextmanager
-def like_cuda(optimizer):
-    """What torch does in another way on a GPU than on a CPU, as far as it takes memory.
-
-    Autocast computes norms, interpolation and softmax in fp32 (torch's ATen/autocast_mode.h, AT_FORALL_FP32), which the
-    CPU's does not; the optimizers of torch work on all weights at once (foreach), with temporary copies.
-    """
-    functional = torch.nn.functional
-    functions = {name: getattr(functional, name) for name in ("group_norm", "layer_norm", "interpolate", "softmax")}
-
-    def in_fp32(function):
-        @functools.wraps(function)
-        def wrapped(*args, **kwargs):
-            def cast(value):
-                return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-            if torch.is_autocast_enabled("cpu"):
-                args, kwargs = [cast(value) for value in args], {name: cast(value) for name, value in kwargs.items()}
-            return function(*args, **kwargs)
-
-        return wrapped
-
-    for group in optimizer.param_groups:
-        if group.get("foreach", False) is None and not group.get("fused"):
-            group["foreach"] = True
-    for name, function in functions.items():
-        setattr(functional, name, in_fp32(function))
-    try:
-        yield
-    finally:
-        for name, function in functions.items():
-            setattr(functional, name, function)
-
-
-def cpu_workspace(func, args, result):
-    """Bytes that an operator takes on a CPU while it works, beside its result; seen in the allocations of single calls.
-
-    Convolutions copy to oneDNN's own layout, where channels go to multiples of 16. Forward: the input (if it has 16
-    channels or more), the weights and the output; backward: first the output's gradient, the weights and the input's
-    gradient, then the output's gradient, the input and the weights' gradient. 1 x 1 needs none. bitsandbytes' 8-bit
-    step works on five fp32 copies.
-    """
-    name = func.overloadpacket.__name__
-    if name == "optimizer_update_8bit_blockwise":
-        return 5 * 4 * args[2].numel()
-    if name not in ("convolution", "conv2d", "convolution_backward"):
-        return 0
-    backward = name == "convolution_backward"
-    image, weight = args[1:3] if backward else args[:2]
-    output = args[0] if backward else result
-    if weight.shape[-1] == 1:
-        return 0
-
-    def copied(tensor):
-        return tensor.nbytes // tensor.shape[1] * -(-tensor.shape[1] // 16) * 16
-
-    if not backward:
-        source = copied(image) if image.shape[1] >= 16 else 0
-        return max(source + weight.nbytes + copied(output) - output.nbytes, copied(output))
-    results = sum(tensor.nbytes for tensor in result[:2] if tensor is not None)
-    to_image = copied(output) + weight.nbytes + copied(image) if result[0] is not None else 0
-    to_weight = copied(output) + copied(image) + results if result[1] is not None else 0
-    return max(to_image, to_weight, results + weight.nbytes) - results
-
-
-def learning_weights(run):
-    return [p for group in run.optimizer.param_groups for p in group["params"]]
+def tensors_of(network):
+    """Parameters and buffers."""
+    return [*network.parameters(), *network.buffers()]
 
 
 def make_states(run, live):
     """A step for gradients of 0, as in a short update that has no batch: the optimizer has its states from now on."""
-    for p in learning_weights(run):
-        p.register_post_accumulate_grad_hook(lambda p: None if p.grad is None else live.mark([p.grad], "gradients"))
     for group in run.optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # as the learning rates' schedule sets it
     run.optimizer.begin(0, 1.0)
-    (sum(p.sum() for p in learning_weights(run)) * 0).backward()
+    (sum(p.sum() for p in run.optimizer.parameters) * 0).backward()
     run.optimizer.clip()
     run.optimizer.step()
     states = [value for state in run.optimizer.state.values() for value in state.values()]
     live.mark([value for value in states if isinstance(value, torch.Tensor)], "optimizer")
 
 
+def encode(run, at_once):
+    """A batch of latents.encode."""
+    width, height = largest(run.options)
+    with run.accelerator.autocast():
+        torch.stack(models.posterior(run.parts.vae, torch.empty(at_once, 3, height, width)), dim=1).half()
+
+
+def largest(options):
+    """(width, height) of the largest pictures that training meets."""
+    return max(buckets.sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
+
+
 def denoise(run, batch_size):
     """updates.denoising_loss of a batch."""
-    width, height = config.size(run.options)
-    noise = (batch_size, *models.latent_shape(run.parts, (width, height)))
+    width, height = size = largest(run.options)
+    latent_shape = models.latent_shape(run.parts, size)
     positions = run.parts.text_encoder.config.max_position_embeddings
+    if run.options.cache_latents:
+        pictures = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
+    else:
+        pictures = {"pixel_values": torch.empty(batch_size, 3, height, width)}
     return updates.denoising_loss(
         run,
-        {
-            "pixel_values": torch.empty(batch_size, 3, height, width),
-            "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64),
-        },
-        torch.empty(noise),
-        torch.empty(noise),
+        {**pictures, "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64)},
+        torch.empty(batch_size, *latent_shape),
+        torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),
         run.options.snr_gamma,
     )
@@ -284,11 +250,13 @@ def update(run):
         losses.sum().backward()
     run.optimizer.clip()
     run.optimizer.step()
+    if run.average:
+        run.average.update(0)
 
 
 def validate(run):
     """A batch of updates.validate."""
-    with models.evaluating(run.parts):
+    with ema.applied(run.average), models.evaluating(run.parts):
         denoise(run, min(run.options.batch_size, run.options.validation_rows))
 
 
@@ -302,9 +270,10 @@ def sample(run, at_once):
     rows = at_once * (2 if options.guidance_scale > 1 else 1)
     latent_shape = models.latent_shape(parts, config.size(options))
     positions = parts.text_encoder.config.max_position_embeddings
-    with models.evaluating(parts), run.accelerator.autocast(), torch.inference_mode():
+    averaged, evaluating = ema.applied(run.average), models.evaluating(parts)
+    with averaged, evaluating, run.accelerator.autocast(), torch.inference_mode():
         prompt_embeds = models.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
-        models.decode_latents(parts.vae, latents[:at_once])
+        models.decode_latents(parts.vae, latents[:at_once], options.vae_tiling)

@@ -284,9 +284,14 @@ def encode_images(vae, pixel_values, noise):
 
 @torch.no_grad()
 def posterior(vae, pixel_values):
-    """Images (B, 3, H, W) in [-1, 1] -> (mean, deviation) of the encoder's posterior, float32 (B, 4, H/8, W/8) each."""
-    distribution = vae.encode(pixel_values.to(vae.dtype)).latent_dist
-    return distribution.mean.float(), distribution.std.float()
+    """Images (B, 3, H, W) in [-1, 1] -> (mean, deviation) of the encoder's posterior, float32 (B, 4, H/8, W/8) each.
+
+    One image at a time, here and in decode_latents: several would need several times the memory, at full resolution
+    more than the UNet does.
+    """
+    distributions = [vae.encode(image).latent_dist for image in pixel_values.to(vae.dtype).split(1)]
+    mean, std = ([getattr(one, name).float() for one in distributions] for name in ("mean", "std"))
+    return torch.cat(mean), torch.cat(std)
 
 
 def draw_latents(vae, mean, std, noise):
@@ -298,14 +303,14 @@ def draw_latents(vae, mean, std, noise):
 def decode_latents(vae, latents, tiling=False):
     """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
 
-    tiling: one image at a time, and that in overlapping tiles if it is larger than those the autoencoder was made for.
+    tiling: in overlapping tiles, if an image is larger than those the autoencoder was made for.
     """
-    if tiling:
-        vae.enable_slicing(), vae.enable_tiling()
-    images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0].float()
-    if tiling:  # encoding goes on as it was
-        vae.disable_slicing(), vae.disable_tiling()
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    vae.use_tiling = tiling
+    latents = (latents / vae.config.scaling_factor).to(vae.dtype)
+    images = [vae.decode(one, return_dict=False)[0].float().cpu() for one in latents.split(1)]
+    vae.use_tiling = False  # encoding goes on as it was
+    images = torch.cat(images)
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def latent_shape(parts, size):

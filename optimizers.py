@@ -11,6 +11,7 @@ Both keep their moments in one optimizer of torch, transformers or bitsandbytes,
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import bitsandbytes
@@ -107,6 +108,13 @@ class Optimizer:
         for group in self.inner.param_groups:
             group["lr"] = group["initial_lr"] * lr_multiplier
 
+    @contextlib.contextmanager
+    def rehearsal(self):
+        """Inside, backward passes leave weights and moments as they are; no gradient stays."""
+        yield
+        for p in self.parameters:
+            p.grad = None
+
     def clip(self):
         """After the backward passes: scale the gradients to max_grad_norm at most. Returns their norm before, 0-dim."""
         return self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
@@ -151,7 +159,7 @@ class OneByOne(Optimizer):
 
     def __init__(self, inner, options, accelerator):
         super().__init__(inner, options, accelerator)
-        self.fused, self.seed = options.fused_backward, options.seed
+        self.fused, self.seed, self.rehearsing = options.fused_backward, options.seed, False
         self.places = {}  # weight -> (its group, its number among all)
         for number, group in enumerate(inner.param_groups):
             self.places |= {p: (number, len(self.places) + i) for i, p in enumerate(group["params"])}
@@ -165,6 +173,13 @@ class OneByOne(Optimizer):
         super().begin(update, lr_multiplier)
         self.number = update
         self.squares.zero_()
+
+    @contextlib.contextmanager
+    def rehearsal(self):
+        self.rehearsing = True
+        with super().rehearsal():
+            yield
+        self.rehearsing = False
 
     def clip(self):
         """The norm of the whole gradient before clipping, 0-dim; `step` will clip, if the backward pass has not."""
@@ -183,6 +198,9 @@ class OneByOne(Optimizer):
 
     def clip_and_update(self, p):
         """The hook: `p` has its whole gradient."""
+        if self.rehearsing:
+            p.grad = None
+            return
         norm = torch.linalg.vector_norm(p.grad, dtype=torch.float32)
         self.squares += norm.square()
         self.update(p, clip_scale(norm, self.max_grad_norm))

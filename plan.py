@@ -35,22 +35,31 @@ def remedies(options):
     """Changes {option: value} that may need less memory, those first that change least of what is learned."""
     changes = [
         {"grad_ckpt": True},  # the same numbers, later
-        {"num_samples": 1},  # smaller previews
+        {"num_samples": 1, "vae_tiling": True},  # smaller previews
+        {"cache_latents": True},  # the same numbers but for rounding
+        {"ema_device": "cpu"} if options.ema_decay else {},
         {"mixed_precision": "auto"},
         {"optimizer": "adamw8bit"},
         *smaller_batches(options),
+        {"fused_backward": True},  # clips each weight's gradient by itself
+        {"weights_dtype": "bf16"},
+        {"fused_backward": True, "weights_dtype": "bf16"},
         {"train_unet": not options.train_text_encoder},
     ]
     news = [{name: value for name, value in c.items() if getattr(options, name) != value} for c in changes]
-    return [change for change in news if change]
+    return [change for i, change in enumerate(news) if change and change not in news[:i]]
 
 
 def smaller_batches(options):
-    """The same updates in more and smaller batches: each time the largest divisor, down to 1."""
+    """The same updates in more and smaller batches: each time the largest divisor, down to 1.
+
+    With --fused_backward an update has one batch: smaller updates.
+    """
     size, changes = options.batch_size, []
     while size > 1:
         size = max(n for n in range(1, size) if size % n == 0)
-        changes.append({"batch_size": size, "grad_acc_steps": options.grad_acc_steps * options.batch_size // size})
+        more = 1 if options.fused_backward else options.batch_size // size
+        changes.append({"batch_size": size, "grad_acc_steps": options.grad_acc_steps * more})
     return changes
 
 
@@ -210,7 +219,9 @@ def out_of_memory(options, session):
     change, less = enough
     words = flags(change)
     fields = {field.name: field for field in dataclasses.fields(options)}
-    if session and all(fields[name].metadata["resume"] == "free" for name in change):
+    changed = dataclasses.replace(options, **change)
+    same_update = changed.batch_size * changed.grad_acc_steps == options.batch_size * options.grad_acc_steps
+    if session and same_update and all(fields[name].metadata["resume"] == "free" for name in change):
         words = f"--output_dir {shlex.quote(options.output_dir)} --run_id {session.run.name} {words}"
         return config.UserError(
             f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about {less / GIB:.1f} GiB, "

@@ -179,10 +179,11 @@ def try_largest(session):
 
     # The optimizer's moments are not there before the first update: their room is taken meanwhile
     weights = sum(4 * p.numel() for p in parameters)
-    moments = 0 if session.optimizer.state else checkpoint.bytes_of_moments(session.options, weights)
+    there = session.optimizer.state or session.options.optimizer == "paged_adamw8bit"  # or they can make room
+    moments = 0 if there else checkpoint.bytes_of_moments(session.options, weights)
     reserved = torch.empty(int(moments), dtype=torch.uint8, device=session.accelerator.device)
-    losses = training_loss(session, batch, range(len(largest)))
-    torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+    with session.optimizer.rehearsal():
+        session.accelerator.backward(training_loss(session, batch, range(len(largest))).mean())
     del reserved
 
 

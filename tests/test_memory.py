@@ -6,6 +6,7 @@ import torch
 
 import architecture
 import config
+import devices
 import memory
 import models
 import sampling
@@ -78,6 +79,46 @@ def test_gradients_are_there_from_the_second_batch_on(tiny):
     assert accumulated["training"]["gradients"] == whole  # the encoder's forward pass is highest, and they are there
 
 
+def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
+    sizes = memory.trace(TrainingOptions(resolution="32", batch_size=1, fused_backward=True, **BOTH), tiny, "cpu")
+    parts = models.build_tiny()
+    each = [4 * p.numel() for name in models.PARTS for p in getattr(parts, name).parameters()]
+    assert max(sizes["training"].values()) and sizes["training"]["gradients"] < 0.2 * sum(each)
+
+
+def test_half_weights(tiny):
+    whole, half = (trace(tiny, weights_dtype=dtype, **BOTH)["training"]["weights"] for dtype in ("fp32", "bf16"))
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
+    """In fp32; while it stands in for the weights, they wait beside it."""
+    text_encoder = sum(rounded(4 * p.numel(), 512) for p in models.build_tiny().text_encoder.parameters())
+    plain, average, away = (
+        trace(tiny, "cuda", **words) for words in ({}, dict(ema_decay=0.999), dict(ema_decay=0.999, ema_device="cpu"))
+    )
+    assert average["training"]["weights"] == plain["training"]["weights"] + text_encoder
+    assert sum(average["validation"].values()) >= sum(plain["validation"].values()) + 2 * text_encoder
+    assert away == plain
+
+
+def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(tiny):
+    vae = sum(rounded(2 * t.numel(), 512) for t in models.build_tiny().vae.state_dict().values())
+    plain, cached = trace(tiny, "cuda"), trace(tiny, "cuda", cache_latents=True)
+    assert list(cached) == ["encoding", "training", "validation", "sampling"]
+    assert cached["encoding"]["weights"] == vae and cached["encoding"]["activations"] > 0
+    for phase, less in dict(training=vae, validation=vae, sampling=0).items():
+        assert cached[phase]["weights"] == plain[phase]["weights"] - less
+
+
+def test_the_largest_bucket_counts(tiny):
+    assert memory.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
+    assert memory.largest(TrainingOptions(resolution="512x768")) == (512, 768)
+    square, buckets = (memory.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
+    assert sum(buckets["training"].values()) < sum(square["training"].values())  # 96x112
+    assert buckets["sampling"] == square["sampling"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Like a GPU
 
@@ -88,7 +129,7 @@ def test_autocast_like_a_gpus():
     x, norm = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), torch.nn.GroupNorm(2, 4)
     with torch.autocast("cpu", torch.bfloat16):
         before = norm(x).dtype
-        with memory.like_cuda(optimizer):
+        with devices.like_cuda(optimizer):
             within = norm(x).dtype
     assert (before, within) == (torch.bfloat16, torch.float32)
     assert torch.nn.functional.group_norm is plain
@@ -132,12 +173,12 @@ def test_the_workspace_of_single_operators():
     convolution = torch.ops.aten.convolution.default
     words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     measured = memory_check.allocated(lambda: convolution(x, w, *words))
-    assert memory.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
+    assert devices.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
     backward = torch.ops.aten.convolution_backward.default
     words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
     measured = memory_check.allocated(lambda: backward(y, x, w, *words))
     results = x.nbytes + w.nbytes
-    forecast = memory.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
+    forecast = devices.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
     assert forecast == pytest.approx(measured, rel=0.01)
 
     p = torch.nn.Parameter(torch.ones(2**16))
@@ -145,7 +186,7 @@ def test_the_workspace_of_single_operators():
     p.grad = torch.ones_like(p)
     optimizer.step()
     step = torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default
-    assert memory.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
+    assert devices.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
         memory_check.allocated(optimizer.step), rel=0.01
     )
 
@@ -156,7 +197,7 @@ def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     options = TrainingOptions(**words)
     forecast = memory.trace(options, tiny, "cpu")["sampling"]
     parts = models.place(models.freeze(models.build_tiny(), models.PARTS), "cpu", precision, models.PARTS)
-    live = LiveBytes(64, memory.cpu_workspace)
+    live = LiveBytes(64, devices.cpu_workspace)
     with live, models.evaluating(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         sampling.draw(parts, ["A book cover"], [0], options)
     assert live.highest == pytest.approx(forecast["activations"], rel=0.1)

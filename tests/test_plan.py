@@ -44,13 +44,18 @@ def test_smaller_batches_make_the_same_updates(size, smaller):
     changes = plan.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
     assert [change["batch_size"] for change in changes] == smaller
     assert all(change["batch_size"] * change["grad_acc_steps"] == 3 * size for change in changes)
+    changes = plan.smaller_batches(TrainingOptions(batch_size=size, fused_backward=True))  # takes one batch alone
+    assert changes == [{"batch_size": n, "grad_acc_steps": 1} for n in smaller]
 
 
 def test_remedies_are_options_that_go_together_and_change_something():
-    for words in (dict(), dict(train_unet=True), dict(train_unet=True, train_text_encoder=False, grad_ckpt=False)):
+    alone = dict(train_unet=True, train_text_encoder=False, grad_ckpt=False)
+    for words in (dict(), dict(train_unet=True), alone, dict(fused_backward=True), dict(ema_decay=0.999)):
         options = TrainingOptions(**words)
-        for change in plan.remedies(options):
+        changes = plan.remedies(options)
+        for change in changes:
             assert config.check(dataclasses.replace(options, **change)) != options
+        assert not any(change in changes[:i] for i, change in enumerate(changes))
     assert {"train_unet": False} in plan.remedies(TrainingOptions(train_unet=True))
     assert not any("train_unet" in c for c in plan.remedies(TrainingOptions(train_unet=True, train_text_encoder=False)))
 

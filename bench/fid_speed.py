@@ -1,0 +1,154 @@
+"""Statistics and distance beside pytorch-fid's, on the same pictures with the same network; how memory grows with them.
+
+    python -m bench.fid_speed                 # some ten minutes: 200 demo covers, five turns
+
+Without the official weights the network has random ones of its own architecture, which cost the same: speeds and digits
+are what is compared here, and no distance means anything. `legacy` resizes as pytorch-fid does and has its very bits;
+`clean` is the default, antialiased, and lies otherwise in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+import tracemalloc
+
+import command_line
+import config
+
+
+def main(argv=None):
+    """Print the tables."""
+    parser = command_line.Parser(
+        prog="python -m bench.fid_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--covers", type=int, default=200, help="demo covers")
+    parser.add_argument("--resolution", default="128x192")
+    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    wishes = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_statistics(pathlib.Path(folder), wishes)
+    compare_distances(wishes)
+    watch_memory()
+    return 0
+
+
+def compare_statistics(folder, wishes):
+    """Images/s from PNG files to mean and covariance."""
+    from unittest import mock
+
+    import numpy as np
+    import torch
+    from PIL import Image
+    from pytorch_fid import fid_score, inception
+
+    import covers
+    import dataset
+    import demo_data
+    import features
+    import metrics
+
+    # The same network, with random weights, and the same files for all
+    torch.manual_seed(0)
+    with (
+        mock.patch.object(torch.nn.Module, "load_state_dict"),
+        mock.patch.object(inception, "load_state_dict_from_url"),
+    ):
+        torch.save(inception.fid_inception_v3().state_dict(), folder / "weights.pt")
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
+        theirs = inception.InceptionV3().eval()
+    root = demo_data.ensure(folder, wishes.covers, workers=2)
+    options = config.StatsOptions(data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"))
+    paths = []
+    for book in dataset.open_data(options).kept:
+        paths.append(folder / f"{book.row}.png")
+        Image.fromarray(covers.read(book.image, config.size(options))).save(paths[-1])
+
+    def peer():
+        names = list(map(str, paths))
+        return fid_score.calculate_activation_statistics(names, theirs, wishes.batch_size, 2048, "cpu", num_workers=2)
+
+    def ours(resize):
+        settings = dict(fid_weights=str(folder / "weights.pt"), fid_resize=resize, fid_batch_size=wishes.batch_size)
+        extractor = features.load_extractor(config.StatsOptions(**settings), torch.device("cpu"))
+
+        def run():
+            moments = metrics.Moments(extractor.dims)
+            images = features.read_ahead(features.read_png, paths, 2)
+            while batch := list(itertools.islice(images, wishes.batch_size)):
+                moments.update(extractor(batch))
+            return moments.mu, moments.sigma
+
+        return run
+
+    ways = {"pytorch-fid": peer, "ours, --fid_resize legacy": ours("legacy"), "ours, --fid_resize clean": ours("clean")}
+    seconds, results = take_turns(ways, wishes.repeats)
+    print(
+        f"statistics of {len(paths)} PNG files of {wishes.resolution}, Inception, medians of {wishes.repeats} turns\n"
+    )
+    print("| way | images/s | of pytorch-fid's | largest difference of means, of covariances |\n|---|---|---|---|")
+    for way, taken in seconds.items():
+        mean, covariance = (np.abs(a - b).max() for a, b in zip(results[way], results["pytorch-fid"], strict=True))
+        ratio = seconds["pytorch-fid"] / taken
+        print(f"| {way} | {len(paths) / taken:.1f} | {ratio:.2f} x | {mean:.1e}, {covariance:.1e} |", flush=True)
+
+
+def take_turns(ways, repeats):
+    """({way: median seconds}, {way: its last result}) of calls that take turns."""
+    seconds, results = {way: [] for way in ways}, {}
+    for _ in range(repeats):
+        for way, run in ways.items():
+            began = time.monotonic()
+            results[way] = run()
+            seconds[way].append(time.monotonic() - began)
+    return {way: statistics.median(values) for way, values in seconds.items()}, results
+
+
+def compare_distances(wishes, dims=2048):
+    """Seconds of one distance between covariances of full rank."""
+    import numpy as np
+    from pytorch_fid import fid_score
+
+    import metrics
+
+    random = np.random.default_rng(0)
+    moments = []
+    for shift in (0.0, 0.1):
+        x = random.standard_normal((2 * dims, dims)) + shift
+        moments += [x.mean(0), np.cov(x, rowvar=False)]
+    ways = {"pytorch-fid": fid_score.calculate_frechet_distance, "ours": metrics.frechet_distance}
+    ways = {way: functools.partial(distance, *moments) for way, distance in ways.items()}
+    seconds, values = take_turns(ways, wishes.repeats)
+    print(f"\none distance of {dims} dimensions, medians of {wishes.repeats} turns\n")
+    print("| way | seconds | times as fast | distance |\n|---|---|---|---|")
+    for way, taken in seconds.items():
+        print(f"| {way} | {taken:.2f} | {seconds['pytorch-fid'] / taken:.1f} x | {values[way]:.10f} |", flush=True)
+
+
+def watch_memory(dims=2048, batch=50):
+    """The most memory that the moments of more and more features take."""
+    import numpy as np
+
+    import metrics
+
+    print("\n| features | most memory of their moments, MiB |\n|---|---|")
+    random = np.random.default_rng(0)
+    for count in (500, 2000, 8000):
+        tracemalloc.start()
+        moments = metrics.Moments(dims)
+        for _ in range(count // batch):
+            moments.update(random.standard_normal((batch, dims)))
+        print(f"| {count} | {tracemalloc.get_traced_memory()[1] / 2**20:.0f} |", flush=True)
+        tracemalloc.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_script(main))

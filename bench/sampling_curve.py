@@ -1,0 +1,81 @@
+"""How few sampling steps keep the distance: every scheduler with several numbers of steps, one version, the same covers.
+
+    python -m bench.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo --resolution 128x192 \\
+        --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
+
+Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+import command_line
+import config
+from bench.regimes import run_script
+
+
+def main(argv=None):
+    """Draw and score each combination, and print the table after each."""
+    parser = command_line.Parser(
+        prog="python -m bench.sampling_curve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the covers and the table")
+    parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"])
+    parser.add_argument("--numbers", type=int, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
+    options, handed_on = parser.parse_known_args(argv)
+    given = command_line.read_command_line(config.InferenceOptions, handed_on)
+    if {"steps", "scheduler", "save_dir"} & set(given):
+        raise config.UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
+
+    import torch
+
+    drawing = 1 if torch.cuda.is_available() else os.cpu_count()
+    found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring
+    for scheduler in options.schedulers:
+        for steps in options.numbers:
+            folder = options.out.resolve() / f"{scheduler.replace('+', 'p')}-{steps}"
+            words = ("--scheduler", scheduler, "--steps", steps, "--save_dir", folder, "--calc_fid", True)
+            if not (folder / "seconds.json").exists():
+                began = time.monotonic()
+                run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
+                (folder / "seconds.json").write_text(json.dumps(time.monotonic() - began), encoding="utf-8")
+            (metrics,) = folder.glob("*/metrics.json")
+            told = json.loads(metrics.read_text(encoding="utf-8"))
+            found[scheduler, steps] = told, json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+            (options.out / "table.md").write_text(table(found, options.numbers), encoding="utf-8")
+            print((options.out / "table.md").read_text(encoding="utf-8"), flush=True)
+    return 0
+
+
+def table(found, numbers):
+    """Markdown: a line a scheduler, a column a number of steps: distance ± its error, and seconds a cover."""
+    told, _ = next(iter(found.values()))
+    lines = [
+        f"{told['score']} of {told['n']} covers (± one standard error), and seconds a cover with start and scoring",
+        "",
+        "| scheduler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
+        "|---|" + "---|" * len(numbers),
+    ]
+    for scheduler in dict.fromkeys(scheduler for scheduler, _ in found):
+        cells = []
+        for steps in numbers:
+            if (scheduler, steps) in found:
+                told, seconds = found[scheduler, steps]
+                fid = told["values"]["fid"]
+                error = f" ± {fid['error']:.1f}" if fid.get("error") is not None else ""
+                cells.append(f"{fid['value']:.1f}{error}, {seconds / told['n']:.2f} s")
+        lines.append(f"| {scheduler} | " + " | ".join(cells + [""] * (len(numbers) - len(cells))) + " |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_script(main))

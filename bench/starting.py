@@ -1,0 +1,94 @@
+"""How long people wait before anything happens: --help, and opening a data folder for the first and the second time.
+
+python -m bench.starting                  # some ten minutes: a data folder of 54,000 small covers
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import csv
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import command_line
+import config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def main(argv=None):
+    """Print the two tables."""
+    parser = command_line.Parser(
+        prog="python -m bench.starting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=54_000, help="of the data folder")
+    parser.add_argument("--repeats", type=int, default=5, help="of each --help, and of the second opening")
+    parser.add_argument("--out", type=pathlib.Path, default="starting", help="folder for the data folder and its cache")
+    wishes = parser.parse_args(argv)
+
+    print("| command | seconds, median | least ... most |\n|---|---|---|")
+    commands = {"python -c pass": ["-c", "pass"]}
+    commands |= {f"python -m {name} --help": ["-m", name, "--help"] for name in command_line.SCRIPTS.values()}
+    seconds = {name: [] for name in commands}
+    for _ in range(wishes.repeats):
+        for name, words in commands.items():
+            began = time.monotonic()
+            subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+            seconds[name].append(time.monotonic() - began)
+    for name, taken in seconds.items():
+        print(f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f} ... {max(taken):.2f} |", flush=True)
+
+    import dataset
+
+    root = draw(wishes.out.resolve() / f"data-{wishes.rows}", wishes.rows)
+    cache = wishes.out.resolve() / f"cache-{time.time_ns()}"
+    options = config.StatsOptions(data_root=str(root), cache_dir=str(cache))
+    print(f"\n| opening {wishes.rows} rows | seconds | covers that can be used |\n|---|---|---|")
+    taken = []
+    for _ in range(1 + wishes.repeats):
+        began = time.monotonic()
+        kept = len(dataset.open_data(options).kept)
+        taken.append(time.monotonic() - began)
+    print(f"| the first time, every picture is decoded | {taken[0]:.1f} | {kept} |")
+    later = taken[1:]
+    told = f"{statistics.median(later):.2f} ({min(later):.2f} ... {max(later):.2f})"
+    print(f"| later, median (least ... most) | {told} | {kept} |")
+    return 0
+
+
+def draw(root, rows):
+    """A data folder in the Goodreads layout: covers of 100x150 in random colours. It stays for the next call."""
+    import numpy as np
+    from PIL import Image
+
+    import demo_data
+
+    if (root / "book_data.csv").exists():
+        return root
+    images = root / "images" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+
+    def save(row):
+        coarse = np.random.default_rng(row).integers(0, 256, (6, 4, 3), np.uint8)
+        Image.fromarray(coarse).resize((100, 150)).save(images / f"{row}.jpg", quality=85)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(save, range(rows)))
+    with open(root / ".book_data.csv", "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, demo_data.COLUMNS, restval="")
+        table.writeheader()
+        for row in range(rows):
+            told = dict(
+                book_title=f"The book of {row}", book_authors=f"Ada Author {row % 999}", genres="Fiction|Fantasy"
+            )
+            table.writerow({**told, "book_desc": f"What happened in the year {row}. " * 20})
+    (root / ".book_data.csv").rename(root / "book_data.csv")
+    return root
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_script(main))

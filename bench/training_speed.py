@@ -1,0 +1,206 @@
+"""Training's speed and memory: this project, diffusers' own example and a bare loop, side by side.
+
+    python -m bench.training_speed --example train_text_to_image.py                       # tiny: some fifteen minutes
+    python -m bench.training_speed --example train_text_to_image.py --pretrained_model sd15-random --resolution 256 \\
+        --batch_size 1 --updates 3 --repeats 5                                            # hours on two cores
+
+--example: examples/text_to_image/train_text_to_image.py of huggingface/diffusers, of the installed version; it also
+needs `pip install datasets`. Without --example it is left out. Every way trains the UNet of the same model alone, on
+the same demo covers, in fp32 with AdamW of 32 bits and without checkpointing, unless its line says otherwise; each is a
+process of its own, and the ways take turns. Steps are counted from outside: by the moments at which a progress bar says
+a number, the first two left out. Memory is the most that the process had resident, libraries and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import command_line
+import config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WARM_UP = 2  # steps that are not timed
+LR = "1e-5"
+OURS = {
+    "ours, pictures": "--optimizer adamw --grad_ckpt False",
+    "ours, cached latents": "--optimizer adamw --grad_ckpt False --cache_latents True",
+    "ours, cached latents, --preset 6gb": "--preset 6gb",
+}
+EXAMPLE, BARE = "diffusers' example", "a bare loop on one batch"
+
+
+def main(argv=None):
+    """Print the table, after every turn of all ways."""
+    parser = command_line.Parser(
+        prog="python -m bench.training_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--example", type=pathlib.Path, help="diffusers' train_text_to_image.py")
+    parser.add_argument("--pretrained_model", default="tiny", choices=("tiny", "mini", "sd15-random"))
+    parser.add_argument("--resolution", type=int, default=128, help="of square pictures, as the example has them")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--updates", type=int, default=60, help="that are timed, of each way in each turn")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("--covers", type=int, default=400, help="demo covers")
+    parser.add_argument("--out", type=pathlib.Path, default="training_speed", help="folder for the model and the runs")
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # be the bare loop
+    wishes = parser.parse_args(argv)
+    if wishes.bare:
+        return loop(wishes)
+    if wishes.example and not wishes.example.is_file():
+        raise config.UserError(f"--example {wishes.example}: no such file; it is in the repository of diffusers")
+    wishes.out.mkdir(parents=True, exist_ok=True)
+    commands = prepare(wishes)
+    found = {way: [] for way in commands}  # (steps/s, GiB) of each turn
+    for turn in range(wishes.repeats):
+        for way, words in commands.items():
+            shutil.rmtree(wishes.out / "runs", ignore_errors=True)
+            found[way].append(measure([sys.executable, *map(str, words)], wishes.out / "last.log"))
+        print(f"after {turn + 1} turns\n{table(found, wishes)}\n", flush=True)
+    return 0
+
+
+def prepare(wishes):
+    """{way: words after python}, with the model and the data that they need in place."""
+    import demo_data
+    import models
+
+    root = demo_data.ensure(wishes.out.resolve(), wishes.covers, workers=2)
+    model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / "pictures"
+    if not model.is_dir():
+        models.load_parts(wishes.pretrained_model).pipeline().save_pretrained(model)
+    if not pictures.is_dir():
+        lay_out(root, pictures)
+    steps = WARM_UP + wishes.updates
+    common = f"--pretrained_model {model} --data_root {root} --cache_dir {wishes.out.resolve() / 'cache'}"
+    common += f" --output_dir {wishes.out.resolve() / 'runs'} --resolution {wishes.resolution} --max_steps {steps}"
+    common += " --train_unet True --train_text_encoder False --mixed_precision no --sample_every 0 --validation_rows 1"
+    common += f" --lr {LR} --validate_every 100000 --save_every 100000 --save_dtype fp32"
+    commands = {}
+    if wishes.example:
+        commands[EXAMPLE] = [wishes.example.resolve(), "--pretrained_model_name_or_path", model]
+        commands[EXAMPLE] += ["--train_data_dir", pictures, "--resolution", wishes.resolution, "--learning_rate", LR]
+        commands[EXAMPLE] += ["--train_batch_size", wishes.batch_size, "--max_train_steps", steps]
+        commands[EXAMPLE] += ["--output_dir", wishes.out.resolve() / "runs" / "example"]
+        commands[EXAMPLE] += ["--cache_dir", wishes.out.resolve() / "datasets", "--report_to", "tensorboard"]
+    for way, words in OURS.items():
+        words = [*common.split(), "--batch_size", wishes.batch_size, *words.split()]
+        if "6gb" in way:
+            words[words.index("--mixed_precision") + 1] = "bf16"
+        commands[way] = [ROOT / "training.py", *words]
+    own = ["--pretrained_model", wishes.pretrained_model, "--resolution", wishes.resolution]
+    own += ["--batch_size", wishes.batch_size, "--updates", wishes.updates]
+    commands[BARE] = ["-m", "bench.training_speed", "--bare", *own]
+    return commands
+
+
+def lay_out(root, folder):
+    """The pictures of a data folder as `datasets` reads them: links, and metadata.jsonl with the prompts."""
+    import dataset
+    import prompts
+
+    options = config.StatsOptions(data_root=str(root))
+    unfinished = folder.with_name(".unfinished")
+    unfinished.mkdir(exist_ok=True)
+    lines = []
+    for book in dataset.open_data(options).books("train"):
+        link = unfinished / f"{book.row}.jpg"
+        if not link.exists():
+            link.symlink_to(pathlib.Path(book.image).resolve())
+        lines.append(json.dumps({"file_name": link.name, "text": prompts.build_prompt(book)}))
+    (unfinished / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    unfinished.rename(folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A process, watched
+
+
+def measure(command, log):
+    """(steps/s, GiB): how fast the bar on a process's stderr counts after WARM_UP, and its highest resident memory."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_MININTERVAL": "0", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
+    )
+    moments, text = {}, ""  # steps done -> when the bar said so
+    with open(log, "w", encoding="utf-8") as file:
+        while data := process.stderr.read(4096):
+            now, text = time.monotonic(), (text + data.decode(errors="replace"))[-500:]
+            file.write(data.decode(errors="replace"))
+            for done in re.findall(r"(?:Steps:|^|\r)\s*\d+%\|[^|]*\|\s*(\d+)/\d+ \[", text):
+                moments.setdefault(int(done), now)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    timed = {done: moment for done, moment in moments.items() if done >= WARM_UP}
+    if process.returncode or len(timed) < 2:
+        raise config.UserError(f"no speed from {' '.join(map(str, command[:3]))} ...; see {log}")
+    first, last = min(timed), max(timed)
+    return (last - first) / (timed[last] - timed[first]), used.ru_maxrss / 2**20  # kilobytes, on Linux
+
+
+def loop(wishes):
+    """The least that there is to do: text, UNet, backward, clipping, AdamW, always on the same tensors."""
+    import torch
+    from tqdm import tqdm
+
+    import models
+
+    parts = models.load_parts(wishes.pretrained_model)
+    unet = models.freeze(parts, ["unet"]).unet
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=float(LR), fused=True)
+    latents = torch.randn(wishes.batch_size, *models.latent_shape(parts, (wishes.resolution, wishes.resolution)))
+    del parts.vae  # as with cached latents
+    noise, timesteps = torch.randn_like(latents), torch.full((wishes.batch_size,), 500)
+    positions = parts.text_encoder.config.max_position_embeddings
+    input_ids = torch.zeros(wishes.batch_size, positions, dtype=torch.int64)
+    for _ in tqdm(range(WARM_UP + wishes.updates), mininterval=0):
+        with torch.no_grad():
+            text = models.encode_text(parts.text_encoder, input_ids)
+        loss = torch.nn.functional.mse_loss(unet(latents, timesteps, text, return_dict=False)[0], noise)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table
+
+
+def table(found, wishes):
+    """Markdown: medians over the turns, and each as a ratio to the example and to the bare loop."""
+    speeds, memory = (
+        {way: statistics.median(pair[i] for pair in pairs) for way, pairs in found.items()} for i in (0, 1)
+    )
+    turns = len(next(iter(found.values())))
+    lines = [
+        f"{wishes.pretrained_model}, {wishes.resolution}x{wishes.resolution}, batches of {wishes.batch_size}, the UNet "
+        f"learns; {wishes.updates} updates a turn, medians of {turns} turns",
+        "",
+        "| way | images/s | least ... most | of the example | of the bare loop | GiB | of the example's |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for way, pairs in found.items():
+        each = [speed * wishes.batch_size for speed, _ in pairs]
+        against = f"{speeds[way] / speeds[EXAMPLE]:.2f} x" if EXAMPLE in found else "-"
+        space = f"{memory[way] / memory[EXAMPLE]:.2f} x" if EXAMPLE in found else "-"
+        lines.append(
+            f"| {way} | {speeds[way] * wishes.batch_size:.2f} | {min(each):.2f} ... {max(each):.2f} | {against} | "
+            f"{speeds[way] / speeds[BARE]:.0%} | {memory[way]:.2f} | {space} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run_script(main))
