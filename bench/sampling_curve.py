@@ -1,4 +1,4 @@
-"""How few sampling steps keep the distance: every scheduler with several numbers of steps, one version, the same covers.
+"""How few sampling steps keep the distance: each scheduler with several numbers of steps, one version, the same covers.
 
     python -m bench.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo --resolution 128x192 \\
         --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200

@@ -69,11 +69,11 @@ def test_optimizer_states(tiny, optimizer):
 
 
 def test_gradients_are_there_from_the_second_batch_on(tiny):
-    """Small pictures, so that the peak is where the optimizer steps."""
+    """Small pictures, so that weights and what belongs to them are most of it."""
     sizes = memory.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
     parts = models.build_tiny()
     whole = sum(rounded(4 * p.numel(), 64) for name in models.PARTS for p in getattr(parts, name).parameters())
-    assert sizes["training"]["gradients"] == pytest.approx(whole, rel=0.02)  # or in the last moment of backward
+    assert 0.8 * whole < sizes["training"]["gradients"] <= whole  # highest is towards the end of the backward pass
     assert sizes["validation"]["gradients"] == sizes["sampling"]["gradients"] == 0
     accumulated = memory.trace(TrainingOptions(batch_size=2, grad_acc_steps=4, **BOTH), tiny, "cpu")
     assert accumulated["training"]["gradients"] == whole  # the encoder's forward pass is highest, and they are there
