@@ -19,6 +19,7 @@ import shlex
 import sys
 
 import presets
+from checks import check, check_value
 from config import (
     DatasetOptions,
     InferenceOptions,
@@ -28,8 +29,6 @@ from config import (
     TrackingOptions,
     TrainingOptions,
     UserError,
-    check,
-    check_value,
 )
 from files import read_json
 

@@ -25,7 +25,7 @@ from config import UserError
 def require_possible(options, precision, num_processes):
     """UserError if what --fused_backward and --weights_dtype ask for can't be had in this precision, on this machine.
 
-    config.check sees the options alone: not what 'auto' has become, nor how many processes `accelerate launch` made.
+    checks.check sees the options alone: not what 'auto' has become, nor how many processes `accelerate launch` made.
     """
     if options.fused_backward and precision == "fp16":
         raise UserError(

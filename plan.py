@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 import architecture as architectures
+import checks
 import config
 import memory
 from checkpoint import GIB
@@ -77,7 +78,7 @@ def suggest(options, architecture, room):
             """Bytes; infinite if the change does not go together with the other options."""
             bar.update()
             try:
-                changed = config.check(dataclasses.replace(options, **change))
+                changed = checks.check(dataclasses.replace(options, **change))
             except config.UserError:
                 return math.inf
             return memory.forecast(changed, architecture).peak

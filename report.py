@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 
+import checks
 import command_line
 import config
 import files
@@ -20,7 +21,7 @@ ROOM = "free some space there or choose another --report_path"
 def main(argv=None):
     """Draw the covers that are missing, then write the page."""
     given = command_line.read_command_line(config.ReportOptions, argv)
-    options = config.check(config.ReportOptions(**given))
+    options = checks.check(config.ReportOptions(**given))
     path = pathlib.Path(options.report_path).expanduser()
     require_writable(path)
     command_line.launch_on_gpus(options.num_gpus, __file__, argv)
@@ -143,7 +144,7 @@ def version_options(options, given, run_id, name):
     """(config.InferenceOptions, those of them that were given) for one version."""
     names = {field.name for field in dataclasses.fields(config.InferenceOptions)}
     given = {key: value for key, value in given.items() if key in names} | {"run_id": run_id, "version": name}
-    return config.check(config.InferenceOptions(**given)), given
+    return checks.check(config.InferenceOptions(**given)), given
 
 
 def is_without(options, run_id, name):

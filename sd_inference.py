@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 
+import checks
 import command_line
 import config
 import files
@@ -13,7 +14,7 @@ import files
 def main(argv=None):
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
     given = command_line.read_command_line(config.InferenceOptions, argv)
-    options = config.check(config.InferenceOptions(**given))
+    options = checks.check(config.InferenceOptions(**given))
 
     import accelerate
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import time
 
+import checks
 import command_line
 import config
 
@@ -23,7 +24,7 @@ def main(argv=None):
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
     given = command_line.read_command_line(config.TrainingOptions, argv)
 
-    options, run = resume(given) if given.get("run_id") else (config.check(config.TrainingOptions(**given)), None)
+    options, run = resume(given) if given.get("run_id") else (checks.check(config.TrainingOptions(**given)), None)
     if options.plan:
         import plan
 

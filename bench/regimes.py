@@ -22,6 +22,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import checks
 import command_line
 import config
 
@@ -138,7 +139,7 @@ def sort_words(given):
             words[cls] += [f"--{name}", *values]
     always = {config.InferenceOptions: ["--calc_fid", "True"]}
     for cls in classes:  # before anything long begins
-        config.check(cls(**command_line.read_command_line(cls, words[cls] + always.get(cls, []))))
+        checks.check(cls(**command_line.read_command_line(cls, words[cls] + always.get(cls, []))))
     return words
 
 

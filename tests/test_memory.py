@@ -1,11 +1,10 @@
 import dataclasses
 
-import bitsandbytes
 import pytest
 import torch
 
 import architecture
-import config
+import checks
 import devices
 import memory
 import models
@@ -123,19 +122,6 @@ def test_the_largest_bucket_counts(tiny):
 # Like a GPU
 
 
-def test_autocast_like_a_gpus():
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
-    plain = torch.nn.functional.group_norm
-    x, norm = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), torch.nn.GroupNorm(2, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        before = norm(x).dtype
-        with devices.like_cuda(optimizer):
-            within = norm(x).dtype
-    assert (before, within) == (torch.bfloat16, torch.float32)
-    assert torch.nn.functional.group_norm is plain
-    assert optimizer.param_groups[0]["foreach"] is True
-
-
 def test_what_needs_less(tiny):
     """Each compared with the plain configuration, in the phase that it is about, on a GPU."""
     plain = dict(**BOTH, optimizer="adamw", grad_ckpt=False)
@@ -162,33 +148,8 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     """The real script on a CPU; see bench/memory_check.py."""
     common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
     words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
-    options = config.check(memory_check.command_line.parse(TrainingOptions, words)[0])
+    options = checks.check(memory_check.command_line.parse(TrainingOptions, words)[0])
     assert memory.forecast(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
-
-
-def test_the_workspace_of_single_operators():
-    """Against torch's allocator; 8 channels are 16 in oneDNN's layout."""
-    x, w = torch.randn(2, 32, 48, 48), torch.randn(48, 32, 3, 3)
-    y = torch.nn.functional.conv2d(x, w, padding=1)
-    convolution = torch.ops.aten.convolution.default
-    words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
-    measured = memory_check.allocated(lambda: convolution(x, w, *words))
-    assert devices.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
-    backward = torch.ops.aten.convolution_backward.default
-    words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
-    measured = memory_check.allocated(lambda: backward(y, x, w, *words))
-    results = x.nbytes + w.nbytes
-    forecast = devices.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
-    assert forecast == pytest.approx(measured, rel=0.01)
-
-    p = torch.nn.Parameter(torch.ones(2**16))
-    optimizer = bitsandbytes.optim.AdamW8bit([p])
-    p.grad = torch.ones_like(p)
-    optimizer.step()
-    step = torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default
-    assert devices.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
-        memory_check.allocated(optimizer.step), rel=0.01
-    )
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 
+import checks
 import config
 import memory
 import models
@@ -54,7 +55,7 @@ def test_remedies_are_options_that_go_together_and_change_something():
         options = TrainingOptions(**words)
         changes = plan.remedies(options)
         for change in changes:
-            assert config.check(dataclasses.replace(options, **change)) != options
+            assert checks.check(dataclasses.replace(options, **change)) != options
         assert not any(change in changes[:i] for i, change in enumerate(changes))
     assert {"train_unet": False} in plan.remedies(TrainingOptions(train_unet=True))
     assert not any("train_unet" in c for c in plan.remedies(TrainingOptions(train_unet=True, train_text_encoder=False)))

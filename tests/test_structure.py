@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = {"report", "training", "sd_inference", "precalc_fid_stats", "dataset", "runs"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "PIL", "diffusers", "transformers", "accelerate", "pytorch_fid"}
-STANDARD_LIBRARY_ONLY = {"config", "command_line", "presets", "prompts", "files", "values"}
+STANDARD_LIBRARY_ONLY = {"checks", "command_line", "config", "presets", "prompts", "files", "values"}
 
 
 def tree_of(name):

@@ -1,0 +1,87 @@
+import pytest
+
+import checks
+import command_line
+import config
+from config import InferenceOptions, RunsOptions, TrainingOptions, UserError
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def parse(words, cls=TrainingOptions):
+    return command_line.parse(cls, words)[0]
+
+
+def test_inference_options_that_exclude_each_other():
+    with pytest.raises(UserError, match="give one of the two"):
+        parse(["--prompt", "a book", "--calc_fid"], InferenceOptions)
+    with pytest.raises(UserError, match="--fid_weights belongs to"):
+        parse(["--fid_features", "efficientnet", "--fid_weights", "w.pth"], InferenceOptions)
+
+
+@pytest.fixture
+def no_key(monkeypatch):
+    """No WANDB_API_KEY, before and after."""
+    monkeypatch.setenv("WANDB_API_KEY", "")  # so that it is put back even if the code sets it
+    monkeypatch.delenv("WANDB_API_KEY")
+
+
+@pytest.mark.parametrize("cls", [TrainingOptions, InferenceOptions, RunsOptions])
+@pytest.mark.parametrize("name", ["none", "trackio", "tensorboard"])
+def test_a_key_and_another_tracker_contradict_each_other(no_key, cls, name):
+    with pytest.raises(UserError, match=f"--wandb_key turns wandb on, and --tracker says {name}") as caught:
+        parse(["--wandb_key", KEY, "--tracker", name], cls)
+    assert KEY not in str(caught.value)
+    assert parse(["--wandb_key", KEY, "--tracker", "wandb"], cls).tracker == "wandb"
+
+
+@pytest.mark.parametrize("text", ["Wandb", "mlflow", "trackio "])
+def test_trackers_that_are_none(text):
+    with pytest.raises(UserError, match="--tracker: expected one of none, wandb, trackio, tensorboard"):
+        parse(["--tracker", text])
+
+
+@pytest.mark.parametrize("text", ["best", "everything"])
+def test_what_can_not_be_uploaded(text):
+    with pytest.raises(UserError, match="--upload: expected one of all, versions, none"):
+        parse(["--upload", text])
+
+
+@pytest.mark.parametrize(
+    "name", ["Umschläge", "カバー", "run²", "a b", "a/b", "a:b", ".hidden", "-x", "x" * 101, "ok\n"]
+)
+def test_run_names_that_a_folder_or_an_alias_could_not_bear(name):
+    with pytest.raises(UserError, match="--run_name takes letters"):
+        parse([f"--run_name={name}"])
+
+
+@pytest.mark.parametrize("name", ["a", "Run_1.2-b", "7", "x" * 100])
+def test_run_names_that_are_good(name):
+    assert parse([f"--run_name={name}"]).run_name == name
+
+
+@pytest.mark.parametrize("flag", ["--publish", "--prune"])
+def test_publishing_and_pruning_work_on_one_run(flag):
+    with pytest.raises(UserError, match="work on one run: say which with --run_id"):
+        parse([flag], RunsOptions)
+    assert parse([flag, "--run_id", "one"], RunsOptions).run_id == "one"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(metrics="fid,clip", calc_fid=True), "--metrics clip needs a CLIP model"),
+        (dict(metrics="kid"), "are about scores: add --calc_fid True"),
+        (dict(clip_model="some"), "are about scores: add --calc_fid True"),
+    ],
+)
+def test_metrics_that_could_not_be_measured_are_refused(options, message):
+    with pytest.raises(config.UserError, match=message):
+        checks.check(config.InferenceOptions(**options))
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(config.UserError, match="--metrics fud: expected all, or some of fid, kid, precision"):
+        checks.check(config.InferenceOptions(metrics="kid,fud"))
+    with pytest.raises(config.UserError, match="--metrics: name at least one of fid, "):
+        checks.check(config.InferenceOptions(metrics=" , "))
