@@ -30,7 +30,7 @@ from config import (
     TrainingOptions,
     UserError,
 )
-from files import read_json
+from files import read_json, write_json
 
 SCRIPTS = {
     TrainingOptions: "training",
@@ -240,6 +240,19 @@ def refuse_changes(cls, saved_path, given):
                     f"--{name} {given[name]} would change the past of this run, which has {was}: "
                     f"leave --{name} out to go on, or start a new run without --run_id"
                 )
+
+
+def hold_to(path, asked):
+    """Keep what a folder is made for, {option: value}, in the JSON file `path`. UserError if it was made for something
+    else: what lies there would pass for what is asked for now."""
+    before = read_json(path) if path.exists() else asked
+    for name, value in asked.items():
+        if before.get(name) != value:
+            raise UserError(
+                f"{path.parent} was made with --{name} {before.get(name)}, and now it is {value}: choose another "
+                "folder, or remove this one"
+            )
+    write_json(path, asked)
 
 
 def command(cls, values, always=()):

@@ -3,6 +3,8 @@
 A model is always the five parts that StableDiffusionPipeline holds. `load_parts` takes them from a hub id, a local
 folder (a saved version of a run is one), takes the bundled `mini` (mini_sd/) or builds one of MADE_BY_CODE: the same
 classes with random weights.
+
+Shapes in docstrings are Stable Diffusion 1.x's: latents (B, 4, H/8, W/8), 77 tokens. `mini` has (B, 6, H/4, W/4), 40.
 """
 
 from __future__ import annotations
@@ -159,7 +161,7 @@ def cannot_load(source, problem):
     return (
         f"can't get '{source}': it is no folder here, not in the Hugging Face cache, and the hub said: {reason} -- "
         f"on a machine with internet run `hf download {source} --local-dir DIR`, bring DIR here and give "
-        "--pretrained_model DIR; or try things out with --pretrained_model tiny"
+        "--pretrained_model DIR; or try things out with --pretrained_model mini --resolution 128x192"
     )
 
 

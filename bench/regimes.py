@@ -12,12 +12,14 @@ that would change what was learned already is refused.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import math
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 from typing import NamedTuple
@@ -146,40 +148,61 @@ def sort_words(given):
 def run_script(script, *words, processes=1):
     """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours.
 
-    processes > 1: as many of one thread each, on the CPU, share its work.
+    processes > 1: as many of one thread each, on the CPU, share its work; the first that fails ends the others.
 
     To stop is the script's affair, for it may have to save: Ctrl-C reaches it as it reaches us, SIGTERM is handed on,
     and we leave when it has ended, with 128 + the signal's number if it has no status of its own.
     """
-    process, stop = None, 0
-    launcher, environment = (), None
-    if processes > 1:
-        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}")
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    running, stop, failed = [], 0, 0
 
     def hand_on(number, _frame):
         nonlocal stop
         stop = number
-        if process:
-            process.terminate()
+        end(running)
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        process = subprocess.Popen(
-            [sys.executable, *launcher, ROOT / f"{script}.py", *map(str, words)], env=environment
-        )
-        if stop:  # it came while the process was made
-            process.terminate()
-        while process.returncode is None:
+        command = [sys.executable, ROOT / f"{script}.py", *map(str, words)]
+        for environment in environments(processes):
+            running.append(subprocess.Popen(command, env=environment))
+        if stop:  # it came while the processes were made
+            end(running)
+        while any(process.poll() is None for process in running):
             try:
-                process.wait()
+                for process in running:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = process.wait(timeout=None if processes == 1 else 0.2)
+                        if status and not failed:
+                            failed = status
+                            end(running)
             except KeyboardInterrupt:
                 stop = signal.SIGINT
     finally:
         signal.signal(signal.SIGTERM, before)
-    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    status = failed or next((process.returncode for process in running if process.returncode), 0)
+    status = status if status >= 0 else 128 - status
     if status or stop:
         sys.exit(status or 128 + stop)
+
+
+def end(processes):
+    """SIGTERM for those that still run."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+
+
+def environments(processes):
+    """The environment of each process that takes part, as Accelerate reads it; [None], ours, for one alone."""
+    if processes == 1:
+        return [None]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": 1}
+    each = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+    return [os.environ | {name: str(value) for name, value in one.items()} for one in each]
 
 
 if __name__ == "__main__":

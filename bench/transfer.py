@@ -18,6 +18,7 @@ import statistics
 
 import command_line
 import config
+import files
 from bench.regimes import run_script
 
 REGIMES = {
@@ -47,19 +48,22 @@ def main(argv=None):
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of the UNet")
     parser.add_argument("--lr_text_encoder", type=float, default=4e-4)
     options = parser.parse_args(argv)
-    options.out = options.out.resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out, options.seeds = options.out.resolve(), list(dict.fromkeys(options.seeds))
+    if options.data_root != "demo":
+        options.data_root = str(pathlib.Path(options.data_root).expanduser().resolve())
     data = ("--data_root", options.data_root, "--test_fraction", options.test_fraction, "--resolution", "128x192")
     features = ("--fid_features", "efficientnet", "--fid_stats_path", options.out / "fid_stats.npz")
+    learned = check(options, data)
 
     import torch
 
     # So small a network gains little from a second thread: on a CPU, one process a core draws
-    drawing = 1 if torch.cuda.is_available() else os.cpu_count()
+    drawing = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), 8, options.num_imgs)
     plan = [(seed, regime) for seed in options.seeds for regime in REGIMES]
     results = []
     print(f"== statistics of the held-out covers; {len(plan)} runs follow", flush=True)
     run_script("precalc_fid_stats", *data, *features)
+    floor = autoencoder_floor(options, data + features)
     for number, (seed, regime) in enumerate(plan):
         # Train, or go on
         name, (unet, text_encoder) = f"{regime.replace(' ', '-')}-{seed}", REGIMES[regime]
@@ -81,13 +85,29 @@ def main(argv=None):
                 start = ("--output_dir", run.parent, "--run_id", name, "--version", version)
                 asked = ("--calc_fid", True, "--metrics", "fid", "--num_imgs", options.num_imgs)
                 run_script("sd_inference", *start, *data, *DRAW, *features, *asked, processes=drawing)
-            results.append(result_of(run, version, options.num_imgs, regime if version == "latest" else "v0", seed))
-        floor = autoencoder_floor(options, data + features)
-        (options.out / "table.md").write_text(table(options, floor, results), encoding="utf-8")
+            result = result_of(run, version, options.num_imgs, learned)
+            results.append(dict(name=regime if version == "latest" else "v0", seed=seed) | result)
+        files.write_text(options.out / "table.md", table(options, floor, results))
         draw_picture(options, data, results)
     print((options.out / "table.md").read_text(encoding="utf-8"))
     print(f"table and picture: {options.out / 'table.md'}, {options.out / 'covers.png'}")
     return 0
+
+
+def check(options, data):
+    """How many covers there are to learn from.
+
+    UserError if fewer are held out than are to be scored, or if --out holds another comparison's results.
+    """
+    import dataset
+
+    books = dataset.open_data(stats_options_of(data))
+    held_out = len(books.books("test"))
+    if not 2 <= options.num_imgs <= held_out:
+        raise config.UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
+    asked = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
+    command_line.hold_to(options.out / "asked.json", asked)
+    return len(books.books("train"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -103,17 +123,23 @@ def scored(run, version, count):
     return (found.parent, told) if told.get("n") == count and "fid" in told["values"] else None
 
 
-def result_of(run, version, count, name, seed):
-    """What the table tells of one version: its distance, the run's validation losses and time."""
+def result_of(run, version, count, learned):
+    """What the table tells of one version: its distance, the run's validation losses and seconds.
+
+    count: covers scored; learned: covers in an epoch, whose last update may have fewer than the others.
+    """
     covers, told = scored(run, version, count)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     window = json.loads((run / "config.json").read_text(encoding="utf-8"))["batch_size"]
-    seconds = sum(window / line["images_per_s"] for line in lines if "images_per_s" in line)
+    seconds = 0
+    for line in lines:
+        if "images_per_s" in line:
+            before = (line["step"] - 1) % -(-learned // window) * window  # covers of this epoch
+            seconds += min(window, learned - before) / line["images_per_s"]
     fid = told["values"]["fid"]
-    return dict(name=name, seed=seed, covers=covers, told=told, distance=fid["value"], real=fid["real"]) | (
-        dict(first=losses[0], last=losses[-1], minutes=seconds / 60)
-    )
+    result = dict(covers=covers, told=told, distance=fid["value"], real=fid["real"])
+    return result | dict(first=losses[0], last=losses[-1], seconds=seconds)
 
 
 def stats_options_of(words):
@@ -121,7 +147,7 @@ def stats_options_of(words):
 
 
 def autoencoder_floor(options, words):
-    """The distance of the autoencoder's copies of held-out covers: what no training of the others can beat."""
+    """The distance of the autoencoder's copies of covers to learn from: what its blur alone costs."""
     path = options.out / "autoencoder.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["distance"]
@@ -131,7 +157,6 @@ def autoencoder_floor(options, words):
     import dataset
     import feature_cache
     import features
-    import files
     import metrics
     import models
     import scoring
@@ -142,7 +167,7 @@ def autoencoder_floor(options, words):
     extractor = features.load_extractor(stats_options, torch.device("cpu"))
     reference = stats_file.load_reference(stats_options, extractor, data)
     vae, size = models.load_parts(options.pretrained_model).vae, config.size(stats_options)
-    books = data.books("test")[: options.num_imgs]
+    books = data.books("train")[: options.num_imgs]
 
     def copy(book):
         pixels = dataset.load_image(book.image, size)[None]
@@ -174,12 +199,13 @@ def table(options, floor, results):
     seeds = ", ".join(map(str, dict.fromkeys(result["seed"] for result in results)))
     lines = [
         f"{told['score']} of {told['n']} covers to {told['n_reference']} held-out ones, lower is better; "
-        f"{options.max_steps} updates of 16 covers, seeds {seeds}.",
+        f"{options.max_steps} updates of 16 covers, seeds {seeds}; ± is the deviation between them. v0 is drawn "
+        f"from the latents of the first. Seconds are those of the updates, without reading, validating and saving.",
         "",
-        "| trained | distance | each seed | validation loss before | after | minutes of training |",
+        "| trained | distance | each seed | validation loss before | after | seconds of training |",
         "|---|---|---|---|---|---|",
         f"| (real covers to learn from) | {results[0]['real']:.1f} | | | | |",
-        f"| (autoencoder's copies of the held-out covers) | {floor:.1f} | | | | |",
+        f"| (the autoencoder's copies of such covers) | {floor:.1f} | | | | |",
     ]
     for name in ("v0", *REGIMES):
         some = [result for result in results if result["name"] == name]
@@ -190,10 +216,10 @@ def table(options, floor, results):
         if name == "v0":
             lines.append(line + " | | |")
             continue
-        before, after, minutes = (
-            statistics.mean(result[key] for result in some) for key in ("first", "last", "minutes")
+        before, after, seconds = (
+            statistics.mean(result[key] for result in some) for key in ("first", "last", "seconds")
         )
-        lines.append(line + f" {before:.4f} | {after:.4f} | {minutes:.1f} |")
+        lines.append(line + f" {before:.4f} | {after:.4f} | {seconds:.0f} |")
     return "\n".join([*lines, ""])
 
 

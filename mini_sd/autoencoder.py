@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ PEAK_LR = 1e-3  # of residual branches whose convolutions see 144 numbers; see r
 CROP = (96, 128)  # height, width of the pieces of pictures that all but the last steps see
 BATCH = 4  # pieces; half as many whole pictures
 WHOLE = 0.25  # share of the steps, the last ones, that see whole pictures
-CONSTANTS = (6, 7, 14, 15, 30, 31, 62, 63)  # channels, see start_linear; two of them in every group
-NOISE = 0.4  # at most, added to latents of unit deviation while the decoder learns on alone
+CONSTANTS = (6, 7, 14, 15, 30, 31, 62, 63)  # channels, see start_linear; at least two of them in every group
+NOISE = 0.4  # in latents of unit deviation, while the decoder learns on alone
 DEVIATION = 0.5  # of scaled latents, see denoiser.standardize
 KL = 1e-4  # weight of the mean divergence of a latent from the standard normal, in nats
 
@@ -88,12 +89,12 @@ def start_linear(vae):
         conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
 
 
-def batch_of(sources, stage, step, whole):
+def batch_of(sources, number, step, whole):
     """float32 (B, 3, h, w) in [-1, 1]: random pieces of random pictures, or fewer whole ones.
 
     sources: list of uint8 (N, H, W, 3).
     """
-    random = learning.rng(stage, step)
+    random = learning.rng(number, step)
     pieces = []
     for _ in range(BATCH // 2 if whole else BATCH):
         pixels = sources[random.integers(len(sources))]
@@ -132,46 +133,56 @@ def rates(vae):
     return groups
 
 
-def train(folder, sources, total, bf16=True):
+class Stage(NamedTuple):
+    """What differs between the two times that parts of the autoencoder learn."""
+
+    name: str  # of the files
+    number: int  # of the random numbers
+    whole: float  # share of the steps, the last ones, that see whole pictures
+    share: float  # factor on the learning rates
+    noise: float  # largest deviation of the noise that latents get beside their posterior's
+
+
+ALL = Stage("autoencoder", 1, WHOLE, 1.0, 0.0)
+DECODER = Stage("decoder", 3, 1.0, 0.5, NOISE)
+
+
+def train(folder, sources, total, bf16=True, save_every=500):
     """The AutoencoderKL after `total` steps; goes on from the state that is saved in `folder`."""
     vae = build()
-    learn(folder, "autoencoder", 1, vae, sources, total, WHOLE, 1.0, 0.0, bf16)
+    learn(folder, ALL, vae, sources, total, bf16, save_every)
     return vae.eval().requires_grad_(False)
 
 
-def train_decoder(folder, vae, sources, total, bf16=True):
+def train_decoder(folder, vae, sources, total, bf16=True, save_every=500):
     """The decoder learns on alone, as Stable Diffusion's did; latents, of unit deviation, stay what they are.
 
     Noise of many levels is added to them, because those that a small denoiser draws are not quite what they should be:
     left alone, the decoder makes a texture of what is wrong in them.
     """
     vae.decoder.requires_grad_(True)
-    learn(folder, "decoder", 3, vae.train(), sources, total, 1.0, 0.5, NOISE, bf16)
+    learn(folder, DECODER, vae.train(), sources, total, bf16, save_every)
     vae.eval().requires_grad_(False)
 
 
-def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, save_every=500):
-    """Let what may learn of vae learn for `total` steps; it ends as its moving average.
-
-    whole: share of the steps, the last ones, that see whole pictures; share: factor on the learning rates; extra:
-    largest deviation of the noise that latents get beside their posterior's.
-    """
+def learn(folder, stage, vae, sources, total, bf16, save_every):
+    """Let what may learn of vae learn for `total` steps; it ends as its moving average."""
     optimizer = torch.optim.AdamW(rates(vae), betas=(0.9, 0.99), weight_decay=1e-4)
-    average = learning.Average([vae], 0.999)
-    path = folder / f"{name}.pt"
+    average = learning.average_of([vae])
+    path = folder / f"{stage.name}.pt"
     done = learning.load(path, [vae], average, optimizer)
-    log = open(folder / f"{name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-    with log, tqdm(total=total, initial=done, desc=name, unit="step", mininterval=5) as bar:
+    log = open(folder / f"{stage.name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+    with log, tqdm(total=total, initial=done, desc=stage.name, unit="step", mininterval=5) as bar:
         for step in range(done, total):
             began = time.process_time()
             for group in optimizer.param_groups:
-                group["lr"] = share * group["peak"] * learning.cosine(step, total)
-            x = batch_of(sources, stage, step, step >= (1 - whole) * total)
+                group["lr"] = stage.share * group["peak"] * learning.cosine(step, total)
+            x = batch_of(sources, stage.number, step, step >= (1 - stage.whole) * total)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 posterior = vae.encode(x).latent_dist
                 mean, std = posterior.mean.float(), posterior.std.float()
-                noise = torch.from_numpy(learning.rng(stage, step, 1).standard_normal(mean.shape, np.float32))
-                levels = extra * learning.rng(stage, step, 2).random((len(x), 1, 1, 1), np.float32)
+                noise = torch.from_numpy(learning.rng(stage.number, step, 1).standard_normal(mean.shape, np.float32))
+                levels = stage.noise * learning.rng(stage.number, step, 2).random((len(x), 1, 1, 1), np.float32)
                 deviation = (std.square() + torch.from_numpy(levels).square()).sqrt()
                 output = vae.decode(mean + deviation * noise, return_dict=False)[0]
             loss = picture_loss(output.float(), x)
@@ -180,7 +191,7 @@ def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, s
             norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update(step)
+            average.step(vae.parameters())
             if step % 50 == 0:
                 mse = (output.detach().float() - x).square().mean().item()
                 record = dict(step=step, loss=loss.item(), kl=divergence.item(), norm=norm, mse=mse)
@@ -189,4 +200,4 @@ def learn(folder, name, stage, vae, sources, total, whole, share, extra, bf16, s
             bar.update()
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, [vae], average, optimizer, step + 1)
-    average.store()
+    average.copy_to(vae.parameters())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import diffusion
+import files
 import models
 from mini_sd import learning
 
@@ -76,17 +76,20 @@ def build(tokenizer, vae):
     return models.Parts(tokenizer, text_encoder, vae, unet, scheduler)
 
 
-def encode_all(path, vae, pixels):
-    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in the file `path`."""
+def encode_all(path, vae, pixels, prepare=None):
+    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in the file `path`.
+
+    prepare: what becomes of some pixels (n, H, W, 3) before.
+    """
     if not path.exists():
         parts = []
         with torch.inference_mode():
             for first in tqdm(range(0, len(pixels), 20), desc="encoding posters", unit="x20"):
-                x = torch.from_numpy(pixels[first : first + 20]).permute(0, 3, 1, 2).float() / 127.5 - 1
+                some = prepare(pixels[first : first + 20]) if prepare else pixels[first : first + 20]
+                x = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
                 parts.append(vae.encode(x).latent_dist.mean.half().numpy())
-        unfinished = path.with_name("." + path.name)
-        np.save(unfinished, np.concatenate(parts))
-        os.replace(unfinished, path)
+        with files.publish(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, np.concatenate(parts))
     return np.load(path)
 
 
@@ -131,10 +134,10 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
     """
     total, last = sum(steps for _, steps, _ in stages), np.cumsum([steps for _, steps, _ in stages])
     learning_parts = [parts.text_encoder.train(), parts.unet.train()]
-    parameters = [p for module in learning_parts for p in module.parameters()]
+    parameters = learning.parameters_of(learning_parts)
     groups = [dict(params=list(module.parameters())) for module in learning_parts]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = learning.Average(learning_parts, 0.999)
+    average = learning.average_of(learning_parts)
     path = folder / "denoiser.pt"
     done = learning.load(path, learning_parts, average, optimizer)
     limit, schedule = parts.tokenizer.model_max_length, parts.noise_scheduler
@@ -161,7 +164,7 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.update(step)
+            average.step(parameters)
             if step % 25 == 0:
                 record = dict(step=step, loss=loss.item(), norm=norm, cpu=time.process_time() - began)
                 print(json.dumps(record), file=log, flush=True)
@@ -169,5 +172,5 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             bar.update()
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, learning_parts, average, optimizer, step + 1)
-    average.store()
+    average.copy_to(parameters)
     return models.freeze(parts)

@@ -1,12 +1,17 @@
-"""What both stages of mini's training share: a moving average of the weights, a schedule, and saving to go on later."""
+"""What both stages of mini's training share: a moving average of the weights, a schedule, and saving to go on later.
+
+Not the project's checkpoints: those are versions of a whole pipeline, and here there is none yet.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
+
+import files
 
 
 def rng(*key):
@@ -15,27 +20,17 @@ def rng(*key):
 
 
 def cosine(step, total, warmup=100):
-    """Factor on the learning rate: linear warm-up, then half a cosine to 0."""
+    """Factor on the learning rate: half a cosine to 0, that begins with the first step, under a linear warm-up."""
     return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-class Average:
-    """Exponential moving average of a module's parameters, with a shorter memory in the first steps."""
+def parameters_of(modules):
+    return [p for module in modules for p in module.parameters()]
 
-    def __init__(self, modules, decay):
-        self.parameters = [p for module in modules for p in module.parameters()]
-        self.decay, self.values = decay, [p.detach().clone() for p in self.parameters]
 
-    @torch.no_grad()
-    def update(self, step):
-        decay = min(self.decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
-
-    @torch.no_grad()
-    def store(self):
-        """Put the averages into the parameters."""
-        for p, value in zip(self.parameters, self.values, strict=True):
-            p.copy_(value)
+def average_of(modules):
+    """The moving average of their parameters; its memory is short in the first steps."""
+    return EMAModel(parameters_of(modules), decay=0.999, foreach=True)
 
 
 def save(path, modules, average, optimizer, step):
@@ -43,12 +38,11 @@ def save(path, modules, average, optimizer, step):
     state = {
         "step": step,
         "modules": [module.state_dict() for module in modules],
-        "average": average.values,
+        "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    unfinished = path.with_name("." + path.name)
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    with files.publish(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load(path, modules, average, optimizer):
@@ -58,7 +52,6 @@ def load(path, modules, average, optimizer):
     state = torch.load(path, weights_only=True)
     for module, values in zip(modules, state["modules"], strict=True):
         module.load_state_dict(values)
-    for value, saved in zip(average.values, state["average"], strict=True):
-        value.copy_(saved)
+    average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]

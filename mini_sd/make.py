@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import sys
 
-PIECES = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+import command_line
+import config
+import files
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for pictures and states, about 2 GB")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent, help="where mini goes")
+    parser.add_argument("--out", type=pathlib.Path, help="folder where the model goes (default: WORK/mini)")
     parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
     parser.add_argument("--sheets", type=int, default=6000, help="a multiple of 100")
     parser.add_argument("--autoencoder_steps", type=int, default=4000)
@@ -25,6 +26,16 @@ def main(argv=None):
     parser.add_argument("--denoiser_steps", type=int, default=6000, help="and then at full size")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="as mini was made")
     options = parser.parse_args(argv)
+    asked = {name: value for name, value in vars(options).items() if name not in ("work", "out")}
+    for name, value in asked.items():
+        if name in ("posters", "sheets") and (value < 100 or value % 100):
+            raise config.UserError(f"--{name} {value}: expected a multiple of 100")
+        if name.endswith("_steps") and value < 1:
+            raise config.UserError(f"--{name} {value}: expected at least 1")
+    command_line.hold_to(options.work / "asked.json", asked)
+    out = options.out or options.work / "mini"
+    if out.exists():
+        raise config.UserError(f"{out} is there already: choose another --out, or remove it")
 
     import models
     from mini_sd import autoencoder, denoiser, pictures, words
@@ -37,12 +48,13 @@ def main(argv=None):
     vae = autoencoder.train(options.work, sources, options.autoencoder_steps, bf16)
     latents = denoiser.encode_all(options.work / f"latents-{options.posters}.npy", vae, posters)
     denoiser.standardize(vae, latents)
-    small = denoiser.encode_all(options.work / f"latents-{options.posters}-half.npy", vae, denoiser.halve(posters))
+    half = options.work / f"latents-{options.posters}-half.npy"
+    small = denoiser.encode_all(half, vae, posters, denoiser.halve)
     autoencoder.train_decoder(options.work, vae, sources, options.decoder_steps, bf16)
     parts = denoiser.build(tokenizer, vae)
     stages = [(small, options.small_steps, 4e-4), (latents, options.denoiser_steps, 8e-4)]
     denoiser.train(options.work, parts, stages, captions, bf16=bf16)
-    publish(parts, options.out)
+    publish(parts, out)
     return 0
 
 
@@ -52,20 +64,19 @@ def publish(parts, folder):
 
     import models
 
-    parts.pipeline().save_config(folder)
-    for name in ("tokenizer", "scheduler"):
-        getattr(parts, name).save_pretrained(folder / name)
-    for name in ("vae", "unet", "text_encoder"):
-        models.save_network(getattr(parts, name), folder / name, torch.float16)
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokenizer["vocab"], ensure_ascii=False), "utf-8")
-    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    for file in folder.glob("*/*.safetensors"):
-        file.chmod(0o644)
-    size = sum(file.stat().st_size for name in PIECES for file in (folder / name).rglob("*") if file.is_file())
+    with files.publish(folder) as temporary:
+        parts.pipeline().save_config(temporary)
+        for name in ("tokenizer", "scheduler"):
+            getattr(parts, name).save_pretrained(temporary / name)
+        for name in ("vae", "unet", "text_encoder"):
+            models.save_network(getattr(parts, name), temporary / name, torch.float16)
+        tokenizer = files.read_json(temporary / "tokenizer" / "tokenizer.json")["model"]
+        files.write_text(temporary / "tokenizer" / "vocab.json", json.dumps(tokenizer["vocab"], ensure_ascii=False))
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
+        files.write_text(temporary / "tokenizer" / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
+        size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
     print(f"mini is in {folder}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run_script(main)

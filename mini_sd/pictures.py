@@ -9,6 +9,7 @@ import os
 import numpy as np
 from tqdm import tqdm
 
+import files
 from mini_sd import posters
 
 WIDTH, HEIGHT = posters.SIZE
@@ -33,16 +34,13 @@ def ensure(folder, name, draw, count):
     """
     path, texts = folder / f"{name}-{count}.npy", folder / f"{name}-{count}.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name("." + path.name)
-        shape = (count, HEIGHT, WIDTH, 3)
-        pixels, captions = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape), []
-        with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        shape, captions = (count, HEIGHT, WIDTH, 3), []
+        with files.publish(path) as temporary, concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+            pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             jobs = pool.map(draw, range(0, count, CHUNK))
             for k, (images, words) in enumerate(tqdm(jobs, f"drawing {name}", count // CHUNK, unit=f"x{CHUNK}")):
                 pixels[k * CHUNK : (k + 1) * CHUNK] = images
                 captions += words
-        pixels.flush()
-        texts.write_text(json.dumps(captions), encoding="utf-8")
-        os.replace(unfinished, path)
+            pixels.flush()
+            files.write_json(texts, captions)  # first, so that pictures that are there have captions
     return np.load(path, mmap_mode="r"), json.loads(texts.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import dataset
 import demo_data
 import diffusion
 import models
-from mini_sd import autoencoder, denoiser, learning, make, pictures, posters, words
+from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
 
 ROOT = pathlib.Path(models.__file__).parent
 
@@ -29,7 +29,8 @@ def mini():
 
 
 def test_mini_is_small_and_safe():
-    files = [file for name in make.PIECES for file in (models.MINI / name).iterdir()]
+    pieces = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    files = [file for name in pieces for file in (models.MINI / name).iterdir()]
     assert {file.suffix for file in files} == {".json", ".txt", ".safetensors"}
     assert sum(file.stat().st_size for file in files) <= 20e6
 
@@ -122,16 +123,6 @@ def weights(*modules):
     return torch.cat([p.detach().reshape(-1) for module in modules for p in module.parameters()])
 
 
-def test_the_average_forgets():
-    module = torch.nn.Linear(1, 1, bias=False)
-    average = learning.Average([module], decay=0.5)
-    with torch.no_grad():
-        module.weight.fill_(8.0)
-    start = average.values[0].item()
-    average.update(1000)
-    assert average.values[0].item() == pytest.approx((start + 8) / 2)
-
-
 def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
     vae = autoencoder.build()
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(4)])
@@ -183,11 +174,11 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     def all_of_it(folder):
         folder.mkdir(exist_ok=True)
-        vae = autoencoder.train(folder, [pixels], 2, bf16=False)
+        vae = autoencoder.train(folder, [pixels], 2, bf16=False, save_every=1)
         latents = denoiser.encode_all(folder / "latents.npy", vae, pixels)
         denoiser.standardize(vae, latents)
-        small = denoiser.encode_all(folder / "small.npy", vae, denoiser.halve(pixels))
-        autoencoder.train_decoder(folder, vae, [pixels], 2, bf16=False)
+        small = denoiser.encode_all(folder / "small.npy", vae, pixels, denoiser.halve)
+        autoencoder.train_decoder(folder, vae, [pixels], 2, bf16=False, save_every=1)
         parts = denoiser.build(words.build_tokenizer(captions), vae)
         denoiser.train(folder, parts, [(small, 1, 1e-3), (latents, 3, 1e-3)], captions, save_every=2, bf16=False)
         return weights(parts.vae, parts.text_encoder, parts.unet)
@@ -198,7 +189,7 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     whole = all_of_it(tmp_path / "whole")
     monkeypatch.setattr(learning, "save", save_and_stop)
-    for _ in range(4):  # after each of the four saves the process ends
+    for _ in range(6):  # after each of the six saves the process ends
         with pytest.raises(Stop):
             all_of_it(tmp_path / "parts")
     assert torch.equal(all_of_it(tmp_path / "parts"), whole)
@@ -252,6 +243,21 @@ def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run
     assert fall.mean() > 3 * standard_error, (fall.mean(), standard_error)
 
 
-def test_help_says_what_is_made():
-    done = subprocess.run([sys.executable, "-m", "mini_sd.make", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "mini" in done.stdout
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--posters", "150"], "--posters 150: expected a multiple of 100"),
+        (["--denoiser_steps", "0"], "--denoiser_steps 0: expected at least 1"),
+        (["--denoizer_steps", "9"], "did you mean --denoiser_steps"),
+        (["--autoencoder_steps", "500"], "was made with --autoencoder_steps 4000, and now it is 500"),
+        (["--out", "."], "is there already"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(words, message, tmp_path):
+    options = dict(posters=8000, sheets=6000, autoencoder_steps=4000)
+    if "was made" in message:
+        (tmp_path / "asked.json").write_text(json.dumps(options))
+    command = [sys.executable, "-m", "mini_sd.make", "--work", tmp_path, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.npy"))

@@ -1,6 +1,7 @@
 """bench.transfer: three regimes trained and scored by the real scripts, a table, a picture; and again without work."""
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import config
 from bench import regimes, transfer
 
 
@@ -35,7 +37,7 @@ def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsy
     table = (tmp_path / "table.md").read_text()
     names = [line.split(" |")[0] for line in table.splitlines() if line.startswith("| ")]
     assert names[1:] == [
-        *("| (real covers to learn from)", "| (autoencoder's copies of the held-out covers)"),
+        *("| (real covers to learn from)", "| (the autoencoder's copies of such covers)"),
         *("| v0", "| text encoder", "| UNet", "| both"),
     ]
     with Image.open(tmp_path / "covers.png") as picture:
@@ -53,6 +55,31 @@ def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsy
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num_imgs", "5"], "--num_imgs 5: expected 2 to 4"),
+        (["--num_imgs", "4", "--max_steps", "9"], "was made with --max_steps 400, and now it is 9"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_any_work(words, message, tmp_path, small_data, monkeypatch):
+    monkeypatch.setattr(transfer, "run_script", None)
+    (tmp_path / "asked.json").write_text('{"max_steps": 400}')
+    if "--max_steps" in words:
+        options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
+        options |= dict(lr=1e-3, lr_text_encoder=4e-4)
+        (tmp_path / "asked.json").write_text(json.dumps(options))
+    with pytest.raises(config.UserError, match=message):
+        transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
+
+
+def test_an_error_in_drawing_processes_is_the_script_s_own(small_data, tmp_path):
+    """Two processes; exit status 2, not the launcher's."""
+    with pytest.raises(SystemExit) as left:
+        regimes.run_script("sd_inference", "--output_dir", tmp_path, "--run_id", "none", processes=2)
+    assert left.value.code == 2
+
+
 def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
     command = [sys.executable, "-m", "bench.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
     done = subprocess.run(command, cwd=regimes.ROOT, capture_output=True, text=True)
@@ -61,12 +88,14 @@ def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
 
 def test_the_table_has_means_and_spreads():
     told = {"score": "FD", "n": 10, "n_reference": 12}
-    one = dict(told=told, real=1.0, first=0.4, last=0.2, minutes=1.0)
+    one = dict(told=told, real=1.0, first=0.4, last=0.2, seconds=60.4)
     results = [one | dict(name="v0", seed=0, distance=9.0)]
     results += [one | dict(name="UNet", seed=seed, distance=distance) for seed, distance in enumerate((3.0, 5.0))]
     lines = transfer.table(type("Options", (), {"max_steps": 5}), 2.0, results).splitlines()
-    assert lines[0] == "FD of 10 covers to 12 held-out ones, lower is better; 5 updates of 16 covers, seeds 0, 1."
+    assert lines[0].startswith(
+        "FD of 10 covers to 12 held-out ones, lower is better; 5 updates of 16 covers, seeds 0, 1;"
+    )
     assert lines[-2] == "| v0 | 9.0 | 9.0 | | | |"
-    assert lines[-1] == "| UNet | 4.0 ± 1.4 | 3.0, 5.0 | 0.4000 | 0.2000 | 1.0 |"
+    assert lines[-1] == "| UNet | 4.0 ± 1.4 | 3.0, 5.0 | 0.4000 | 0.2000 | 60 |"
     assert transfer.spread([1.0, 2.0, 3.0]) == f"2.0 ± {np.std([1, 2, 3], ddof=1):.1f}"
     assert float(transfer.spread([1.26])) == pytest.approx(1.3)
