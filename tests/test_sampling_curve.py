@@ -1,0 +1,37 @@
+"""bench.sampling_curve: each combination is scored once by the real script, and told in a table."""
+
+import importlib
+
+import pytest
+
+import config
+from bench import sampling_curve
+
+
+def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
+    started = []
+
+    def real(script, *words, processes=1):
+        started.append(words)
+        assert not importlib.import_module(script).main(list(map(str, words)))
+
+    monkeypatch.setattr(sampling_curve, "run_script", real)
+    data = f"--data_root {small_data} --test_fraction 0.5 --resolution 32x48 --fid_features efficientnet".split()
+    data += ["--fid_stats_path", str(tmp_path / "stats.npz")]
+    assert not importlib.import_module("precalc_fid_stats").main(data)
+    words = ["--out", str(tmp_path), "--schedulers", "ddim", "dpm++", "--numbers", "2", "3", *data]
+    words += ["--version", "v0", "--pretrained_model", "tiny", "--output_dir", str(tmp_path), "--num_imgs", "3"]
+    assert sampling_curve.main(words) == 0
+    assert len(started) == 4
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].startswith("FD (EfficientNet-Lite0) of 3 covers")
+    assert lines[2] == "| scheduler | 2 steps | 3 steps |"
+    assert [line.split(" |")[0] for line in lines[4:]] == ["| ddim", "| dpm++"]
+    assert all(line.count(" s |") == 2 for line in lines[4:])
+    assert sampling_curve.main(words) == 0 and len(started) == 4
+
+
+@pytest.mark.parametrize("words", [["--steps", "3"], ["--scheduler", "ddim"], ["--save_dir", "x"]])
+def test_what_it_tries_itself_can_not_be_given(words, tmp_path):
+    with pytest.raises(config.UserError, match="are what this tries"):
+        sampling_curve.main(["--out", str(tmp_path), *words])
