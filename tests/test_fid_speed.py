@@ -11,7 +11,7 @@ def test_statistics_agree_to_the_digit_or_nearly(tmp_path, capsys):
     told = {row[0]: row[3] for row in rows}
     assert told["ours, --fid_resize legacy"].split(", ")[0] == "0.0e+00"  # the same bits
     mean, covariance = map(float, told["ours, --fid_resize clean"].split(", "))
-    assert 0 < mean and 0 < covariance  # antialiased
+    assert min(mean, covariance) > 0  # antialiased
 
 
 def test_distances_agree_and_memory_stays(capsys):

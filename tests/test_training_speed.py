@@ -1,4 +1,4 @@
-"""bench.training_speed: real processes, watched from outside; a stand-in for the example, which is not ours to carry."""
+"""bench.training_speed: real processes, watched from outside; a stand-in for the example, which is not ours."""
 
 import sys
 
@@ -30,7 +30,7 @@ def test_all_ways(tmp_path, capsys):
 
 
 def test_a_process_that_fails_is_told_with_its_log(tmp_path):
-    with pytest.raises(config.UserError, match="no speed from .*; see .*last.log"):
+    with pytest.raises(config.UserError, match=r"no speed from .*; see .*last\.log"):
         training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], tmp_path / "last.log")
     assert "no" in (tmp_path / "last.log").read_text()
 
