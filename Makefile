@@ -19,8 +19,8 @@ install: .venv/ready
 # --- make demo -------------------------------------------------------------------------------------------------------
 
 DEMO := demo
-UPDATES := 100
-COVERS := 100
+UPDATES := 60
+COVERS := 50
 
 demo: install
 	$(BIN)/python -m bench.transfer --out $(DEMO) --seeds 0 --max_steps $(UPDATES) --num_imgs $(COVERS)

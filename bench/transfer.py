@@ -196,10 +196,11 @@ def spread(values):
 def table(options, floor, results):
     """A Markdown table: v0 and each regime over the seeds, above the floors."""
     told = results[0]["told"]
-    seeds = ", ".join(map(str, dict.fromkeys(result["seed"] for result in results)))
+    seeds = list(dict.fromkeys(result["seed"] for result in results))
+    which = f"seeds {', '.join(map(str, seeds))}; ± is the deviation between them" if seeds[1:] else f"seed {seeds[0]}"
     lines = [
         f"{told['score']} of {told['n']} covers to {told['n_reference']} held-out ones, lower is better; "
-        f"{options.max_steps} updates of 16 covers, seeds {seeds}; ± is the deviation between them. v0 is drawn "
+        f"{options.max_steps} updates of 16 covers, {which}. v0 is drawn "
         f"from the latents of the first. Seconds are those of the updates, without reading, validating and saving.",
         "",
         "| trained | distance | each seed | validation loss before | after | seconds of training |",
