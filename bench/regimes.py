@@ -186,10 +186,9 @@ def run_script(script, *words, processes=1):
 
 
 def end(processes):
-    """SIGTERM for those that still run."""
+    """SIGTERM for those that still run; terminate leaves the others alone."""
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()
 
 
 def environments(processes):

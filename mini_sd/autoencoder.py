@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mini_sd import learning
+from mini_sd import learning, pictures
 
 CHANNELS = (16, 32, 64)
 LATENTS = 6
@@ -103,8 +103,7 @@ def batch_of(sources, number, step, whole):
             top, left = (random.integers(full - part + 1) for full, part in zip(image.shape, CROP, strict=False))
             image = image[top : top + CROP[0], left : left + CROP[1]]
         pieces.append(image[:, ::-1] if random.random() < 0.25 else image)
-    batch = torch.from_numpy(np.stack(pieces)).permute(0, 3, 1, 2)  # channels last in memory
-    return batch.float() / 127.5 - 1
+    return pictures.to_tensor(np.stack(pieces))
 
 
 def differences(x):

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 import diffusion
 import files
 import models
-from mini_sd import learning
+from mini_sd import learning, pictures
 
 STAGE = 2
 SEED = 0
@@ -86,8 +86,7 @@ def encode_all(path, vae, pixels, prepare=None):
         with torch.inference_mode():
             for first in tqdm(range(0, len(pixels), 20), desc="encoding posters", unit="x20"):
                 some = prepare(pixels[first : first + 20]) if prepare else pixels[first : first + 20]
-                x = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 127.5 - 1
-                parts.append(vae.encode(x).latent_dist.mean.half().numpy())
+                parts.append(vae.encode(pictures.to_tensor(some)).latent_dist.mean.half().numpy())
         with files.publish(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts))
     return np.load(path)

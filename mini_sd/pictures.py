@@ -7,6 +7,7 @@ import json
 import os
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import files
@@ -25,6 +26,11 @@ def draw_posters(first):
 def draw_sheets(first):
     """(uint8 (CHUNK, H, W, 3), captions) of CHUNK sheets, which have none."""
     return np.stack([np.asarray(posters.sheet(row)) for row in range(first, first + CHUNK)]), [""] * CHUNK
+
+
+def to_tensor(pixels):
+    """Images uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def ensure(folder, name, draw, count):

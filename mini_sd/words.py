@@ -9,9 +9,7 @@ import re
 import demo_data
 import prompts
 
-VOCABULARY = (
-    1600  # tokens at most, with the 512 bytes and the 2 that mark start and end; mini has 1,529, all words whole
-)
+VOCABULARY = 1600  # tokens at most, with the 512 bytes and the 2 that mark start and end; mini has 1,529
 MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
 
 

@@ -61,7 +61,7 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
 
 def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = pictures.to_tensor(pixels)
     latents = models.encode_images(mini.vae, x, torch.zeros(24, *models.latent_shape(mini, posters.SIZE)))
     assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
     error = models.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
@@ -70,10 +70,10 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
 
 def test_the_caption_helps_to_draw_a_poster(mini):
     """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
-    pictures = [posters.poster(row) for row in range(100_000, 100_032)]
-    x = torch.from_numpy(np.stack([np.asarray(image) for image, _ in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    drawn = [posters.poster(row) for row in range(100_000, 100_032)]
+    x = pictures.to_tensor(np.stack([np.asarray(image) for image, _ in drawn]))
     latents = models.encode_images(mini.vae, x, torch.zeros(32, *models.latent_shape(mini, posters.SIZE)))
-    captions = [caption for _, caption in pictures]
+    captions = [caption for _, caption in drawn]
     ids = torch.tensor(mini.tokenizer(captions, padding="max_length")["input_ids"])
     noise = diffusion.normal(0, diffusion.NOISE, range(32), latents.shape[1:])
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def weights(*modules):
 def test_standardized_latents_have_one_deviation_and_give_the_same_pictures():
     vae = autoencoder.build()
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(4)])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = pictures.to_tensor(pixels)
     with torch.no_grad():
         before = vae.encode(x).latent_dist
         picture, latents = vae.decode(before.mean).sample, before.mean.numpy().copy()
