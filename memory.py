@@ -121,6 +121,8 @@ def key(options, architecture, device):
 
 def precision_on(device, options):
     """'half' or 'no': what --mixed_precision comes to there. fp16 and bf16 take the same memory."""
+    if options.weights_dtype == "bf16":
+        return "half"
     auto = {"cuda": "half", "cpu": "no"}[device]
     return {"auto": auto, "no": "no"}.get(options.mixed_precision, "half")
 

@@ -132,11 +132,11 @@ def train(session, stop):
                 for p in parameters:
                     p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
             shared = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)]), "sum")
-            loss, stopping = shared[0].item() / len(places), shared[1].item() > 0
 
-            # Clip. Nothing that is not finite may reach the weights. With fp16 single gradients may overflow: the loss
-            # scaler then leaves the update out and lowers the scale
-            norm = session.optimizer.clip().item()
+            # Clip. Nothing that is not finite may reach the weights: here the update waits for the device, once. With
+            # fp16 single gradients may overflow: the loss scaler then leaves the update out and lowers the scale
+            loss_sum, stopping, norm = torch.stack([*shared, session.optimizer.clip()]).tolist()
+            loss = loss_sum / len(places)
             if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
                 raise not_finite(session, step, places, loss)
 

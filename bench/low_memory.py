@@ -27,6 +27,7 @@ FIXED = """--pretrained_model tiny --data_root demo --resolution 64x96 --train_u
 MODES = {  # the first is what the others are compared with
     "plain AdamW": "--optimizer adamw",
     "fused_backward": "--optimizer adamw --fused_backward True",
+    "cached latents": "--optimizer adamw --cache_latents True",
     "bf16 arithmetic": "--optimizer adamw --mixed_precision bf16",
     "bf16 weights": "--optimizer adamw --weights_dtype bf16",
     "8-bit AdamW": "--optimizer adamw8bit",

@@ -34,6 +34,13 @@ CONFIGURATIONS = {  # a new option is checked by a line here
     "middle: UNet, AdamW": "--pretrained_model middle --train_unet True --train_text_encoder False --optimizer adamw",
     "middle: both, 8-bit AdamW, bf16": f"--pretrained_model middle {BOTH} --mixed_precision bf16",
     "middle: both, batch 1, no previews": f"--pretrained_model middle {BOTH} --batch_size 1 --sample_every 0",
+    "middle: both, fused_backward": f"--pretrained_model middle {BOTH} --fused_backward True",
+    "middle: both, bf16 weights": f"--pretrained_model middle {BOTH} --weights_dtype bf16",
+    "middle: both, cached latents": f"--pretrained_model middle {BOTH} --cache_latents True --sample_every 0",
+    "middle: both, averaged weights": f"--pretrained_model middle {BOTH} --ema_decay 0.99",
+    "middle: both, Adafactor": f"--pretrained_model middle {BOTH} --optimizer adafactor",
+    "middle: both, --preset 6gb": f"--pretrained_model middle {BOTH} --preset 6gb",
+    "tiny: buckets": f"--pretrained_model tiny {BOTH} --buckets True",
 }
 COMMON = "--data_root demo --num_examples 8 --validation_rows 4 --max_steps 2 --num_workers 0 --steps 2 --num_samples 1"
 MIDDLE = dict(  # the UNet of `middle`: about 100 M parameters

@@ -20,6 +20,7 @@ import checkpoint
 import config
 import covers
 import dataset
+import plan
 import training
 import updates
 from prompts import Book
@@ -256,14 +257,15 @@ def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch):
 
 
 def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypatch):
-    """The batch of the largest area is the first thing that is computed, and its message says what to do."""
+    """The batch of the largest area is the first thing that is computed."""
 
     def too_much(session, batch, *_):
         assert batch["pixel_values"].shape == (4, 3, 48, 32)
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(updates, "training_loss", too_much)
-    with pytest.raises(config.UserError, match="halve --batch_size"):
+    monkeypatch.setattr(plan, "suggest", lambda *_: ([], None))
+    with pytest.raises(config.UserError, match="the GPU's memory is full: use a lower --resolution"):
         training.main(arguments("--max_steps", 1))
     assert not (runs / "run" / "metrics.jsonl").exists() or losses_of(runs / "run") == []
 

@@ -8,9 +8,10 @@ import config
 from bench import low_memory
 
 
-def test_each_mode_has_its_line_and_is_trained_once(tmp_path, capsys, monkeypatch):
+def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys, monkeypatch):
     fused = "--optimizer adamw --fused_backward True --max_grad_norm 1e9"
     monkeypatch.setattr(low_memory, "MODES", {"plain": "--optimizer adamw --max_grad_norm 1e9", "fused": fused})
+    monkeypatch.setattr(low_memory, "FIXED", low_memory.FIXED.replace("--data_root demo", f"--data_root {small_data}"))
     words = ["--out", str(tmp_path), "--updates", "4", "--seeds", "2"]
     assert low_memory.main(words) == 0
     first = capsys.readouterr()

@@ -86,8 +86,12 @@ def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
 
 
 def test_half_weights(tiny):
-    whole, half = (trace(tiny, weights_dtype=dtype, **BOTH)["training"]["weights"] for dtype in ("fp32", "bf16"))
-    assert half == pytest.approx(whole / 2, rel=0.01)
+    """Of all networks, though --mixed_precision auto on a CPU is no: bf16 weights compute in bf16."""
+    parts = models.build_tiny()
+    wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 64)
+    for name in ("vae", *models.PARTS):
+        wanted += sum(rounded(2 * t.numel(), 64) for t in getattr(parts, name).state_dict().values())
+    assert trace(tiny, weights_dtype="bf16", **BOTH)["training"]["weights"] == wanted
 
 
 def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
