@@ -3,7 +3,8 @@
     python -m bench.fid_speed                 # some ten minutes: 200 demo covers, five turns
 
 Without the official weights the network has random ones of its own architecture, which cost the same: speeds and digits
-are what is compared here, and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default, antialiased, and lies otherwise in memory.
+are what is compared here, and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default,
+antialiased, and lies otherwise in memory.
 """
 
 from __future__ import annotations
@@ -95,9 +96,7 @@ def compare_statistics(folder, wishes):
     print(
         f"statistics of {len(paths)} PNG files of {wishes.resolution}, Inception, medians of {wishes.repeats} turns\n"
     )
-    print(
-        "| way | images/s | of pytorch-fid's | largest difference of means, of covariances, relative |\n|---|---|---|---|"
-    )
+    print("| way | images/s | of pytorch-fid's | difference of means, of covariances (relative) |\n|---|---|---|---|")
     for way, taken in seconds.items():
         pairs = zip(results[way], results["pytorch-fid"], strict=True)
         mean, covariance = (np.abs(ours - theirs).max() / np.abs(theirs).max() for ours, theirs in pairs)
