@@ -65,7 +65,8 @@ def main(argv=None):
     for turn in range(wishes.repeats):
         for way, words in commands.items():
             shutil.rmtree(wishes.out / "runs", ignore_errors=True)
-            found[way].append(measure([sys.executable, *map(str, words)], wishes.out / "last.log"))
+            command = [sys.executable, *map(str, words)]
+            found[way].append(measure(command, WARM_UP + wishes.updates, wishes.out / "last.log"))
         print(f"after {turn + 1} turns\n{table(found, wishes)}\n", flush=True)
     return 0
 
@@ -126,8 +127,10 @@ def lay_out(root, folder):
 # A process, watched
 
 
-def measure(command, log):
-    """(steps/s, GiB): how fast the bar on a process's stderr counts after WARM_UP, and its highest resident memory."""
+def measure(command, total, log):
+    """(steps/s, GiB): how fast the bar of `total` on a process's stderr counts after WARM_UP, and its highest resident
+    memory."""
+    shown = re.compile(rf"\r(?:Steps:)?\s*\d+%\|[^|]*\|\s*(\d+)/{total} \[")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_MININTERVAL": "0", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
@@ -137,7 +140,7 @@ def measure(command, log):
         while data := process.stderr.read(4096):
             now, text = time.monotonic(), (text + data.decode(errors="replace"))[-500:]
             file.write(data.decode(errors="replace"))
-            for done in re.findall(r"(?:Steps:|^|\r)\s*\d+%\|[^|]*\|\s*(\d+)/\d+ \[", text):
+            for done in shown.findall(text):
                 moments.setdefault(int(done), now)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -24,14 +24,14 @@ def test_all_ways(tmp_path, capsys):
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[1:]] == [training_speed.EXAMPLE, *training_speed.OURS, training_speed.BARE]
     images_per_s = float(rows[1][1])
-    assert 10 < images_per_s < 101  # 2 images in 20 ms at best
+    assert 0 < images_per_s < 101  # 2 images in 20 ms at best
     assert rows[1][3] == "1.00 x" and rows[-1][4] == "100%"
     assert all(float(row[5]) > 0.005 for row in rows[1:])  # GiB
 
 
 def test_a_process_that_fails_is_told_with_its_log(tmp_path):
     with pytest.raises(config.UserError, match=r"no speed from .*; see .*last\.log"):
-        training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], tmp_path / "last.log")
+        training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], 4, tmp_path / "last.log")
     assert "no" in (tmp_path / "last.log").read_text()
 
 
