@@ -155,10 +155,9 @@ def train(session, stop):
             learning_rates = {f"lr_{name}": group["lr"] for name, group in zip(session.learning, groups, strict=True)}
             told_norm = norm if math.isfinite(norm) else None  # JSON has no infinity
             log.log(step + 1, loss=loss, grad_norm=told_norm, **learning_rates, images_per_s=speed, memory_gib=memory)
+            told = f"loss {loss:.4f}, lr {max(learning_rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
+            bar.set_postfix_str(told, refresh=False)
             bar.update()
-            bar.set_postfix_str(
-                f"loss {loss:.4f}, lr {max(learning_rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
-            )
 
             # Validate, preview, save: what is due at this update, whether or not we stop here, and a version if we stop
             last = position["step"] == session.total
