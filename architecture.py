@@ -37,7 +37,9 @@ def of_source(source):
             "unet": UNet2DConditionModel.load_config(where, subfolder="unet"),
         }
         with torch.device("meta"):
-            return of_networks(build(configs))
+            parts = build(configs)
+        models.require_one_model(parts.unet.config, parts.vae.config, parts.text_encoder.config)
+        return of_networks(parts)
     except models.LIBRARY_ERRORS as problem:
         raise UserError(models.cannot_load(source, problem)) from None
 

@@ -255,7 +255,7 @@ def reading(path):
 
 
 def load_weights(folder, parts, learning):
-    """Put the fp32 weights of a state folder into the learning parts. UserError if they are damaged."""
+    """Put the weights of a state folder, as they learn, into the learning parts. UserError if they are damaged."""
     for part in learning:
         with reading(folder / WEIGHTS.format(part)) as path:
             getattr(parts, part).load_state_dict(load_file(path))

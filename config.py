@@ -164,7 +164,8 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     run_name: str = option(None, "id for the new run", none="made from date and time", saved=False)
     preset: str = option(
         None,
-        "flags that fit a card with so much memory, where they are not given; those that it sets are printed",
+        "flags that fit a card with so much memory at 512x768, where they are not given; those that it sets are "
+        "printed. 6gb and 8gb need a GPU that computes in bf16, such as an RTX 30xx or later",
         none="the defaults",
         choices=tuple(presets.PRESETS),
         saved=False,

@@ -245,7 +245,7 @@ class BookCoverDataset:
         if self.latents is None:
             picture = dict(pixel_values=load_cover(book, self.sizes[index]))
         else:
-            picture = dict(moments=self.latents[book.content])
+            picture = dict(moments=self.latents[book.content, self.sizes[index]])
         text = self.prompt(book) if position is None else self.training_prompt(book, position)
         limit = self.tokenizer.model_max_length
         tokens = self.tokenizer(text, padding="max_length", truncation=True, max_length=limit)

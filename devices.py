@@ -11,11 +11,11 @@ ROUNDING = {"cuda": 512, "cpu": 64}  # bytes; the allocators of torch hand out m
 
 
 @contextlib.contextmanager
-def like_cuda(optimizer):
+def like_cuda():
     """What torch does in another way on a GPU than on a CPU, as far as it takes memory.
 
     Autocast computes norms, interpolation and softmax in fp32 (torch's ATen/autocast_mode.h, AT_FORALL_FP32), which the
-    CPU's does not; the optimizers of torch work on all weights at once (foreach), with temporary copies.
+    CPU's does not.
     """
     functional = torch.nn.functional
     functions = {name: getattr(functional, name) for name in ("group_norm", "layer_norm", "interpolate", "softmax")}
@@ -32,9 +32,6 @@ def like_cuda(optimizer):
 
         return wrapped
 
-    for group in optimizer.param_groups:
-        if group.get("foreach", False) is None and not group.get("fused"):
-            group["foreach"] = True
     for name, function in functions.items():
         setattr(functional, name, in_fp32(function))
     try:

@@ -36,7 +36,11 @@ class Average:
     def update(self, n):
         """Take in the weights that update n has made."""
         d = min(self.decay, (1 + n) / (10 + n)) if n else 0
-        for p, average in self.pairs():
+        weights, averages = zip(*self.pairs(), strict=True)
+        if all(p.device == average.device and p.dtype == average.dtype for p, average in self.pairs()):
+            torch._foreach_lerp_(averages, weights, 1 - d)  # a few kernels for all, as torch's own optimizers do
+            return
+        for p, average in self.pairs():  # a copy of one weight at a time
             average.lerp_(p.to(average), 1 - d)
 
     @property

@@ -67,9 +67,12 @@ def bring(options, given):
 
 
 def inherited():
-    """Names of the options that come from the run unless they are given: its data, its previews and its tracker."""
+    """Names of the options that come from the run unless they are given: its data, its previews and its tracker.
+
+    Not vae_tiling, which changes pictures: what a small card needed in training must not show in the scores.
+    """
     groups = (config.DataOptions, config.DrawingOptions, config.TrackingOptions)
-    return {field.name for group in groups for field in dataclasses.fields(group)} | {"seed"}
+    return {field.name for group in groups for field in dataclasses.fields(group)} - {"vae_tiling"} | {"seed"}
 
 
 def home_of(options, version):
@@ -164,9 +167,11 @@ def require_same_settings(path, settings, texts):
     known = there.get("prompts") or {}
     for name, value in settings.items():
         if there.get(name) != value:
+            before = there.get(name)
+            option = f"--{GIVEN[name]} {False if before is None else before}" if name in GIVEN else None
             raise config.UserError(
-                f"the covers in {path.parent} were drawn with {name} {there.get(name)}, and now it is {value}: "
-                + (f"give --{GIVEN[name]} {there[name]}, " if name in GIVEN and name in there else "")
+                f"the covers in {path.parent} were drawn with {name} {before}, and now it is {value}: "
+                + (f"give {option}, " if option and name in there else "")
                 + "choose another --save_dir, or delete that folder"
             )
     for row, text in texts.items():

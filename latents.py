@@ -6,8 +6,8 @@ Kept is not a sample but the posterior's mean and standard deviation, in half pr
 with the noise that belongs to the place, so that nothing differs from training on pictures but the rounding.
 
 The key stands for all that the numbers depend on besides the picture: size, rule of resizing, weights of the
-autoencoder, precision. What changes is thus never found, and just that is computed; what did not change is. A file's
-name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
+autoencoder, precision, kind of device. What changes is thus never found, and just that is computed; what did not change
+is. A file's name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -50,20 +49,21 @@ class Shelf:
 
 
 class Latents:
-    """latents[content] -> float16 (2, 4, H/8, W/8): mean and deviation of the picture with that hash, unscaled.
+    """latents[content, (W, H)] -> float16 (2, 4, H/8, W/8): mean and deviation of the picture with that hash at that
+    size, unscaled.
 
     Memory-mapped: what is not read takes no memory. It can be pickled: just the paths are.
     """
 
     def __init__(self):
-        self.places = {}  # content -> (path, index in that file)
+        self.places = {}  # (content, size) -> (path, index in that file)
         self.blocks = {}  # path -> the file's records
 
-    def __contains__(self, content):
-        return content in self.places
+    def __contains__(self, key):
+        return key in self.places
 
-    def __getitem__(self, content):
-        path, index = self.places[content]
+    def __getitem__(self, key):
+        path, index = self.places[key]
         if path not in self.blocks:
             self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(self.blocks[path]["moments"][index].copy())
@@ -73,7 +73,8 @@ class Latents:
 
     def read(self, shelves, workers):
         """Take in every sound file that is on the shelves and not known yet. Returns how many were damaged: deleted."""
-        paths = [path for shelf in shelves for path in sorted(shelf.folder.glob("*.npy")) if path not in self.blocks]
+        sizes = {path: shelf.size for shelf in shelves for path in sorted(shelf.folder.glob("*.npy"))}
+        paths = [path for path in sizes if path not in self.blocks]
         hashes = tqdm(
             features.read_ahead(file_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3
         )
@@ -85,7 +86,7 @@ class Latents:
                 continue
             self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
             contents = self.blocks[path]["content"].astype(str)
-            self.places.update({content: (path, index) for index, content in enumerate(contents)})
+            self.places |= {(content, sizes[path]): (path, index) for index, content in enumerate(contents)}
         return damaged
 
 
@@ -96,28 +97,28 @@ def of_books(books, sizes, parts, options, accelerator):
     CPU. options: TrainingOptions. UserError if a picture can't be read, the disk is full, or half precision too small.
     """
     parts.vae.to("cpu", models.DTYPES[accelerator.mixed_precision])
-    vae = [models.networks_hash(parts.vae), accelerator.mixed_precision]
+    vae = [models.networks_hash(parts.vae), accelerator.mixed_precision, accelerator.device.type]
     shelves = {size: make_shelf(vae, size, models.latent_shape(parts, size), options) for size in sorted(set(sizes))}
-    wanted = {book.content: (book, size) for book, size in zip(books, sizes, strict=True)}  # each picture once
+    wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # each picture once a size
     workers = config.num_workers(options)
     latents, due = Latents(), []
     if accelerator.is_main_process:
         damaged = latents.read(shelves.values(), workers)
-        due = [content for content in wanted if content not in latents]
-        needed = sum(shelves[wanted[content][1]].record.itemsize for content in due)
+        due = [key for key in wanted if key not in latents]
+        needed = sum(shelves[size].record.itemsize for _, size in due)
         checkpoint.require_room(config.cache_dir(options), needed, f"a cache of {len(due)} latents", WAY_OUT)
         print(what_is_due(len(wanted), len(due), damaged))
     (due,) = accelerate.utils.broadcast_object_list([due])
     if due:
         own = due[accelerator.process_index :: accelerator.num_processes]
         began = time.monotonic()
-        encode([wanted[content] for content in own], shelves, parts.vae, options, accelerator)
+        encode([(wanted[content, size], size) for content, size in own], shelves, parts.vae, options, accelerator)
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - began
         accelerator.print(f"latents: {len(due)} encoded in {seconds:.1f} s, {len(due) / seconds:.1f} images/s")
     if due or not accelerator.is_main_process:
         latents.read(shelves.values(), workers)
-    if any(content not in latents for content in wanted):
+    if any(key not in latents for key in wanted):
         raise UserError(f"what was just written to {config.cache_dir(options) / 'latents'} is damaged: {WAY_OUT}")
     return latents
 
@@ -141,11 +142,10 @@ def what_is_due(count, due, damaged):
 def encode(wanted, shelves, vae, options, accelerator):
     """Compute and publish the posteriors of these [(book, size)]; what a killed call has published stays.
 
-    On a GPU --batch_size covers at a time. On a CPU, where batches gain little, each by itself: matrix products round
-    differently with the number of rows, and a cover's numbers must not depend on which others were missing.
+    Each by itself: matrix products round differently with the number of rows, and a cover's numbers must not depend on
+    which others were missing.
     """
     device = accelerator.device
-    at_once = 1 if device.type == "cpu" else options.batch_size
     bar = tqdm(total=len(wanted), desc="encoding covers", unit=" covers", disable=not accelerator.is_main_process)
     with bar, models.on_device(vae, device):
         for size, shelf in shelves.items():
@@ -153,15 +153,12 @@ def encode(wanted, shelves, vae, options, accelerator):
             read = functools.partial(read_cover, size=size)
             images = features.read_ahead(read, books, config.num_workers(options))
             records, published = [], time.monotonic()
-            for first in range(0, len(books), at_once):
-                chunk = books[first : first + at_once]
-                pixel_values = torch.stack(list(itertools.islice(images, len(chunk))))
+            for number, (book, pixel_values) in enumerate(zip(books, images, strict=True), 1):
                 with accelerator.autocast():
-                    moments = half_moments(vae, pixel_values.to(device), shelf.record, chunk)
-                records += zip([book.content for book in chunk], moments, strict=True)
-                bar.update(len(chunk))
+                    records.append((book.content, half_moments(vae, pixel_values.to(device), shelf.record, book)))
+                bar.update()
                 due = len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS
-                if due or first + at_once >= len(books):
+                if due or number == len(books):
                     publish(np.array(records, shelf.record), shelf.folder)
                     records, published = [], time.monotonic()
 
@@ -175,17 +172,16 @@ def read_cover(book, size):
     return image
 
 
-def half_moments(vae, pixel_values, record, books):
-    """float16 (B, 2, 4, H/8, W/8), numpy: mean and deviation of images (B, 3, H, W). UserError if they don't fit."""
-    moments = torch.stack(models.posterior(vae, pixel_values), dim=1).half().cpu()
-    if moments.shape[1:] != record["moments"].shape:
-        made, taken = ("x".join(map(str, shape[2:])) for shape in (moments.shape, (0, *record["moments"].shape)))
+def half_moments(vae, pixel_values, record, book):
+    """float16 (2, 4, H/8, W/8), numpy: mean and deviation of a book's image (3, H, W). UserError if they can't be."""
+    moments = torch.cat(models.posterior(vae, pixel_values[None])).half().cpu()
+    if moments.shape != record["moments"].shape:
+        made, taken = ("x".join(map(str, shape[1:])) for shape in (moments.shape, record["moments"].shape))
         raise UserError(f"the autoencoder's latents are {made} and the UNet takes {taken}: they are not of one model")
     if not moments.isfinite().all():
-        rows = ", ".join(str(book.row) for book in books)
         raise UserError(
-            f"row {rows}: the autoencoder's latents are not finite in half precision; leave --cache_latents out, or "
-            "give another --pretrained_model"
+            f"row {book.row}: the autoencoder's latents are not finite in half precision; leave --cache_latents out, "
+            "or give another --pretrained_model"
         )
     return moments.numpy()
 

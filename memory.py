@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import pathlib
 import types
@@ -89,7 +90,8 @@ def forecast(options, architecture, device="cuda"):
     phases = kept(path)
     if phases is None:
         phases = trace(options, architecture, device)
-        write_json(path, phases)
+        with contextlib.suppress(config.UserError):  # a full or read-only disk: it is traced again the next time
+            write_json(path, phases)
     return Forecast(phases, CUDA_CONTEXT if device == "cuda" else 0)
 
 
@@ -133,6 +135,7 @@ def precision_on(device, options):
 
 def trace(options, architecture, device):
     """{phase: {kind: bytes}}: each phase of a run at its highest moment, when the optimizer has its states already."""
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller tells in one line
     half = precision_on(device, options) == "half"
     learning = [name for name in models.PARTS if getattr(options, f"train_{name}")]
     with torch.device("meta"):
@@ -155,23 +158,9 @@ def trace(options, architecture, device):
     for name in learning:
         for p in getattr(parts, name).parameters():
             p.register_post_accumulate_grad_hook(tell_gradient)  # before the optimizer's own, which may drop it
-    accelerator = types.SimpleNamespace(
-        device=torch.device("cpu"),
-        autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
-        scaler=None,
-        prepare=lambda optimizer: optimizer,
-        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
-    )
-    run = types.SimpleNamespace(  # stands in for session.Session
-        options=options,
-        parts=parts,
-        noise_scheduler=parts.noise_scheduler,
-        optimizer=optimizers.make(options, parts, learning, accelerator),
-        average=None,
-        accelerator=accelerator,
-    )
+    run = stand_in(options, parts, learning, half)
 
-    with fakes, live, devices.like_cuda(run.optimizer) if device == "cuda" else contextlib.nullcontext():
+    with fakes, live, devices.like_cuda() if device == "cuda" else contextlib.nullcontext():
 
         def reach(name, phase):
             live.restart()
@@ -181,7 +170,7 @@ def trace(options, architecture, device):
         # The autoencoder, alone if latents are cached; it comes back for previews
         live.mark(tensors_of(parts.vae), "weights")
         if options.cache_latents:
-            reach("encoding", lambda: encode(run, at_once=1 if device == "cpu" else options.batch_size))
+            reach("encoding", lambda: encode(run))
             live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
@@ -194,6 +183,25 @@ def trace(options, architecture, device):
             live.mark(tensors_of(parts.vae), "weights")
             reach("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
     return highest
+
+
+def stand_in(options, parts, learning, half):
+    """What the functions that are traced take for a session.Session."""
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"),
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
+        scaler=None,
+        prepare=lambda optimizer: optimizer,
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )
+    return types.SimpleNamespace(
+        options=options,
+        parts=parts,
+        noise_scheduler=parts.noise_scheduler,
+        optimizer=optimizers.make(options, parts, learning, accelerator),
+        average=None,
+        accelerator=accelerator,
+    )
 
 
 def tensors_of(network):
@@ -213,11 +221,11 @@ def make_states(run, live):
     live.mark([value for value in states if isinstance(value, torch.Tensor)], "optimizer")
 
 
-def encode(run, at_once):
-    """A batch of latents.encode."""
+def encode(run):
+    """A cover of latents.encode."""
     width, height = largest(run.options)
     with run.accelerator.autocast():
-        torch.stack(models.posterior(run.parts.vae, torch.empty(at_once, 3, height, width)), dim=1).half()
+        torch.cat(models.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
 
 
 def largest(options):

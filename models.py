@@ -87,11 +87,19 @@ def load_parts(source):
         vae = load_network(diffusers.AutoencoderKL, where, "vae", dtype=torch.float32)
         text_encoder = load_network(CLIPTextModel, where, "text_encoder", dtype=torch.float32)
         scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(where, subfolder="scheduler")
-        if unet.config.cross_attention_dim != text_encoder.config.hidden_size or "beta_start" not in scheduler.config:
+        require_one_model(unet.config, vae.config, text_encoder.config)
+        if "beta_start" not in scheduler.config:
             raise ValueError("it is not a Stable Diffusion 1.x model")
     except (*LIBRARY_ERRORS, SafetensorError) as problem:
         raise UserError(cannot_load(source, problem)) from None
     return freeze(Parts(load_tokenizer(source), text_encoder, vae, unet, scheduler))
+
+
+def require_one_model(unet, vae, text_encoder):
+    """ValueError unless networks with these configs go together as those of Stable Diffusion 1.x do."""
+    channels = unet.in_channels, unet.out_channels, vae.latent_channels
+    if unet.cross_attention_dim != text_encoder.hidden_size or len(set(channels)) > 1:
+        raise ValueError("it is not a Stable Diffusion 1.x model")
 
 
 def build_tiny():

@@ -39,7 +39,10 @@ def require_possible(options, precision, num_processes):
         )
     emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
     if options.weights_dtype == "bf16" and emulated:
-        raise UserError("--weights_dtype bf16: this GPU does not compute in bf16; give --weights_dtype fp32")
+        raise UserError(
+            "--weights_dtype bf16, which --preset 6gb and 8gb set, too: this GPU does not compute in bf16; give "
+            "--weights_dtype fp32 --fused_backward False, and see with --plan what fits then"
+        )
 
 
 def build(options, parts, learning, scaler=None):
@@ -52,13 +55,13 @@ def build(options, parts, learning, scaler=None):
     rates = {"unet": options.lr, "text_encoder": options.lr_text_encoder}
     groups = [{"params": list(getattr(parts, name).parameters()), "lr": rates[name]} for name in learning]
     if options.optimizer == "adamw":
-        # One kernel for each weight, without temporary copies of all. With a loss scaler it would hide from accelerate
-        # that it left an update out
-        return torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=scaler is None)
+        # One kernel for each weight, without temporary copies of all, as foreach would make. With a loss scaler it
+        # would hide from accelerate that it left an update out: there a plain loop
+        return torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=scaler is None, foreach=False)
     if options.optimizer == "adafactor":
         return Adafactor(groups, weight_decay=options.weight_decay)
     paged = options.optimizer == "paged_adamw8bit"
-    if paged and not torch.cuda.is_available():
+    if paged:  # said on a CPU, and while memory is forecast for a GPU
         warnings.filterwarnings("ignore", "Paged optimizers are not supported on CPU")
     return bitsandbytes.optim.AdamW8bit(groups, weight_decay=options.weight_decay, is_paged=paged)
 
@@ -224,8 +227,13 @@ class OneByOne(Optimizer):
             random = diffusion.rng(self.seed, diffusion.ROUNDING, self.number * len(self.places) + index)
             self.generator.manual_seed(int(random.integers(2**63)))
             weights.copy_(round_stochastically(updated, self.generator))
-        elif updated.data_ptr() != weights.data_ptr():  # a library made it contiguous
+        elif not same_storage(updated, weights):  # a library made it contiguous
             weights.copy_(updated)
+
+
+def same_storage(a, b):
+    """Whether two tensors are views of the same memory; unlike data_ptr(), fake tensors can tell, too."""
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def clip_scale(norm, max_norm):
@@ -275,5 +283,5 @@ class Adafactor(transformers.Adafactor):
             updated, grad = p.data.view_as(weights), p.grad.view_as(weights)
             p.grad = None
             p.data, p.grad = weights, grad
-            if updated.data_ptr() != weights.data_ptr():  # weights that are not contiguous
+            if not same_storage(updated, weights):  # weights that are not contiguous
                 weights.copy_(updated)

@@ -15,10 +15,11 @@ import architecture as architectures
 import checks
 import config
 import memory
+import presets
 from checkpoint import GIB
 
 CARD = 12.0  # GiB, where there is no GPU to ask
-TIGHT = 0.9  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
+TIGHT = 0.87  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
 
 
 def card_gib(options):
@@ -69,9 +70,12 @@ def flags(change):
     return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
-def suggest(options, architecture, room):
+def suggest(options, architecture, room, only=None):
     """([(change, peak bytes)], (change, peak bytes)): each remedy alone that saves something, and a set of remedies
-    with which `room` bytes are enough, as few and as mild as can be; None if all together need more."""
+    with which `room` bytes are enough, few and mild ones first; None if all together need more.
+
+    only: names of options that may change; None: any.
+    """
     with tqdm(desc="tracing", unit=" configurations", leave=False, delay=3) as bar:
 
         def peak(change):
@@ -83,22 +87,43 @@ def suggest(options, architecture, room):
                 return math.inf
             return memory.forecast(changed, architecture).peak
 
-        now, candidates = peak({}), remedies(options)
+        def allowed(changes):
+            return [change for change in changes if only is None or set(change) <= set(only)]
+
+        # One is enough?
+        now, candidates = peak({}), allowed(remedies(options))
         alone = [(change, less) for change in candidates if (less := peak(change)) < now]
+        milder = [change for change in candidates if "train_unet" not in change]
         for change, less in alone:
-            if less <= room:
+            if less <= room and change in milder:
                 return alone, (change, less)
+
+        # One after another; then, the harshest first: is it needed still?
         chosen = []
-        for change in candidates * 2:  # again, since what saved nothing may, after another
+        for change in milder * 2:  # again, since what saved nothing may, after another
             if now > room and (less := peak(merged([*chosen, change]))) < now:
                 chosen, now = [*chosen, change], less
-        if now > room:
-            return alone, None
-        for change in reversed(chosen):  # the harshest first: is it needed still?
-            others = [other for other in chosen if other is not change]
-            if peak(merged(others)) <= room:
-                chosen = others
-        return alone, (merged(chosen), peak(merged(chosen)))
+        if now <= room:
+            for change in reversed(chosen):
+                others = [other for other in chosen if other is not change]
+                if peak(merged(others)) <= room:
+                    chosen = others
+            return alone, (merged(chosen), peak(merged(chosen)))
+
+        # All that there is
+        for change in allowed(last_resorts(options)):
+            if (less := peak(change)) <= room:
+                return alone, (change, less)
+        return alone, None
+
+
+def last_resorts(options):
+    """Changes {option: value} that need least of all: as the smallest preset, then Adafactor, then no UNet."""
+    smallest = {**presets.PRESETS["6gb"], "grad_acc_steps": 1, "num_samples": 1, "mixed_precision": "auto"}
+    changes = [smallest, {**smallest, "optimizer": "adafactor"}]
+    if options.train_unet and options.train_text_encoder:
+        changes += [{"train_unet": False}, {**smallest, "train_unet": False}]
+    return [{name: value for name, value in c.items() if getattr(options, name) != value} for c in changes]
 
 
 def merged(changes):
@@ -116,7 +141,8 @@ def show(options):
     forecast, card = memory.forecast(options, architecture), card_gib(options)
     fits = forecast.peak <= card * GIB
     alone, enough = ([], None) if fits else suggest(options, architecture, card * GIB)
-    print(as_json(forecast, card, alone, enough) if options.json else as_table(forecast, card, alone, enough))
+    told = forecast, card, alone, enough
+    print(as_json(*told) if options.json else as_table(*told, options.weights_dtype))
     return 0
 
 
@@ -139,7 +165,7 @@ def as_json(forecast, card, alone, enough):
     return json.dumps(plan, indent=1)
 
 
-def as_table(forecast, card, alone, enough):
+def as_table(forecast, card, alone, enough, weights_dtype):
     lines = ["GiB at the highest moment of " + "".join(f"{phase:>12}" for phase in forecast.phases)]
     for part in memory.KINDS:
         lines.append(f"  {part:<27}" + "".join(f"{sizes[part] / GIB:12.2f}" for sizes in forecast.phases.values()))
@@ -149,7 +175,7 @@ def as_table(forecast, card, alone, enough):
     verdict = ("it fits" if forecast.peak <= TIGHT * card * GIB else "it just fits") if fits else "it does not fit"
     lines.append(f"peak: {forecast.peak / GIB:.2f} GiB, in {forecast.worst}; {verdict} into {card:.2f} GiB")
     if verdict == "it just fits":
-        lines.append("that is tight: fragmentation, which no forecast knows, may need a tenth more")
+        lines.append("that is tight: fragmentation, which no forecast knows, may need 15 % more")
     for change, peak in alone:
         word = "fits" if peak <= card * GIB else "not yet"
         lines.append(f"  {flags(change):<40}{peak / GIB:6.2f} GiB, {(forecast.peak - peak) / GIB:.2f} less: {word}")
@@ -157,6 +183,8 @@ def as_table(forecast, card, alone, enough):
         lines.append(f"enough: {flags(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
     elif not fits:
         lines.append("all of these together are not enough: give a lower --resolution")
+    if weights_dtype == "bf16" or (enough and enough[0].get("weights_dtype") == "bf16"):
+        lines.append("bf16 weights need a GPU that computes in bf16, such as an RTX 30xx or later")
     return "\n".join(lines)
 
 
@@ -181,36 +209,50 @@ def expect(session):
         line += f", of {card / GIB:.2f}"
         if forecast.peak > card:
             line += "; the same command with --plan says which flags would bring it under"
+        elif forecast.peak > TIGHT * card:
+            line += "; that is tight"
     else:
         line += ", beside the program itself"
     print(line)
     return forecast
 
 
-def compare(forecast, device):
-    """The forecast beside what was measured on a GPU: tensors beside tensors, and what torch held."""
+def compare(forecast, device, optimizer):
+    """The forecast beside what was measured on a GPU: tensors beside tensors, and what torch held.
+
+    optimizer: --optimizer; paged moments are the driver's, and torch does not count them.
+    """
     tensors, held = torch.cuda.max_memory_allocated(device) / GIB, torch.cuda.max_memory_reserved(device) / GIB
-    foreseen = (forecast.peak - forecast.context) / GIB
+    paged = forecast.parts["optimizer"] if optimizer == "paged_adamw8bit" else 0
+    foreseen = (forecast.peak - forecast.context - paged) / GIB
     return (
         f"memory: {tensors:.2f} GiB of tensors at most, {foreseen:.2f} were expected; torch held {held:.2f} GiB for "
         f"them, and the CUDA context takes about {forecast.context / GIB:.2f} more"
+        + (f", paged moments {paged / GIB:.2f}" if paged else "")
     )
 
 
-def out_of_memory(options, session):
+def out_of_memory(options, session, run):
     """The UserError for a GPU that was too small: which flags would have fitted, and how to go on.
 
-    session: None if it was not complete yet.
+    session: None if it was not complete yet. run: the run's folder, or None if there is none yet.
     """
     print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
+    free = [field.name for field in dataclasses.fields(options) if field.metadata["resume"] == "free"]
+    window = options.batch_size * options.grad_acc_steps
+    enough = None
     try:
         architecture = (
             architectures.of_networks(session.parts) if session else architectures.of_source(options.pretrained_model)
         )
         peak = memory.forecast(options, architecture).peak
-        _, enough = suggest(
-            options, architecture, min(room(options), 0.95 * peak)
-        )  # if it should have fitted: a bit less
+        there = min(room(options), 0.95 * peak)  # if it should have fitted: a bit less
+        for only in ([free] if run else []) + [None]:
+            _, enough = suggest(options, architecture, there, only)
+            changed = dataclasses.replace(options, **enough[0]) if enough else options
+            goes_on = only is not None and changed.batch_size * changed.grad_acc_steps == window
+            if enough and (goes_on or only is None):
+                break
     except (config.UserError, RuntimeError):
         enough = None
     if not enough:
@@ -218,19 +260,15 @@ def out_of_memory(options, session):
             "the GPU's memory is full: use a lower --resolution, or see what other options need with --plan"
         )
     change, less = enough
-    words = flags(change)
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    changed = dataclasses.replace(options, **change)
-    same_update = changed.batch_size * changed.grad_acc_steps == options.batch_size * options.grad_acc_steps
-    if session and same_update and all(fields[name].metadata["resume"] == "free" for name in change):
-        words = f"--output_dir {shlex.quote(options.output_dir)} --run_id {session.run.name} {words}"
+    if goes_on:
+        words = f"--output_dir {shlex.quote(options.output_dir)} --run_id {run.name} {flags(change)}"
         return config.UserError(
             f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about {less / GIB:.1f} GiB, "
             f"with: python -m training {words}"
         )
     return config.UserError(
-        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {words}, which needs "
-        f"about {less / GIB:.1f} GiB"
+        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {flags(change)}, which "
+        f"needs about {less / GIB:.1f} GiB"
     )
 
 

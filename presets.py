@@ -1,7 +1,8 @@
 """Flags that fit a card: --preset 6gb, 8gb, 12gb, 24gb. Only the standard library is imported here.
 
 A preset stands between the defaults and what was given: it sets those of its flags that were not given, and is then
-forgotten. A run's config.json has what it set. UNet and text encoder may both learn, at 512x768.
+forgotten. A run's config.json has what it set. UNet and text encoder may both learn, at 512x768. Those of 6 and 8 GB
+need a GPU that computes in bf16.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def set_up(options, run):
     if options.buckets:
         accelerator.print(buckets.told(sizes))
 
-    # Model: from the pretrained source, or from the newest version and the fp32 weights of the saved state
+    # Model: from the pretrained source, or from the newest version and the saved state's weights as they learn
     learning = [name for name in models.PARTS if getattr(options, f"train_{name}")]
     saved, state = checkpoint.read_position(run) if run else (None, None)
     position = {
@@ -88,6 +88,10 @@ def set_up(options, run):
     else:
         parts = models.load_parts(options.pretrained_model)
     diffusion.require_trainable(parts.noise_scheduler)
+    learners, validators = (  # before the model comes to the GPU: --summarize_desc has it to itself
+        dataset.BookCoverDataset(some, some_sizes, parts.tokenizer, options)
+        for some, some_sizes in ((books, sizes), (held_out, held_out_sizes))
+    )
     models.freeze(parts, learning)
     if options.grad_ckpt:
         models.enable_checkpointing(parts, learning)
@@ -99,19 +103,15 @@ def set_up(options, run):
     run = accelerate.utils.broadcast_object_list([run])[0]
 
     # With cached latents, the autoencoder has the device to itself, and then leaves it
-    cached = None
     if options.cache_latents:
-        cached = latents.of_books(books + held_out, sizes + held_out_sizes, parts, options, accelerator)
+        learners.latents = validators.latents = latents.of_books(
+            books + held_out, sizes + held_out_sizes, parts, options, accelerator
+        )
     models.place(parts, accelerator.device, precision, learning, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
 
-    # Optimizer
-    optimizer = optimizers.make(options, parts, learning, accelerator)
-    average = None
-    if options.ema_decay:
-        device = None if options.ema_device == "auto" else options.ema_device
-        average = ema.Average(parts, learning, options.ema_decay, device)
+    # How long, and what updates the weights
     plan = updates.make_plan(options, sizes, position)
     total = options.max_steps or options.epochs * plan.updates
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
@@ -120,6 +120,10 @@ def set_up(options, run):
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     position["total"] = total
+    optimizer, average = optimizers.make(options, parts, learning, accelerator), None
+    if options.ema_decay:
+        device = None if options.ema_device == "auto" else options.ema_device
+        average = ema.Average(parts, learning, options.ema_decay, device)
     schedule = diffusers.optimization.get_scheduler(
         options.lr_scheduler, optimizer.inner, num_warmup_steps=options.warmup_steps, num_training_steps=total
     )
@@ -138,8 +142,8 @@ def set_up(options, run):
         optimizer=optimizer,
         average=average,
         lr_multiplier=schedule.lr_lambdas[0],
-        covers=dataset.BookCoverDataset(books, sizes, parts.tokenizer, options, cached),
-        held_out=dataset.BookCoverDataset(held_out, held_out_sizes, parts.tokenizer, options, cached),
+        covers=learners,
+        held_out=validators,
         plan=plan,
         position=position,
         log=tracking.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),

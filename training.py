@@ -48,7 +48,7 @@ def main(argv=None):
     except torch.OutOfMemoryError:
         import plan
 
-        raise plan.out_of_memory(options, session) from None
+        raise plan.out_of_memory(options, session, session.run if session else run) from None
 
 
 def resume(given):
@@ -61,7 +61,7 @@ def resume(given):
     if saved.exists():
         command_line.refuse_changes(cls, saved, given)
     wishes = command_line.inherit(cls, saved, given) if saved.exists() else cls(**given)
-    if config.tracker(wishes) in config.STORES:
+    if config.tracker(wishes) in config.STORES and not (wishes.plan and saved.exists()):
         artifacts.bring_run(wishes, run_id)
     run = catalog.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
     command_line.refuse_changes(cls, saved, given)
@@ -82,7 +82,7 @@ def train(session, stop):
 
     options, accelerator, position = session.options, session.accelerator, session.position
     groups = session.optimizer.param_groups
-    parameters = [p for group in groups for p in group["params"]]
+    parameters = session.optimizer.parameters
     log = session.log
 
     # Is there anything to do? Then first, for comparison, how the pretrained model does
@@ -133,8 +133,8 @@ def train(session, stop):
                     p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
             shared = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)]), "sum")
 
-            # Clip. Nothing that is not finite may reach the weights: here the update waits for the device, once. With
-            # fp16 single gradients may overflow: the loss scaler then leaves the update out and lowers the scale
+            # Clip. Nothing that is not finite may reach the weights: here the loop waits for the device. With fp16
+            # single gradients may overflow: the loss scaler then leaves the update out and lowers the scale
             loss_sum, stopping, norm = torch.stack([*shared, session.optimizer.clip()]).tolist()
             loss = loss_sum / len(places)
             if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
@@ -181,7 +181,7 @@ def train(session, stop):
     stopped = position["step"] < session.total
     accelerator.print(summary(session, stopped))
     if expected and accelerator.device.type == "cuda":
-        print(plan.compare(expected, accelerator.device))
+        print(plan.compare(expected, accelerator.device, options.optimizer))
     return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 

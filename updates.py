@@ -128,21 +128,22 @@ def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=
 
     With cached latents the batch has moments (B, 2, 4, H/8, W/8) instead of pixel_values.
     """
-    device, vae = session.accelerator.device, session.parts.vae
+    vae = session.parts.vae
+    send = functools.partial(torch.Tensor.to, device=session.accelerator.device, non_blocking=True)  # no wait for it
     with session.accelerator.autocast():
         if "moments" in batch:
-            mean, std = batch["moments"].to(device, non_blocking=True).float().unbind(1)
+            mean, std = send(batch["moments"]).float().unbind(1)
         else:
-            mean, std = models.posterior(vae, batch["pixel_values"].to(device, non_blocking=True))
-        latents = models.draw_latents(vae, mean, std, posterior_noise.to(device))
-        encoder_hidden_states = models.encode_text(session.parts.text_encoder, batch["input_ids"].to(device))
+            mean, std = models.posterior(vae, send(batch["pixel_values"]))
+        latents = models.draw_latents(vae, mean, std, send(posterior_noise))
+        encoder_hidden_states = models.encode_text(session.parts.text_encoder, send(batch["input_ids"]))
         return diffusion.loss(
             session.parts.unet,
             session.noise_scheduler,
             latents,
             encoder_hidden_states,
-            noise.to(device),
-            timesteps.to(device),
+            send(noise),
+            send(timesteps),
             snr_gamma,
         )
 
@@ -177,10 +178,9 @@ def try_largest(session):
     batches = [members[:batch_size] for members in buckets.group(sizes)]
     largest = max(batches, key=lambda members: len(members) * math.prod(sizes[members[0]]))
     batch = torch.utils.data.default_collate([session.covers[key] for key in zip(largest, itertools.count())])
-    parameters = [p for group in session.optimizer.param_groups for p in group["params"]]
 
     # The optimizer's moments are not there before the first update: their room is taken meanwhile
-    weights = sum(4 * p.numel() for p in parameters)
+    weights = sum(4 * p.numel() for p in session.optimizer.parameters)
     there = session.optimizer.state or session.options.optimizer == "paged_adamw8bit"  # or they can make room
     moments = 0 if there else checkpoint.bytes_of_moments(session.options, weights)
     reserved = torch.empty(int(moments), dtype=torch.uint8, device=session.accelerator.device)

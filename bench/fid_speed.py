@@ -2,7 +2,7 @@
 
     python -m bench.fid_speed                 # some ten minutes: 200 demo covers, five turns
 
-Without the official weights the network has random ones of its own architecture, which cost the same: speeds and digits
+The network has random weights, which cost the same as the official ones: speeds and digits
 are what is compared here, and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default,
 antialiased, and lies otherwise in memory.
 """
@@ -21,6 +21,7 @@ import tracemalloc
 
 import command_line
 import config
+from bench import positive, resolution
 
 
 def main(argv=None):
@@ -28,10 +29,10 @@ def main(argv=None):
     parser = command_line.Parser(
         prog="python -m bench.fid_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--covers", type=int, default=200, help="demo covers")
-    parser.add_argument("--resolution", default="128x192")
-    parser.add_argument("--batch_size", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--covers", type=positive, default=200, help="demo covers")
+    parser.add_argument("--resolution", type=resolution, default="128x192")
+    parser.add_argument("--batch_size", type=positive, default=50)
+    parser.add_argument("--repeats", type=positive, default=5, help="turns")
     wishes = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         compare_statistics(pathlib.Path(folder), wishes)

@@ -9,7 +9,6 @@ pictures of encoding them, too.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import pathlib
 import statistics
@@ -19,6 +18,7 @@ import time
 
 import command_line
 import config
+from bench import positive, resolution
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -32,12 +32,12 @@ BARE = "one batch, over and over"
 
 def main(argv=None):
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.loading", description=__doc__.split("\n")[0])
-    parser.add_argument("--covers", type=int, default=100, help="demo covers")
-    parser.add_argument("--resolution", default="128x192")
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=8, help="of each way in each turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser = command_line.Parser(prog="python -m bench.loading", description=__doc__.split("\n")[0])
+    parser.add_argument("--covers", type=positive, default=100, help="demo covers")
+    parser.add_argument("--resolution", type=resolution, default="128x192")
+    parser.add_argument("--batch_size", type=positive, default=4)
+    parser.add_argument("--updates", type=positive, default=8, help="of each way in each turn")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns of each way")
     wishes = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         speeds = measure(pathlib.Path(folder), wishes)
@@ -87,6 +87,7 @@ def images_per_s(session, batches, updates):
     for batch, places in itertools.islice(batches, updates):
         losses = training_loss(session, batch, places)
         session.accelerator.backward(losses.mean())
+        session.optimizer.clip()
         session.optimizer.step()
         images += len(losses)
     return images / (time.monotonic() - began)

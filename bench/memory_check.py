@@ -1,7 +1,8 @@
 """Is the forecast of memory true? Forecast beside measurement on this machine's CPU, and beside figures from real GPUs.
 
-    python -m bench.memory_check                             # both tables; minutes
-    python -m bench.memory_check --only published            # the second alone; seconds for each line
+    python -m bench.memory_check                             # three tables; minutes
+    python -m bench.memory_check --only plans                # what SD 1.5 needs with several options, beside the targets
+    python -m bench.memory_check --only published            # beside figures from real GPUs
 
 Measured is the real script: `python -m training` in a process of its own on demo covers, with every allocation and
 release of torch's CPU allocator counted by torch.profiler. The forecast knows nothing of either.
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import command_line
 import config
+from bench import resolution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB, MIB = 2**30, 2**20
@@ -54,24 +56,37 @@ MIDDLE = dict(  # the UNet of `middle`: about 100 M parameters
 )
 
 
+PLANS = {  # what learns at 512x768: (options, the most that it should need, in GiB)
+    "text encoder, the default": ("", 5.0),
+    "UNet and text encoder": (BOTH, 10.5),
+    "both, `--preset 24gb`": (f"{BOTH} --preset 24gb", None),
+    "both, `--preset 12gb`": (f"{BOTH} --preset 12gb", None),
+    "both, `--preset 8gb`": (f"{BOTH} --preset 8gb", None),
+    "both, `--preset 6gb`": (f"{BOTH} --preset 6gb", 6.0),
+}
+
+
 class Published(NamedTuple):
     """What somebody measured on a real GPU while training SD 1.x with fp16 arithmetic and 8-bit Adam."""
 
     source: str
     gib: float  # all that the process took
     words: str  # our options that come closest
+    note: str = ""  # why it may differ
     cached: bool = False  # latents and text embeddings were computed before: no VAE and no text encoder in memory
 
 
 # The first author's change was to drop gradients after each update (set_to_none); the second's script still set them to
 # zero and kept them, so that they were there in the forward pass, too: as with --grad_acc_steps 2
+# Not known; a guess. Of the four, larger pictures and batches hardly need more, as where a card is full either way
+FULL = "whole processes, with what torch keeps for later, on a nearly full card of 12 GiB"
 DIFFUSERS = f"{BOTH} --resolution {{}} --batch_size {{}}"
 SHIVAM = "--train_unet True --train_text_encoder False --resolution 512 --batch_size 1 --grad_acc_steps 2"
 PUBLISHED = [
-    Published("huggingface/diffusers#2039, RTX 3060", 11124 * MIB / GIB, DIFFUSERS.format(512, 1)),
-    Published("the same", 11694 * MIB / GIB, DIFFUSERS.format(512, 5)),
-    Published("the same", 11450 * MIB / GIB, DIFFUSERS.format(768, 1)),
-    Published("the same", 11598 * MIB / GIB, DIFFUSERS.format(1024, 1)),
+    Published("huggingface/diffusers#2039, RTX 3060", 11124 * MIB / GIB, DIFFUSERS.format(512, 1), FULL),
+    Published("the same", 11694 * MIB / GIB, DIFFUSERS.format(512, 5), FULL),
+    Published("the same", 11450 * MIB / GIB, DIFFUSERS.format(768, 1), FULL),
+    Published("the same", 11598 * MIB / GIB, DIFFUSERS.format(1024, 1), FULL),
     Published("ShivamShrirao/diffusers, examples/dreambooth", 9.92, SHIVAM, cached=True),
     Published("the same", 11.17, f"{SHIVAM} --grad_ckpt False", cached=True),
     Published("the same", 15.79, f"{SHIVAM} --optimizer adamw", cached=True),
@@ -80,25 +95,31 @@ PUBLISHED = [
 
 def main(argv=None):
     """Print the tables, a line as soon as it is known."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m bench.memory_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("measured", "published"), help="one of the two tables")
-    parser.add_argument("--resolution", default="128x192", help="of the measured configurations")
-    parser.add_argument("--match", default="", help="only the configurations with this in their name")
+    parser.add_argument("--only", choices=("measured", "plans", "published"), help="one of the tables")
+    parser.add_argument("--resolution", type=resolution, default="128x192", help="of the measured table")
+    parser.add_argument("--match", default="", help="only the lines of the measured table with this in their name")
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # in the process that trains
     wishes = parser.parse_args(argv)
     if wishes.measure:
         print(json.dumps(measure(wishes.measure)))
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        if wishes.only != "published":
-            print("| configuration | forecast, MiB | measured, MiB | ratio | highest in |\n|---|---|---|---|---|")
+    if wishes.only in (None, "measured"):
+        print("| configuration | forecast, MiB | measured, MiB | ratio | highest in |\n|---|---|---|---|---|")
+        with tempfile.TemporaryDirectory() as folder:
             for name, words in CONFIGURATIONS.items():
                 if wishes.match in name:
                     check(name, f"{words} {COMMON} --resolution {wishes.resolution}".split(), pathlib.Path(folder))
-    if wishes.only != "measured":
-        print("| published by | options | forecast, GiB | published, GiB | ratio |\n|---|---|---|---|---|")
+    if wishes.only in (None, "plans"):
+        print("\n| what learns, 512x768 | batch | forecast, GiB | should be at most |\n|---|---|---|---|")
+        for name, (words, most) in PLANS.items():
+            tell_plan(name, words.split(), most)
+    if wishes.only in (None, "published"):
+        print(
+            "\n| published by | options | forecast, GiB | published, GiB | of the forecast | why |\n" + "|---" * 6 + "|"
+        )
         for figure in PUBLISHED:
             compare(figure)
     return 0
@@ -117,7 +138,8 @@ def check(name, words, folder):
         words[words.index("middle")] = str(make_middle(folder / "middle"))
     options, _ = command_line.parse(config.TrainingOptions, words)
     forecast = memory.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
-    run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
+    own = "".join(filter(str.isalnum, name))  # a cache of its own, too: latents are to be encoded
+    run = [*words, "--output_dir", str(folder / "runs"), "--run_name", own, "--cache_dir", str(folder / own)]
     child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     ratio = forecast.peak / measured
@@ -161,6 +183,20 @@ def allocated(work):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Stable Diffusion 1.5 on a GPU
+
+
+def tell_plan(name, words, most):
+    """One line: the forecast of a configuration, and what it should not exceed."""
+    import architecture
+    import memory
+
+    options, _ = command_line.parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
+    peak = memory.forecast(options, architecture.of_source("sd15-random")).peak / GIB
+    print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # On other people's GPUs
 
 
@@ -175,7 +211,10 @@ def compare(figure):
     forecast = memory.forecast(options, sd15)
     peak = forecast.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
     gib = peak / GIB
-    print(f"| {figure.source} | {figure.words} | {gib:.2f} | {figure.gib:.2f} | {gib / figure.gib:.3f} |", flush=True)
+    line = (
+        f"| {figure.source} | {figure.words} | {gib:.2f} | {figure.gib:.2f} | {figure.gib / gib:.2f} | {figure.note} |"
+    )
+    print(line, flush=True)
 
 
 def half_weights(described, *networks):

@@ -3,7 +3,8 @@
     python -m bench.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo --resolution 128x192 \\
         --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
 
-Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on.
+Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on. Each
+combination has a folder of its own in --out; one that is half done is deleted and begun anew.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import sys
 import time
 
 import command_line
 import config
+from bench import positive
 from bench.regimes import run_script
 
 
@@ -30,7 +33,7 @@ def main(argv=None):
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the covers and the table")
     parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"])
-    parser.add_argument("--numbers", type=int, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
+    parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
     options, handed_on = parser.parse_known_args(argv)
     given = command_line.read_command_line(config.InferenceOptions, handed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
@@ -45,6 +48,7 @@ def main(argv=None):
             folder = options.out.resolve() / f"{scheduler.replace('+', 'p')}-{steps}"
             words = ("--scheduler", scheduler, "--steps", steps, "--save_dir", folder, "--calc_fid", True)
             if not (folder / "seconds.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # half a drawing could not be timed
                 began = time.monotonic()
                 run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
                 (folder / "seconds.json").write_text(json.dumps(time.monotonic() - began), encoding="utf-8")

@@ -8,7 +8,6 @@ in the metric that first asks for them, and kept: so the first run of this comma
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import resource
@@ -17,13 +16,14 @@ import time
 
 import command_line
 import config
+from bench import positive, resolution
 
 
 def main(argv=None):
     """Print a line for each metric, as it is done."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
-    parser.add_argument("--covers", type=int, default=2000, help="drawn covers, and about as many real ones")
-    parser.add_argument("--resolution", default="128x192")
+    parser = command_line.Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
+    parser.add_argument("--covers", type=positive, default=2000, help="drawn covers, and about as many real ones")
+    parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument(
         "--out", type=pathlib.Path, default="scoring_cost", help="folder for covers, features, readings"
     )

@@ -16,6 +16,7 @@ import time
 
 import command_line
 import config
+from bench import positive
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -25,8 +26,8 @@ def main(argv=None):
     parser = command_line.Parser(
         prog="python -m bench.starting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=54_000, help="of the data folder")
-    parser.add_argument("--repeats", type=int, default=5, help="of each --help, and of the second opening")
+    parser.add_argument("--rows", type=positive, default=54_000, help="of the data folder")
+    parser.add_argument("--repeats", type=positive, default=5, help="of each --help, and of the second opening")
     parser.add_argument("--out", type=pathlib.Path, default="starting", help="folder for the data folder and its cache")
     wishes = parser.parse_args(argv)
 

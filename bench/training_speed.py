@@ -26,9 +26,11 @@ import time
 
 import command_line
 import config
+from bench import positive
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not timed
+RUNS = "timed-runs"  # folder in --out that is deleted before each run
 LR = "1e-5"
 OURS = {
     "ours, pictures": "--optimizer adamw --grad_ckpt False",
@@ -48,9 +50,9 @@ def main(argv=None):
     parser.add_argument("--example", type=pathlib.Path, help="diffusers' train_text_to_image.py")
     parser.add_argument("--pretrained_model", default="tiny", choices=("tiny", "mini", "sd15-random"))
     parser.add_argument("--resolution", type=int, default=128, help="of square pictures, as the example has them")
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=60, help="that are timed, of each way in each turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("--batch_size", type=positive, default=4)
+    parser.add_argument("--updates", type=positive, default=60, help="that are timed, of each way in each turn")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns of each way")
     parser.add_argument("--covers", type=int, default=400, help="demo covers")
     parser.add_argument("--out", type=pathlib.Path, default="training_speed", help="folder for the model and the runs")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # be the bare loop
@@ -64,7 +66,7 @@ def main(argv=None):
     found = {way: [] for way in commands}  # (steps/s, GiB) of each turn
     for turn in range(wishes.repeats):
         for way, words in commands.items():
-            shutil.rmtree(wishes.out / "runs", ignore_errors=True)
+            shutil.rmtree(wishes.out / RUNS, ignore_errors=True)
             command = [sys.executable, *map(str, words)]
             found[way].append(measure(command, WARM_UP + wishes.updates, wishes.out / "last.log"))
         print(f"after {turn + 1} turns\n{table(found, wishes)}\n", flush=True)
@@ -74,17 +76,17 @@ def main(argv=None):
 def prepare(wishes):
     """{way: words after python}, with the model and the data that they need in place."""
     import demo_data
-    import models
 
     root = demo_data.ensure(wishes.out.resolve(), wishes.covers, workers=2)
-    model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / "pictures"
-    if not model.is_dir():
-        models.load_parts(wishes.pretrained_model).pipeline().save_pretrained(model)
+    model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
+    if not model.is_dir():  # in a process of its own: a child is said to have had all the memory that its parent had
+        code = "import sys, models; models.load_parts(sys.argv[1]).pipeline().save_pretrained(sys.argv[2])"
+        subprocess.run([sys.executable, "-c", code, wishes.pretrained_model, model], cwd=ROOT, check=True)
     if not pictures.is_dir():
-        lay_out(root, pictures)
+        lay_out(root, pictures, wishes.out.resolve() / "cache")
     steps = WARM_UP + wishes.updates
     common = f"--pretrained_model {model} --data_root {root} --cache_dir {wishes.out.resolve() / 'cache'}"
-    common += f" --output_dir {wishes.out.resolve() / 'runs'} --resolution {wishes.resolution} --max_steps {steps}"
+    common += f" --output_dir {wishes.out.resolve() / RUNS} --resolution {wishes.resolution} --max_steps {steps}"
     common += " --train_unet True --train_text_encoder False --mixed_precision no --sample_every 0 --validation_rows 1"
     common += f" --lr {LR} --validate_every 100000 --save_every 100000 --save_dtype fp32"
     commands = {}
@@ -92,7 +94,7 @@ def prepare(wishes):
         commands[EXAMPLE] = [wishes.example.resolve(), "--pretrained_model_name_or_path", model]
         commands[EXAMPLE] += ["--train_data_dir", pictures, "--resolution", wishes.resolution, "--learning_rate", LR]
         commands[EXAMPLE] += ["--train_batch_size", wishes.batch_size, "--max_train_steps", steps]
-        commands[EXAMPLE] += ["--output_dir", wishes.out.resolve() / "runs" / "example"]
+        commands[EXAMPLE] += ["--output_dir", wishes.out.resolve() / RUNS / "example"]
         commands[EXAMPLE] += ["--cache_dir", wishes.out.resolve() / "datasets", "--report_to", "tensorboard"]
     for way, words in OURS.items():
         words = [*common.split(), "--batch_size", wishes.batch_size, *words.split()]
@@ -105,12 +107,12 @@ def prepare(wishes):
     return commands
 
 
-def lay_out(root, folder):
+def lay_out(root, folder, cache):
     """The pictures of a data folder as `datasets` reads them: links, and metadata.jsonl with the prompts."""
     import dataset
     import prompts
 
-    options = config.StatsOptions(data_root=str(root))
+    options = config.StatsOptions(data_root=str(root), cache_dir=str(cache))
     unfinished = folder.with_name(".unfinished")
     unfinished.mkdir(exist_ok=True)
     lines = []

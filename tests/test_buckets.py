@@ -1,5 +1,6 @@
 """Aspect-ratio buckets: which there are, which a cover gets, the order of the data, and training on them."""
 
+import contextlib
 import math
 import os
 import pathlib
@@ -248,12 +249,40 @@ def test_validation_does_not_depend_on_the_batches(arguments, runs):
     assert one == pytest.approx(four, rel=1e-6)
 
 
-def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch):
-    assert training.main(arguments("--max_steps", 3)) == 0
+@pytest.mark.parametrize("more", [(), ("--fused_backward", "True"), ("--weights_dtype", "bf16")])
+def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch, more):
+    assert training.main(arguments("--max_steps", 2, *more)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(updates, "try_largest", lambda _: None)
-        assert training.main(arguments("--max_steps", 3, name="unchecked")) == 0
+        assert training.main(arguments("--max_steps", 2, *more, name="unchecked")) == 0
     assert final_state(runs / "run") == final_state(runs / "unchecked")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "there", "room"),
+    [("adamw", {}, 2 * 4 * 20), ("adamw", {"weight": "moments"}, 0), ("paged_adamw8bit", {}, 0)],
+)
+def test_the_check_leaves_room_for_moments(monkeypatch, optimizer, there, room):
+    """20 weights, two moments of fp32 each; none if they are there already, or can leave the GPU."""
+    weight = torch.nn.Parameter(torch.zeros(20))
+    session = types.SimpleNamespace(
+        covers=OneCover(),
+        options=config.TrainingOptions(batch_size=1, optimizer=optimizer),
+        optimizer=types.SimpleNamespace(parameters=[weight], state=there, rehearsal=contextlib.nullcontext),
+        accelerator=types.SimpleNamespace(device="cpu", backward=lambda loss: None),
+    )
+    taken, empty = [], torch.empty
+    monkeypatch.setattr(updates, "training_loss", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(torch, "empty", lambda size, **words: taken.append(size) or empty(size, **words))
+    updates.try_largest(session)
+    assert taken == [room]
+
+
+class OneCover:
+    sizes = ((64, 64),)
+
+    def __getitem__(self, key):
+        return {"row": key[0]}
 
 
 def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypatch):

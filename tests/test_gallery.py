@@ -115,6 +115,8 @@ def test_settings_from_before_there_was_tiling_are_those_without_it(tmp_path):
     older = {name: value for name, value in plain.items() if name != "vae_tiling"}
     gallery.require_same_settings(path, older, {"3": "a book"})
     gallery.require_same_settings(path, plain, {"4": "another"})
-    with pytest.raises(config.UserError, match="were drawn with vae_tiling None, and now it is True"):
+    with pytest.raises(
+        config.UserError, match="were drawn with vae_tiling None, and now it is True: give --vae_tiling False, choose"
+    ):
         gallery.require_same_settings(path, tiled, {})
     assert not values.differences([older, plain]) and values.differences([older, tiled]) == ["vae_tiling"]

@@ -56,7 +56,7 @@ def encoded(monkeypatch):
     return count
 
 
-def cached(options, parts, books=None, precision="no"):
+def cached(options, parts, books=None, precision="no", sizes=None):
     books = dataset.open_data(options).kept if books is None else books
     accelerator = types.SimpleNamespace(  # accelerate has one precision for the whole life of a process
         mixed_precision=precision,
@@ -68,7 +68,7 @@ def cached(options, parts, books=None, precision="no"):
         wait_for_everyone=lambda: None,
         autocast=lambda: torch.autocast("cpu", models.DTYPES[precision], enabled=precision != "no"),
     )
-    return latents.of_books(books, [config.size(options)] * len(books), parts, options, accelerator)
+    return latents.of_books(books, sizes or [config.size(options)] * len(books), parts, options, accelerator)
 
 
 def block_paths(options):
@@ -85,7 +85,7 @@ def test_kept_is_the_posterior_rounded_to_half(options, parts):
     images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
     with torch.no_grad():
         posterior = parts.vae.encode(images).latent_dist
-    moments = torch.stack([kept[book.content] for book in books])
+    moments = torch.stack([kept[book.content, (32, 48)] for book in books])
     assert moments.dtype == torch.float16 and moments.shape == (26, 2, 4, 6, 4)
     for ours, theirs in ((moments[:, 0], posterior.mean), (moments[:, 1], posterior.std)):
         assert theirs.abs().mean() > 0.1
@@ -97,7 +97,7 @@ def test_a_draw_differs_from_one_of_pictures_by_rounding_alone(options, parts):
     images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4, 6, 4), np.float32))
     kept = cached(options, parts, books)
-    mean, std = torch.stack([kept[book.content] for book in books]).float().unbind(1)
+    mean, std = torch.stack([kept[book.content, (32, 48)] for book in books]).float().unbind(1)
     ours, theirs = models.draw_latents(parts.vae, mean, std, noise), models.encode_images(parts.vae, images, noise)
     error = (ours - theirs).norm() / theirs.norm()
     assert 0 < error < 2**-11
@@ -109,7 +109,26 @@ def test_what_is_kept_does_not_depend_on_what_else_was_missing(options, parts, t
     options = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
     for some in (books[20:], books[:3], books):
         pieces = cached(options, parts, some)
-    assert all(torch.equal(whole[book.content], pieces[book.content]) for book in books)
+    assert all(torch.equal(whole[key], pieces[key]) for key in whole.places) and len(whole.places) == len(books)
+
+
+def test_each_size_has_its_own(options, parts, encoded, tmp_path):
+    """One size, then buckets, then the one size again, in one cache: what each finds is what a cache of its own has."""
+    books = dataset.open_data(options).kept
+    one, mixed = [(32, 48)] * 26, [(32, 48), (48, 32)] * 13
+    alone = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
+    fresh = cached(alone, parts, books, sizes=mixed)
+    encoded[0] = 0
+    counts = []
+    for sizes in (one, mixed, one, mixed):
+        kept = cached(options, parts, books, sizes=sizes)
+        counts.append(encoded[0])
+        assert [kept[book.content, size].shape[2:] for book, size in zip(books, sizes, strict=True)] == [
+            (height // 8, width // 8) for width, height in sizes
+        ]
+    assert counts == [26, 39, 39, 39]
+    for book, size in zip(books, mixed, strict=True):
+        assert torch.equal(kept[book.content, size], fresh[book.content, size])
 
 
 def test_it_can_be_pickled_small(options, parts):
@@ -117,7 +136,7 @@ def test_it_can_be_pickled_small(options, parts):
     text = pickle.dumps(kept)
     again = pickle.loads(text)
     assert set(again.places) == set(kept.places) and len(text) < 10_000
-    assert all(torch.equal(again[content], kept[content]) for content in kept.places)
+    assert all(torch.equal(again[key], kept[key]) for key in kept.places)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

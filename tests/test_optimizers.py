@@ -463,7 +463,7 @@ def test_what_only_the_machine_can_tell_is_refused_too(monkeypatch):
         optimizers.require_possible(fused, "no", 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(config.UserError, match="this GPU does not compute in bf16; give --weights_dtype fp32"):
+    with pytest.raises(config.UserError, match="this GPU does not compute in bf16; give --weights_dtype fp32 --fused"):
         optimizers.require_possible(bf16, "bf16", 1)
 
 

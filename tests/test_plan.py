@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import shlex
 import types
 
@@ -79,6 +80,23 @@ def test_remedies_together(closed_form):
     assert change == {"grad_ckpt": True, "optimizer": "adamw8bit", "batch_size": 2, "grad_acc_steps": 2}
     assert peak == 6 * GIB
     assert plan.suggest(options, None, 4.5 * GIB)[1] is None
+
+
+def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
+    """10 GiB, 5 as with --preset 6gb, 4 with Adafactor, 3 without the UNet. Accumulating rules fused_backward out."""
+
+    def forecast(options, architecture, device="cuda"):
+        small = options.fused_backward and options.weights_dtype == "bf16"
+        gib = (4 if options.optimizer == "adafactor" else 5) if small else 10 if options.train_unet else 3
+        return memory.Forecast({"training": {kind: gib * GIB / 4 for kind in memory.KINDS}}, 0)
+
+    monkeypatch.setattr(memory, "forecast", forecast)
+    options = TrainingOptions(train_unet=True, grad_acc_steps=2)
+    for room, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
+        _, (change, peak) = plan.suggest(options, None, room * GIB)
+        changed = checks.check(dataclasses.replace(options, **change))
+        assert (changed.train_unet, changed.optimizer, peak) == (unet, optimizer, room * GIB)
+    assert plan.suggest(options, None, 2 * GIB)[1] is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -175,7 +193,7 @@ def test_a_run_begins_with_its_forecast(words, capsys):
 
 
 def test_on_a_gpu_the_forecast_says_whether_it_fits(closed_form, monkeypatch, capsys):
-    for gib, ending in ((12, "of 12.00"), (6, "says which flags would bring it under")):
+    for gib, ending in ((12, "of 12.00"), (9, "of 9.00; that is tight"), (6, "says which flags would bring it under")):
         card = types.SimpleNamespace(total_memory=gib * GIB)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         plan.expect(stand_in("cuda"))
@@ -196,8 +214,10 @@ def test_the_measured_peak_stands_beside_the_forecast(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * GIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 8 * GIB)
     forecast = memory.Forecast({"training": dict.fromkeys(memory.KINDS, 2 * GIB)}, GIB)
-    line = plan.compare(forecast, torch.device("cuda"))
+    line = plan.compare(forecast, torch.device("cuda"), "adamw")
     assert "7.00 GiB of tensors at most, 8.00 were expected; torch held 8.00" in line
+    line = plan.compare(forecast, torch.device("cuda"), "paged_adamw8bit")
+    assert "7.00 GiB of tensors at most, 6.00 were expected" in line and line.endswith("paged moments 2.00")
 
 
 def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, closed_form, tmp_path):
@@ -223,14 +243,23 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
     assert [(places[0], len(places)) for places in steps] == [(0, 4), (4, 2), (6, 2)]
 
 
+def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch):
+    """8-bit AdamW would be the first remedy, but the run could not have it. A resumed run may not even have got in."""
+    monkeypatch.setattr(plan, "room", lambda options: 9 * GIB)
+    options = TrainingOptions(optimizer="adamw", batch_size=4, pretrained_model="tiny")  # 10 GiB
+    for session in (stand_in(), None):
+        problem = plan.out_of_memory(options, session, pathlib.Path("runs/run"))
+        assert str(problem).endswith("--output_dir runs --run_id run --batch_size 2 --grad_acc_steps 2")
+
+
 def test_out_of_memory_with_what_a_run_cannot_change(closed_form, monkeypatch):
-    """AdamW's states are part of the run: a new one is needed. So it is if the model did not even get in."""
+    """AdamW's states are part of the run: a new one is needed. So it is if a new run's model did not even get in."""
     monkeypatch.setattr(plan, "room", lambda options: 6 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=1, pretrained_model="tiny")  # 7 GiB
-    session = stand_in()
-    problem = plan.out_of_memory(options, session)
+    session, run = stand_in(), pathlib.Path("runs/run")
+    problem = plan.out_of_memory(options, session, run)
     assert "start a new run with --optimizer adamw8bit, which needs about 5.0 GiB" in str(problem)
-    problem = plan.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None)
+    problem = plan.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None, None)
     assert "start a new run with --batch_size 2 --grad_acc_steps 2" in str(problem)
     monkeypatch.setattr(plan, "room", lambda options: GIB)
-    assert "use a lower --resolution" in str(plan.out_of_memory(options, session))
+    assert "use a lower --resolution" in str(plan.out_of_memory(options, session, run))
