@@ -71,7 +71,7 @@ def make_step(wishes):
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = models.load_parts(wishes.pretrained_model)
-    unet = parts.unet.to(device).train()
+    unet = models.freeze(parts, ["unet"]).unet.to(device)
     latents = torch.randn(wishes.batch_size, *models.latent_shape(parts, config.parse_size(wishes.resolution)))
     noise = torch.randn_like(latents).to(device)
     text = torch.randn(wishes.batch_size, 77, unet.config.cross_attention_dim, device=device)

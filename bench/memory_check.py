@@ -1,7 +1,7 @@
 """Is the forecast of memory true? Forecast beside measurement on this machine's CPU, and beside figures from real GPUs.
 
     python -m bench.memory_check                             # three tables; minutes
-    python -m bench.memory_check --only plans                # what SD 1.5 needs with several options, beside the targets
+    python -m bench.memory_check --only plans                # what SD 1.5 needs with several options
     python -m bench.memory_check --only published            # beside figures from real GPUs
 
 Measured is the real script: `python -m training` in a process of its own on demo covers, with every allocation and
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -138,8 +139,9 @@ def check(name, words, folder):
         words[words.index("middle")] = str(make_middle(folder / "middle"))
     options, _ = command_line.parse(config.TrainingOptions, words)
     forecast = memory.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
-    own = "".join(filter(str.isalnum, name))  # a cache of its own, too: latents are to be encoded
-    run = [*words, "--output_dir", str(folder / "runs"), "--run_name", own, "--cache_dir", str(folder / own)]
+    shutil.rmtree(folder / "cache" / "latents", ignore_errors=True)  # they are to be encoded
+    run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
+    run += ["--cache_dir", str(folder / "cache")]
     child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     ratio = forecast.peak / measured

@@ -249,7 +249,7 @@ def test_validation_does_not_depend_on_the_batches(arguments, runs):
     assert one == pytest.approx(four, rel=1e-6)
 
 
-@pytest.mark.parametrize("more", [(), ("--fused_backward", "True"), ("--weights_dtype", "bf16")])
+@pytest.mark.parametrize("more", [(), ("--fused_backward", "True")])
 def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch, more):
     assert training.main(arguments("--max_steps", 2, *more)) == 0
     with monkeypatch.context() as patch:
