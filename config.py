@@ -58,7 +58,11 @@ class DataOptions:
     )
     summarizer: str = option("facebook/bart-large-cnn", "hub id or folder of the transformers summarizer")
     num_workers: int = option(
-        None, "threads and processes that read images", none="one for each core, at most 8", least=0, resume="free"
+        None,
+        "threads and processes that read images",
+        none="one for each core, at most 8; beside cached latents at most one",
+        least=0,
+        resume="free",
     )
 
 
