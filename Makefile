@@ -1,5 +1,5 @@
 # make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
-# make test    lint and tests
+# make test    lint, and the tests of up to four files side by side
 # Both make the environment first (make install). Nothing needs a GPU.
 
 PYTHON ?= python3
@@ -35,7 +35,7 @@ demo: install
 test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf .venv $(DEMO)
