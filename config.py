@@ -154,7 +154,7 @@ class FidOptions:
     )
     fid_weights: str = option(None, "file with the official FID Inception weights", none="downloaded by pytorch-fid")
     fid_resize: str = option(
-        "clean", "clean = antialiased; legacy = as pytorch-fid does, to the digit", choices=("clean", "legacy")
+        "clean", "clean = antialiased; legacy = as pytorch-fid does, to six digits", choices=("clean", "legacy")
     )
     fid_batch_size: int = option(50, "images that go through the feature network at once", least=1)
     split: str = option("test", "rows of the data folder to use", choices=("train", "test", "all"))

@@ -19,7 +19,7 @@ import features
 import files
 
 BLOCK = 500  # images; 500 x 2048 float32 are 4 MB
-VERSION = 1  # raise it when the same images would get other features
+VERSION = 2  # raise it when the same images would get other features
 
 
 def of_drawn(folder, rows, extractor):

@@ -47,7 +47,7 @@ class Extractor:
         with torch.inference_mode(), arithmetic(self.resize):
             pixels = (torch.as_tensor(image).to(self.device).permute(2, 0, 1)[None] for image in images)
             batch = torch.cat([self.prepare(p.float()) for p in pixels])
-            batch = batch.to(memory_format=layout(self.resize, self.device))
+            batch = batch.to(memory_format=layout(self.device))
             return self.network(batch).double().cpu().numpy()
 
 
@@ -59,11 +59,10 @@ def arithmetic(resize):
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
-def layout(resize, device):
-    """How images lie in memory. With channels last a CPU is about 1.5 times as fast, but rounds differently in the
-    seventh digit; 'legacy' has pytorch-fid's very bits."""
-    fast = resize == "clean" and torch.device(device).type == "cpu"
-    return torch.channels_last if fast else torch.contiguous_format
+def layout(device):
+    """How images lie in memory. With channels last a CPU is about 1.5 times as fast, and rounds the seventh digit of a
+    feature otherwise (bench/fid_speed.py)."""
+    return torch.channels_last if torch.device(device).type == "cpu" else torch.contiguous_format
 
 
 def load_extractor(options, device):
@@ -95,7 +94,7 @@ def load_inception(options, device):
             f"{path} doesn't hold the weights of pytorch-fid's Inception ({first_line(problem)}): "
             f"give a copy of {inception.FID_WEIGHTS_URL} with --fid_weights FILE"
         ) from None
-    net = net.eval().to(device, memory_format=layout(options.fid_resize, device))
+    net = net.eval().to(device, memory_format=layout(device))
     official = weights_hash == OFFICIAL_INCEPTION
     return Extractor(
         name="inception",
@@ -125,7 +124,7 @@ def load_efficientnet(options, device):
     with torch.random.fork_rng(devices=[]):
         net = EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(weights)
-    net = net.eval().to(device, memory_format=layout(options.fid_resize, device))
+    net = net.eval().to(device, memory_format=layout(device))
     return Extractor(
         name="efficientnet",
         score_name="FD (EfficientNet-Lite0)",

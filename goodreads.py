@@ -27,6 +27,8 @@ WHERE_TO_GET = (
 FOREIGN = re.compile(
     r"[^\x00-\x7f\u00a0\u00ad\u2000-\u200b\u2010-\u2015\u2018-\u201f\u2026\u2028\u2029\u202f\u2032\u2033\u2060\u2212\ufeff]"
 )
+REMARK = re.compile(r"[([][^()[]*[])]$")  # at the end of a title: (The Hunger Games, #1)
+NO_WORD = re.compile(r"[\W_]+")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -136,13 +138,15 @@ def split_list(text):
 
 def ascii_share(title, desc):
     """Share of ASCII characters in title and description together; typographic punctuation counts as ASCII."""
-    foreign = sum(len(FOREIGN.findall(text)) for text in (title, desc) if not text.isascii())
+    if title.isascii() and desc.isascii():
+        return 1.0
+    foreign = sum(len(FOREIGN.findall(text)) for text in (title, desc))
     return 1 - foreign / (len(title) + len(desc))
 
 
 def book_key(title, authors):
     """The same text for all editions of one book: title, less a remark in brackets at its end, and first author."""
-    short = re.sub(r"[([][^()[]*[])]$", "", title)
+    short = REMARK.sub("", title)
     return f"{normalise(short) or normalise(title)}/{normalise(''.join(authors[:1]))}"
 
 
@@ -150,7 +154,7 @@ def normalise(text):
     """Letters and digits alone, without accents and case; of a text that has none, the text itself."""
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text)
-    return re.sub(r"[\W_]+", "", text.casefold()) or text
+    return NO_WORD.sub("", text.casefold()) or text
 
 
 def split_of(key, test_fraction):

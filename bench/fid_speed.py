@@ -2,9 +2,9 @@
 
     python -m bench.fid_speed                 # some ten minutes: 200 demo covers, five turns
 
-The network has random weights, which cost the same as the official ones: speeds and digits
-are what is compared here, and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default,
-antialiased, and lies otherwise in memory.
+The network has random weights, which cost the same as the official ones: speeds and digits are what is compared here,
+and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default, antialiased. Both lie in
+memory with channels last, pytorch-fid's pictures don't.
 """
 
 from __future__ import annotations
