@@ -88,7 +88,7 @@ def prepare(wishes):
     common = f"--pretrained_model {model} --data_root {root} --cache_dir {wishes.out.resolve() / 'cache'}"
     common += f" --output_dir {wishes.out.resolve() / RUNS} --resolution {wishes.resolution} --max_steps {steps}"
     common += " --train_unet True --train_text_encoder False --mixed_precision no --sample_every 0 --validation_rows 1"
-    common += f" --lr {LR} --validate_every 100000 --save_every 100000 --save_dtype fp32"
+    common += f" --lr {LR} --validate_every 100000 --save_every 100000"
     commands = {}
     if wishes.example:
         commands[EXAMPLE] = [wishes.example.resolve(), "--pretrained_model_name_or_path", model]
