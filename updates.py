@@ -148,6 +148,11 @@ def denoising_loss(session, batch, posterior_noise, noise, timesteps, snr_gamma=
         )
 
 
+def collate(covers, keys):
+    """A batch of a BookCoverDataset, as the loader makes it."""
+    return torch.utils.data.default_collate([covers[key] for key in keys])
+
+
 def latent_shape(parts, batch):
     """(4, H/8, W/8) of the latents of a batch."""
     if "moments" in batch:
@@ -177,7 +182,7 @@ def try_largest(session):
     sizes, batch_size = session.covers.sizes, session.options.batch_size
     batches = [members[:batch_size] for members in buckets.group(sizes)]
     largest = max(batches, key=lambda members: len(members) * math.prod(sizes[members[0]]))
-    batch = torch.utils.data.default_collate([session.covers[key] for key in zip(largest, itertools.count())])
+    keys = list(zip(largest, itertools.count()))  # cover and place
 
     # The optimizer's moments are not there before the first update: their room is taken meanwhile
     weights = sum(4 * p.numel() for p in session.optimizer.parameters)
@@ -185,7 +190,9 @@ def try_largest(session):
     moments = 0 if there else checkpoint.bytes_of_moments(session.options, weights)
     reserved = torch.empty(int(moments), dtype=torch.uint8, device=session.accelerator.device)
     with session.optimizer.rehearsal():
-        session.accelerator.backward(training_loss(session, batch, range(len(largest))).mean())
+        # as in training, nobody holds the batch while the backward pass goes on
+        losses = training_loss(session, collate(session.covers, keys), range(len(keys)))
+        session.accelerator.backward(losses.mean())
     del reserved
 
 
@@ -202,7 +209,7 @@ def validate(session):
     quiet = not session.accelerator.is_main_process
     with ema.applied(session.average), models.evaluating(session.parts):
         for chunk in tqdm(batches, desc="validation", unit="batch", leave=False, delay=3, disable=quiet):
-            batch = torch.utils.data.default_collate([session.held_out[i] for i in chunk])
+            batch = collate(session.held_out, chunk)
             shape = latent_shape(session.parts, batch)
             posterior_noise = diffusion.normal(options.seed, diffusion.VALIDATION_POSTERIOR, chunk, shape)
             noise = diffusion.normal(options.seed, diffusion.VALIDATION_NOISE, chunk, shape)
