@@ -46,15 +46,16 @@ def of_source(source):
 
 def of_networks(parts):
     """The architecture of networks that are there; `parts` has them as attributes. Every setting is written out."""
-    configs = {
-        "text_encoder": parts.text_encoder.config.to_dict(),
-        "vae": dict(parts.vae.config),
-        "unet": dict(parts.unet.config),
-    }
-    # Less notes of the libraries: version, class, where it was read, precision on disk
+    return {name: settings(getattr(parts, name)) for name in ("text_encoder", "unet", "vae")}
+
+
+def settings(network):
+    """{name: value} of a network's settings, as JSON has them: less notes of the libraries, which are version, class,
+    where it was read, precision on disk."""
+    values = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
     notes = ("_", "transformers_version", "architectures", "dtype", "torch_dtype")
-    configs = {name: {k: v for k, v in c.items() if not k.startswith(notes)} for name, c in configs.items()}
-    return json.loads(json.dumps(configs, sort_keys=True))
+    values = {name: value for name, value in values.items() if not name.startswith(notes)}
+    return json.loads(json.dumps(values, sort_keys=True))
 
 
 def build(architecture):

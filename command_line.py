@@ -266,6 +266,11 @@ def command(cls, values, always=()):
     return shlex.join(words)
 
 
+def of_run(script, options, run):
+    """The command line that has a script go on with a run. run: its folder."""
+    return f"python -m {script} --output_dir {shlex.quote(options.output_dir)} --run_id {run.name}"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # How a script begins and ends
 

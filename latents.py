@@ -5,15 +5,17 @@
 Kept is not a sample but the posterior's mean and standard deviation, in half precision: each epoch draws from it anew,
 with the noise that belongs to the place, so that nothing differs from training on pictures but the rounding.
 
-The key stands for all that the numbers depend on besides the picture: size, rule of resizing, weights of the
-autoencoder, precision, kind of device. What changes is thus never found, and just that is computed; what did not change
-is. A file's name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
+The key stands for all that the numbers depend on besides the picture: size, rule of resizing, the autoencoder with its
+settings, precision, kind of device, libraries. What changes is thus never found, and just that is computed; what did
+not change is. (Another number of threads may round a few numbers to the other side, and is not in the key.) A file's
+name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 import time
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import architecture
 import checkpoint
 import config
 import covers
@@ -34,6 +37,7 @@ import models
 from config import UserError
 
 VERSION = 1  # raise it when the same picture, size, autoencoder and precision would give other numbers
+LIBRARIES = ("torch", "diffusers", "pillow")
 BLOCK = 500  # covers in a file at most; at 512x768, 98 KB each
 SAVE_SECONDS = 30  # a kill loses at most this much work
 WAY_OUT = "make room there, choose another folder with --cache_dir, or leave --cache_latents out"
@@ -52,42 +56,47 @@ class Latents:
     """latents[content, (W, H)] -> float16 (2, 4, H/8, W/8): mean and deviation of the picture with that hash at that
     size, unscaled.
 
-    Memory-mapped: what is not read takes no memory. It can be pickled: just the paths are.
+    Memory-mapped: what is not read takes no memory. A map takes a file handle, of which a process has few: each is
+    gone after the read, which takes a fifth of a millisecond. It can be pickled.
     """
 
     def __init__(self):
         self.places = {}  # (content, size) -> (path, index in that file)
-        self.blocks = {}  # path -> the file's records
 
     def __contains__(self, key):
         return key in self.places
 
     def __getitem__(self, key):
         path, index = self.places[key]
-        if path not in self.blocks:
-            self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(self.blocks[path]["moments"][index].copy())
-
-    def __getstate__(self):
-        return {"places": self.places, "blocks": {}}
+        return torch.from_numpy(records_of(path)["moments"][index].copy())
 
     def read(self, shelves, workers):
-        """Take in every sound file that is on the shelves and not known yet. Returns how many were damaged: deleted."""
+        """Take in every sound file that is on the shelves and not known yet. Returns how many were damaged: deleted.
+
+        UserError for one that is there and can't be read: it may be sound.
+        """
         sizes = {path: shelf.size for shelf in shelves for path in sorted(shelf.folder.glob("*.npy"))}
-        paths = [path for path in sizes if path not in self.blocks]
+        known = {path for path, _ in self.places.values()}
+        paths = [path for path in sizes if path not in known]
         hashes = tqdm(
             features.read_ahead(file_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3
         )
         damaged = 0
         for path, name in zip(paths, hashes, strict=True):
-            if name != path.stem:
+            if name == path.stem:
+                for index, content in enumerate(records_of(path)["content"].astype(str)):
+                    self.places.setdefault((content, sizes[path]), (path, index))
+            elif name:
                 damaged += 1
                 files.remove(path)
-                continue
-            self.blocks[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-            contents = self.blocks[path]["content"].astype(str)
-            self.places |= {(content, sizes[path]): (path, index) for index, content in enumerate(contents)}
+            elif path.exists():
+                raise UserError(f"can't read {path}: start again, or choose another folder with --cache_dir")
         return damaged
+
+
+def records_of(path):
+    """The records of a file: a memory map."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def of_books(books, sizes, parts, options, accelerator):
@@ -97,7 +106,9 @@ def of_books(books, sizes, parts, options, accelerator):
     CPU. options: TrainingOptions. UserError if a picture can't be read, the disk is full, or half precision too small.
     """
     parts.vae.to("cpu", models.DTYPES[accelerator.mixed_precision])
-    vae = [models.networks_hash(parts.vae), accelerator.mixed_precision, accelerator.device.type]
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    vae = [models.networks_hash(parts.vae), architecture.settings(parts.vae), versions]
+    vae += [accelerator.mixed_precision, accelerator.device.type]
     shelves = {size: make_shelf(vae, size, models.latent_shape(parts, size), options) for size in sorted(set(sizes))}
     wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # each picture once a size
     workers = config.num_workers(options)
@@ -126,7 +137,7 @@ def of_books(books, sizes, parts, options, accelerator):
 def make_shelf(vae, size, shape, options):
     """The Shelf for covers of one size, whose latents have this shape. vae: what tells one autoencoder from another."""
     rule = [VERSION, covers.INDEX_VERSION, size, vae]
-    key = hashlib.blake2b(json.dumps(rule).encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(json.dumps(rule, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = config.cache_dir(options) / "latents" / "{}x{}-{}".format(*size, key)
     return Shelf(folder, size, np.dtype([("content", "S32"), ("moments", "<f2", (2, *shape))]))
 
@@ -140,7 +151,8 @@ def what_is_due(count, due, damaged):
 
 
 def encode(wanted, shelves, vae, options, accelerator):
-    """Compute and publish the posteriors of these [(book, size)]; what a killed call has published stays.
+    """Compute and publish the posteriors of these [(book, size)]. What a stopped call has computed stays, and of a
+    killed one what it has published.
 
     Each by itself: matrix products round differently with the number of rows, and a cover's numbers must not depend on
     which others were missing.
@@ -153,14 +165,17 @@ def encode(wanted, shelves, vae, options, accelerator):
             read = functools.partial(read_cover, size=size)
             images = features.read_ahead(read, books, config.num_workers(options))
             records, published = [], time.monotonic()
-            for number, (book, pixel_values) in enumerate(zip(books, images, strict=True), 1):
-                with accelerator.autocast():
-                    records.append((book.content, half_moments(vae, pixel_values.to(device), shelf.record, book)))
-                bar.update()
-                due = len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS
-                if due or number == len(books):
+            try:
+                for book, pixel_values in zip(books, images, strict=True):
+                    with accelerator.autocast():
+                        records.append((book.content, half_moments(vae, pixel_values.to(device), shelf.record, book)))
+                    bar.update()
+                    if len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS:
+                        publish(np.array(records, shelf.record), shelf.folder)
+                        records, published = [], time.monotonic()
+            finally:
+                if records:
                     publish(np.array(records, shelf.record), shelf.folder)
-                    records, published = [], time.monotonic()
 
 
 def read_cover(book, size):

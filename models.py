@@ -269,7 +269,10 @@ def save_network(network, folder, dtype):
 
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     with torch.device("meta"):  # a second one without memory, so that nothing is cast or copied on the GPU
-        copy = type(network)(network.config) if from_transformers else type(network).from_config(network.config)
+        if from_transformers:
+            copy = type(network)(network.config)
+        else:
+            copy = type(network).from_config({**network.config, "_name_or_path": ""})  # no path of this machine
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     copy.load_state_dict(weights, assign=True)
     copy.save_pretrained(folder)

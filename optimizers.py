@@ -143,9 +143,12 @@ class Optimizer:
         weights = {p: p.data for p in self.parameters}
         for p in weights:
             p.data = torch.empty(0, device=p.device)
+        ways = [{name: group[name] for name in ("fused", "foreach") if name in group} for group in self.param_groups]
         self.inner.load_state_dict(saved)
         for p, data in weights.items():
             p.data = data
+        for group, way in zip(self.param_groups, ways, strict=True):
+            group.update(way)  # of this precision, not of that which the state was saved in: see `build`
 
 
 # ---------------------------------------------------------------------------------------------------------------------

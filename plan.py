@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
 import sys
 
 import torch
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 import architecture as architectures
 import checks
+import command_line
 import config
 import memory
 import presets
@@ -26,7 +26,9 @@ def card_gib(options):
     """Memory of the GPU that is planned for, in GiB."""
     if options.vram_gb:
         return options.vram_gb
-    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else CARD
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / GIB
+    return presets.card(options.preset) if options.preset else CARD
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,7 +142,8 @@ def show(options):
     architecture = architectures.of_source(options.pretrained_model)
     forecast, card = memory.forecast(options, architecture), card_gib(options)
     fits = forecast.peak <= card * GIB
-    alone, enough = ([], None) if fits else suggest(options, architecture, card * GIB)
+    hopeless = card * GIB <= forecast.context
+    alone, enough = ([], None) if fits or hopeless else suggest(options, architecture, card * GIB)
     told = forecast, card, alone, enough
     print(as_json(*told) if options.json else as_table(*told, options.weights_dtype))
     return 0
@@ -176,11 +179,15 @@ def as_table(forecast, card, alone, enough, weights_dtype):
     lines.append(f"peak: {forecast.peak / GIB:.2f} GiB, in {forecast.worst}; {verdict} into {card:.2f} GiB")
     if verdict == "it just fits":
         lines.append("that is tight: fragmentation, which no forecast knows, may need 15 % more")
+    width = max((len(flags(change)) for change, _ in alone), default=0)
     for change, peak in alone:
         word = "fits" if peak <= card * GIB else "not yet"
-        lines.append(f"  {flags(change):<40}{peak / GIB:6.2f} GiB, {(forecast.peak - peak) / GIB:.2f} less: {word}")
+        saved = (forecast.peak - peak) / GIB
+        lines.append(f"  {flags(change):<{width}}{peak / GIB:8.2f} GiB, {saved:.2f} less: {word}")
     if enough:
         lines.append(f"enough: {flags(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
+    elif card * GIB <= forecast.context:
+        lines.append("CUDA alone takes that: no option can help")
     elif not fits:
         lines.append("all of these together are not enough: give a lower --resolution")
     if weights_dtype == "bf16" or (enough and enough[0].get("weights_dtype") == "bf16"):
@@ -192,20 +199,20 @@ def as_table(forecast, card, alone, enough, weights_dtype):
 # In a run
 
 
-def expect(session):
+def expect(options, parts, device):
     """Print the one-line forecast of a run that starts, and return it; None if there can't be one.
 
     It is traced here even where it was not kept: that takes seconds, as much as a few updates.
     """
-    device = session.accelerator.device.type
     try:
-        forecast = memory.forecast(session.options, architectures.of_networks(session.parts), device)
-    except RuntimeError as problem:  # an operator that fake tensors do not know: no reason not to train
+        forecast = memory.forecast(options, architectures.of_networks(parts), device.type)
+    except Exception as problem:  # such as an operator that fake tensors do not know: no reason not to train
         print(f"memory: no forecast ({' '.join(str(problem).split())[:200]})", file=sys.stderr)
         return None
-    line = f"memory: about {forecast.peak / GIB:.2f} GiB expected at most, in {forecast.worst}"
-    if device == "cuda":
-        card = torch.cuda.get_device_properties(session.accelerator.device).total_memory
+    peak = f"{forecast.peak / GIB:.2f} GiB" if forecast.peak > GIB / 10 else f"{forecast.peak / 2**20:.1f} MiB"
+    line = f"memory: about {peak} expected at most, in {forecast.worst}"
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device).total_memory
         line += f", of {card / GIB:.2f}"
         if forecast.peak > card:
             line += "; the same command with --plan says which flags would bring it under"
@@ -261,10 +268,9 @@ def out_of_memory(options, session, run):
         )
     change, less = enough
     if goes_on:
-        words = f"--output_dir {shlex.quote(options.output_dir)} --run_id {run.name} {flags(change)}"
         return config.UserError(
             f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about {less / GIB:.1f} GiB, "
-            f"with: python -m training {words}"
+            f"with: {command_line.of_run('training', options, run)} {flags(change)}"
         )
     return config.UserError(
         f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {flags(change)}, which "

@@ -18,6 +18,11 @@ PRESETS = {
 }
 
 
+def card(preset):
+    """GB of the card that a preset is for."""
+    return float(preset.removesuffix("gb"))
+
+
 def flags(preset, given, known):
     """{flag: value}: what a preset sets of the flags that are `known`, beside those that were `given`."""
     return {name: value for name, value in PRESETS[preset].items() if name in known and name not in given}

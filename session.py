@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 import buckets
 import catalog
 import checkpoint
+import command_line
 import config
 import dataset
 import diffusion
@@ -24,8 +24,7 @@ import optimizers
 import tracking
 import updates
 from mirror import Mirror
-
-note = functools.partial(tqdm.write, file=sys.stderr)  # a line that leaves the progress bar whole
+from plan import expect
 
 
 @dataclass
@@ -49,6 +48,7 @@ class Session:
     log: tracking.MetricsLog  # on disk
     mirror: Mirror  # of the run's folder, in the tracker
     total: int  # optimizer updates after which the run is complete
+    expected: object  # memory.Forecast, or None
 
 
 def set_up(options, run):
@@ -102,16 +102,7 @@ def set_up(options, run):
         run, lock = checkpoint.open_run(run, options, position, parts, learning)
     run = accelerate.utils.broadcast_object_list([run])[0]
 
-    # With cached latents, the autoencoder has the device to itself, and then leaves it
-    if options.cache_latents:
-        learners.latents = validators.latents = latents.of_books(
-            books + held_out, sizes + held_out_sizes, parts, options, accelerator
-        )
-    models.place(parts, accelerator.device, precision, learning, options.weights_dtype)
-    if options.cache_latents:
-        parts.vae.to("cpu")
-
-    # How long, and what updates the weights
+    # How long, and whether memory will do, before anything that takes long
     plan = updates.make_plan(options, sizes, position)
     total = options.max_steps or options.epochs * plan.updates
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
@@ -120,6 +111,23 @@ def set_up(options, run):
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     position["total"] = total
+    goes_on = accelerator.is_main_process and position["step"] < total
+    expected = expect(options, parts, accelerator.device) if goes_on else None
+
+    # With cached latents, the autoencoder has the device to itself, and then leaves it
+    if options.cache_latents:
+        try:
+            learners.latents = validators.latents = latents.of_books(
+                books + held_out, sizes + held_out_sizes, parts, options, accelerator
+            )
+        except KeyboardInterrupt:
+            note(f"what was encoded is kept; go on with: {command_line.of_run('training', options, run)}")
+            raise
+    models.place(parts, accelerator.device, precision, learning, options.weights_dtype)
+    if options.cache_latents:
+        parts.vae.to("cpu")
+
+    # What updates the weights
     optimizer, average = optimizers.make(options, parts, learning, accelerator), None
     if options.ema_decay:
         device = None if options.ema_device == "auto" else options.ema_device
@@ -149,7 +157,13 @@ def set_up(options, run):
         log=tracking.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
         mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=note),
         total=total,
+        expected=expected,
     )
+
+
+def note(line):
+    """Say something that leaves the progress bar whole."""
+    tqdm.write(line, file=sys.stderr)
 
 
 def refuse_other_past(saved, now):

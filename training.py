@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 import signal
 import time
 
@@ -92,7 +91,6 @@ def train(session, stop):
         )
         return 0
     accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
-    expected = plan.expect(session) if accelerator.is_main_process else None
     if options.buckets:
         try_largest(session)
     if position["step"] == 0:
@@ -180,8 +178,8 @@ def train(session, stop):
                 break
     stopped = position["step"] < session.total
     accelerator.print(summary(session, stopped))
-    if expected and accelerator.device.type == "cuda":
-        print(plan.compare(expected, accelerator.device, options.optimizer))
+    if session.expected and accelerator.device.type == "cuda":
+        print(plan.compare(session.expected, accelerator.device, options.optimizer))
     return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 
@@ -260,12 +258,10 @@ def summary(session, stopped):
             lines.append("no version is better than the pretrained model by validation loss")
     if stopped:
         lines.append(f"stopped at update {session.position['step']} of {session.total}; go on with:")
-        lines.append(f"  python -m training --output_dir {shlex.quote(session.options.output_dir)} --run_id {run.name}")
+        lines.append(f"  {command_line.of_run('training', session.options, run)}")
     else:
         lines.append(f"previews in {run / 'samples'}; draw covers with:")
-        lines.append(
-            f"  python -m sd_inference --output_dir {shlex.quote(session.options.output_dir)} --run_id {run.name}"
-        )
+        lines.append(f"  {command_line.of_run('sd_inference', session.options, run)}")
     return "\n".join(lines)
 
 

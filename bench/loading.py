@@ -9,6 +9,7 @@ pictures of encoding them, too.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import pathlib
 import statistics
@@ -32,7 +33,9 @@ BARE = "one batch, over and over"
 
 def main(argv=None):
     """Print the table."""
-    parser = command_line.Parser(prog="python -m bench.loading", description=__doc__.split("\n")[0])
+    parser = command_line.Parser(
+        prog="python -m bench.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--covers", type=positive, default=100, help="demo covers")
     parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument("--batch_size", type=positive, default=4)

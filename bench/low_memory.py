@@ -10,6 +10,7 @@ bitsandbytes keeps them in fp32 for tensors of less than 4096 numbers. A run tha
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import re
@@ -30,6 +31,7 @@ MODES = {  # the first is what the others are compared with
     "cached latents": "--optimizer adamw --cache_latents True",
     "bf16 arithmetic": "--optimizer adamw --mixed_precision bf16",
     "bf16 weights": "--optimizer adamw --weights_dtype bf16",
+    "bf16 weights, gradients of 4 batches": "--optimizer adamw --weights_dtype bf16 --batch_size 1 --grad_acc_steps 4",
     "8-bit AdamW": "--optimizer adamw8bit",
     "paged 8-bit AdamW": "--optimizer paged_adamw8bit",
     "adafactor": "--optimizer adafactor",
@@ -39,7 +41,9 @@ MODES = {  # the first is what the others are compared with
 
 def main(argv=None):
     """Train every mode, then print the table."""
-    parser = command_line.Parser(prog="python -m bench.low_memory", description=__doc__.split("\n")[0])
+    parser = command_line.Parser(
+        prog="python -m bench.low_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=pathlib.Path, default="low_memory", help="folder for the runs")
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument(

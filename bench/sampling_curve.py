@@ -10,7 +10,6 @@ combination has a folder of its own in --out; one that is half done is deleted a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
@@ -19,6 +18,7 @@ import time
 
 import command_line
 import config
+import files
 from bench import positive
 from bench.regimes import run_script
 
@@ -38,6 +38,9 @@ def main(argv=None):
     given = command_line.read_command_line(config.InferenceOptions, handed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
         raise config.UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name != "wandb_key"}
+    command_line.hold_to(options.out / "asked.json", asked)
 
     import torch
 
@@ -51,12 +54,11 @@ def main(argv=None):
                 shutil.rmtree(folder, ignore_errors=True)  # half a drawing could not be timed
                 began = time.monotonic()
                 run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
-                (folder / "seconds.json").write_text(json.dumps(time.monotonic() - began), encoding="utf-8")
+                files.write_json(folder / "seconds.json", {"seconds": time.monotonic() - began})
             (metrics,) = folder.glob("*/metrics.json")
-            told = json.loads(metrics.read_text(encoding="utf-8"))
-            found[scheduler, steps] = told, json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-            (options.out / "table.md").write_text(table(found, options.numbers), encoding="utf-8")
-            print((options.out / "table.md").read_text(encoding="utf-8"), flush=True)
+            found[scheduler, steps] = files.read_json(metrics), files.read_json(folder / "seconds.json")["seconds"]
+            files.write_text(options.out / "table.md", table(found, options.numbers))
+            print(table(found, options.numbers), flush=True)
     return 0
 
 

@@ -1,6 +1,8 @@
 """How long people wait before anything happens: --help, and opening a data folder for the first and the second time.
 
-python -m bench.starting                  # some ten minutes: a data folder of 54,000 small covers
+    python -m bench.starting                  # some ten minutes: a data folder of 54,000 small covers
+
+--help is a process, from its start to its end; a folder is opened in one process, whose imports are done.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 needs `pip install datasets`. Without --example it is left out. Every way trains the UNet of the same model alone, on
 the same demo covers, in fp32 with AdamW of 32 bits and without checkpointing, unless its line says otherwise; each is a
 process of its own, and the ways take turns. Steps are counted from outside: by the moments at which a progress bar says
-a number, the first two left out. Memory is the most that the process had resident, libraries and all.
+a number, the first two left out. Memory is the most that the process had resident, libraries and all, but not that of
+the two workers which read pictures for `ours, pictures`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def prepare(wishes):
     model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
     if not model.is_dir():  # in a process of its own: a child is said to have had all the memory that its parent had
         code = "import sys, models; models.load_parts(sys.argv[1]).pipeline().save_pretrained(sys.argv[2])"
-        subprocess.run([sys.executable, "-c", code, wishes.pretrained_model, model], cwd=ROOT, check=True)
+        unfinished = model.with_name(f".{model.name}")
+        subprocess.run([sys.executable, "-c", code, wishes.pretrained_model, unfinished], cwd=ROOT, check=True)
+        unfinished.rename(model)
     if not pictures.is_dir():
         lay_out(root, pictures, wishes.out.resolve() / "cache")
     steps = WARM_UP + wishes.updates

@@ -309,7 +309,13 @@ def test_the_largest_is_the_batch_with_most_pixels(wide, first):
         def __getitem__(self, key):
             raise LookupError(key)
 
-    session = types.SimpleNamespace(covers=Covers(), options=types.SimpleNamespace(batch_size=4))
+    optimizer = types.SimpleNamespace(parameters=[], state={"there": 1}, rehearsal=contextlib.nullcontext)
+    session = types.SimpleNamespace(
+        covers=Covers(),
+        optimizer=optimizer,
+        options=types.SimpleNamespace(batch_size=4),
+        accelerator=types.SimpleNamespace(device="cpu"),
+    )
     with pytest.raises(LookupError) as asked:
         updates.try_largest(session)
     assert asked.value.args[0] == (first, 0)  # the first cover of the batch, at the first place

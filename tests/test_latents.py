@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,39 @@ def test_just_what_changed_is_computed(options, parts, encoded, small_data, tmp_
     assert encoded[0] - before == 26
     parts.vae.float().encoder.conv_in.bias += 1e-3
     assert computed() == 26  # another autoencoder
+    parts.vae.register_to_config(norm_num_groups=2)
+    assert computed() == 26  # the same weights, put together otherwise
+
+
+def test_other_libraries_compute_anew(options, parts, encoded, monkeypatch):
+    version = latents.importlib.metadata.version
+    cached(options, parts)
+    for library in latents.LIBRARIES:
+        monkeypatch.setattr(
+            latents.importlib.metadata, "version", lambda name, new=library: "9" if name == new else version(name)
+        )
+        encoded[0] = 0
+        cached(options, parts)
+        assert encoded == [26]
+
+
+def test_many_files_take_no_handles(options, parts, monkeypatch):
+    """A slow machine publishes every half minute, a cover or a few a file: more files than a process may have open."""
+    monkeypatch.setattr(latents, "BLOCK", 1)
+    kept = cached(options, parts)
+    assert len(block_paths(options)) == 26
+    before = len(os.listdir("/proc/self/fd"))
+    held = [kept[key] for key in kept.places]
+    assert len(held) == 26 and len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_file_that_can_not_be_read_is_not_deleted(options, parts, monkeypatch):
+    cached(options, parts)
+    (path,) = block_paths(options)
+    monkeypatch.setattr(latents, "file_hash", lambda path: "")
+    with pytest.raises(config.UserError, match=f"can't read {path}"):
+        cached(options, parts)
+    assert path.exists()
 
 
 def test_the_same_picture_twice_is_computed_once(options, parts, encoded):
@@ -242,6 +276,27 @@ def test_killed_in_the_middle_goes_on_where_it_was(arguments, tmp_path, capsys):
     assert process.returncode == 9, process.stderr
     assert training.main(["--run_id", "run", "--output_dir", str(tmp_path / "runs")]) == 0
     assert "latents: 8 of 26 covers are in the cache; 18 to encode" in capsys.readouterr().out
+
+
+def test_interrupted_keeps_what_was_encoded_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
+    moments, left = latents.half_moments, [9]
+
+    def until(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return moments(*args)
+
+    monkeypatch.setattr(latents, "half_moments", until)
+    with pytest.raises(KeyboardInterrupt):
+        training.main(arguments("--max_steps", 1))
+    monkeypatch.undo()
+    told = capsys.readouterr()
+    assert "memory: about" in told.out  # before the long work
+    command = shlex.split(told.err.split("what was encoded is kept; go on with: ")[1].splitlines()[0])
+    assert command[:3] == ["python", "-m", "training"]
+    assert training.main(command[3:]) == 0
+    assert "latents: 9 of 26 covers are in the cache; 17 to encode" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -348,7 +403,8 @@ def test_a_cover_that_changes_meanwhile_is_not_kept_under_its_old_hash(options, 
     shutil.copy(books[6].image, books[5].image)
     with pytest.raises(config.UserError, match=rf"row {books[5].row}: .* was changed just now"):
         cached(options, parts, books)
-    assert block_paths(options) == []
+    (kept,) = block_paths(options)  # what was encoded before
+    assert {content.decode() for content in np.load(kept)["content"]} == {book.content for book in books[:5]}
 
 
 def test_it_stays_as_it_began(arguments, tmp_path):

@@ -199,7 +199,9 @@ def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, n
 
 def test_a_network_that_is_in_half_precision_is_saved_in_another(tmp_path):
     unet = models.build_tiny().unet.to(torch.bfloat16)
+    unet.register_to_config(_name_or_path="/home/me/model")  # as one that was loaded has it
     models.save_network(unet, tmp_path, torch.float32)
+    assert "/home/me" not in (tmp_path / "config.json").read_text()
     loaded = type(unet).from_pretrained(tmp_path)
     assert unet.dtype == torch.bfloat16 and loaded.dtype == torch.float32
     for a, b in zip(unet.parameters(), loaded.parameters(), strict=True):

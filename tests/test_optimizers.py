@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import accelerate
 import bitsandbytes
@@ -359,7 +360,7 @@ FIXED = """--pretrained_model tiny --resolution 32x48 --train_unet --lr 1e-3 --n
 
 def assert_same_end(whole, run):
     """State, newest version and preview of two runs are the same bytes."""
-    for pattern in ("state/000000004/*", "versions/v2/*/*.safetensors", "samples/*.png"):
+    for pattern in ("state/000000004/*", "versions/v2/*/*", "samples/*.png"):
         files = [path.relative_to(whole) for path in whole.glob(pattern)]
         assert files
         for file in files:
@@ -476,3 +477,20 @@ def test_a_resumed_run_keeps_its_way_of_learning(word, tmp_path):
     given = command_line.read_command_line(config.TrainingOptions, word.split())
     with pytest.raises(config.UserError, match=f"{word} would change the past"):
         command_line.refuse_changes(config.TrainingOptions, tmp_path / "config.json", given)
+
+
+def test_a_resumed_run_steps_as_its_own_precision_asks():
+    """A state saved with AdamW's fused kernel, in a run that goes on with fp16's loss scaler: no fused kernel there."""
+
+    def made(scaler):
+        parts = models.freeze(models.build_tiny(), BOTH)
+        accelerator = types.SimpleNamespace(scaler=scaler, prepare=lambda inner: inner, device=torch.device("cpu"))
+        return optimizers.make(make_options(optimizer="adamw"), parts, BOTH, accelerator)
+
+    first, second = made(None), made(object())
+    sum(p.sum() for p in first.parameters).backward()
+    first.accelerated.step()
+    second.load_state_dict(first.state_dict())
+    assert [group["fused"] for group in first.param_groups] == [True, True]
+    assert [group["fused"] for group in second.param_groups] == [False, False]
+    assert len(second.state) == len(second.parameters)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shlex
 import types
 
@@ -135,6 +136,18 @@ def test_what_does_not_fit_is_told_with_a_remedy(capsys, closed_form):
     assert "give a lower --resolution" in capsys.readouterr().out
 
 
+def test_nothing_is_looked_for_where_cuda_alone_takes_the_card(capsys, monkeypatch):
+    monkeypatch.setattr(plan, "suggest", lambda *_: pytest.fail("remedies were traced"))
+    assert training.main([*PLAN, "--vram_gb", "0.4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "CUDA alone takes that: no option can help"
+
+
+def test_a_preset_is_held_against_its_own_card(capsys, closed_form):
+    for preset, gib in (("6gb", 6), ("24gb", 24)):
+        assert training.main([*PLAN, "--preset", preset]) == 0
+        assert f"into {gib}.00 GiB" in capsys.readouterr().out
+
+
 def test_the_table_adds_up(capsys, closed_form):
     assert training.main(PLAN) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -164,6 +177,7 @@ def test_mistakes_are_one_line(words, message, tmp_path):
 
 def test_the_card_is_the_one_that_was_given_or_is_here(monkeypatch):
     assert plan.card_gib(TrainingOptions(vram_gb=8.0)) == 8
+    assert plan.card_gib(TrainingOptions(vram_gb=8.0, preset="24gb")) == 8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     card = types.SimpleNamespace(total_memory=24 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
@@ -180,34 +194,38 @@ def words(small_data, tmp_path):
     return [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path / "runs")]
 
 
-def stand_in(device="cpu"):
-    accelerator = types.SimpleNamespace(device=torch.device(device))
-    options = TrainingOptions(resolution="32x48")
-    return types.SimpleNamespace(options=options, parts=models.build_tiny(), accelerator=accelerator)
+def stand_in():
+    return types.SimpleNamespace(parts=models.build_tiny())
+
+
+def expect(device="cpu"):
+    return plan.expect(TrainingOptions(resolution="32x48"), models.build_tiny(), torch.device(device))
 
 
 def test_a_run_begins_with_its_forecast(words, capsys):
     assert training.main([*words, "--max_steps", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:")]
-    assert len(lines) == 1 and lines[0].startswith("memory: about 0.00 GiB expected at most, in ")
+    (told,) = (re.fullmatch(r"memory: about ([\d.]+) MiB expected at most, in training, .*", line)[1] for line in lines)
+    assert 1 < float(told) < 10
 
 
 def test_on_a_gpu_the_forecast_says_whether_it_fits(closed_form, monkeypatch, capsys):
     for gib, ending in ((12, "of 12.00"), (9, "of 9.00; that is tight"), (6, "says which flags would bring it under")):
         card = types.SimpleNamespace(total_memory=gib * GIB)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
-        plan.expect(stand_in("cuda"))
+        expect("cuda")
         line = capsys.readouterr().out.strip()
         assert line.startswith("memory: about 8.00 GiB expected at most, in training, of") and line.endswith(ending)
 
 
-def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys):
+@pytest.mark.parametrize("problem", [RuntimeError, AssertionError, TypeError, KeyError])
+def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys, problem):
     def fails(*_):
-        raise RuntimeError("no fake\nfor this operator")
+        raise problem("no fake for this operator")
 
     monkeypatch.setattr(memory, "forecast", fails)
-    assert plan.expect(stand_in()) is None
-    assert "no forecast (no fake for this operator)" in capsys.readouterr().err
+    assert expect() is None
+    assert "no fake for this operator" in capsys.readouterr().err
 
 
 def test_the_measured_peak_stands_beside_the_forecast(monkeypatch):
