@@ -93,7 +93,7 @@ def make_loader(session):
     """DataLoader over the batches of every update that is still to do, as {pixel_values, input_ids, row}."""
     plan, workers = session.plan, config.num_workers(session.options)
     if session.options.cache_latents and session.options.num_workers is None:
-        # 0.5 ms of CPU a cover, most of it for the tokens; a picture of 512x768 takes 12. One worker spares the process
+        # 0.7 ms of CPU a cover, most of it for the tokens; a picture of 512x768 takes 12. One worker spares the process
         # that drives a GPU; without a GPU it would only take a core from the arithmetic (bench/loading.py)
         workers = min(1, workers) if session.accelerator.device.type == "cuda" else 0
 

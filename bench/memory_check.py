@@ -79,8 +79,8 @@ class Published(NamedTuple):
 
 # The first author's change was to drop gradients after each update (set_to_none); the second's script still set them to
 # zero and kept them, so that they were there in the forward pass, too: as with --grad_acc_steps 2
-# Not known; a guess. Of the four, larger pictures and batches hardly need more, as where a card is full either way
-FULL = "whole processes, with what torch keeps for later, on a nearly full card of 12 GiB"
+# Of the four, larger pictures and batches hardly need more, as where a card is full either way
+FULL = "not known; a guess: whole processes, with what torch keeps for later, on a nearly full card of 12 GiB"
 DIFFUSERS = f"{BOTH} --resolution {{}} --batch_size {{}}"
 SHIVAM = "--train_unet True --train_text_encoder False --resolution 512 --batch_size 1 --grad_acc_steps 2"
 PUBLISHED = [
