@@ -259,7 +259,11 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     )
     json: bool = option(False, "with --plan: one JSON object instead of a table", saved=False)
     vram_gb: float = option(
-        None, "with --plan: memory of the GPU, in GiB", none="that of the GPU here, else 12", above=0, saved=False
+        None,
+        "with --plan: memory of the GPU, in GiB",
+        none="that of the GPU here, else of --preset, else 12",
+        above=0,
+        saved=False,
     )
 
 
