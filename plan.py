@@ -142,11 +142,15 @@ def show(options):
     architecture = architectures.of_source(options.pretrained_model)
     forecast, card = memory.forecast(options, architecture), card_gib(options)
     fits = forecast.peak <= card * GIB
-    hopeless = card * GIB <= forecast.context
-    alone, enough = ([], None) if fits or hopeless else suggest(options, architecture, card * GIB)
+    alone, enough = ([], None) if fits or hopeless(forecast, card) else suggest(options, architecture, card * GIB)
     told = forecast, card, alone, enough
     print(as_json(*told) if options.json else as_table(*told, options.weights_dtype))
     return 0
+
+
+def hopeless(forecast, card):
+    """Whether CUDA alone takes a card of that many GiB."""
+    return card * GIB <= forecast.context
 
 
 def as_json(forecast, card, alone, enough):
@@ -186,7 +190,7 @@ def as_table(forecast, card, alone, enough, weights_dtype):
         lines.append(f"  {flags(change):<{width}}{peak / GIB:8.2f} GiB, {saved:.2f} less: {word}")
     if enough:
         lines.append(f"enough: {flags(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
-    elif card * GIB <= forecast.context:
+    elif hopeless(forecast, card):
         lines.append("CUDA alone takes that: no option can help")
     elif not fits:
         lines.append("all of these together are not enough: give a lower --resolution")
