@@ -23,10 +23,10 @@ UPDATES := 60
 COVERS := 50
 
 demo: install
-	$(BIN)/python -m bench.transfer --out $(DEMO) --seeds 0 --max_steps $(UPDATES) --num_imgs $(COVERS)
+	$(BIN)/python -m experiments.transfer --out $(DEMO) --seeds 0 --max_steps $(UPDATES) --num_imgs $(COVERS)
 	$(BIN)/python -m report --output_dir $(DEMO)/runs --run_id text-encoder-0,UNet-0,both-0 --version v0,latest \
 	  --num_samples 10 --report_path $(DEMO)/report.html
-	echo "== done: short runs and few covers, to be quick; the full comparison is python -m bench.transfer --out DIR"
+	echo "== done: short runs and few covers, to be quick; the full comparison is python -m experiments.transfer --out DIR"
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 

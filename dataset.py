@@ -12,10 +12,10 @@ import hashlib
 import json
 import pathlib
 
-import command_line
 import config
+from cli import parser
 from config import UserError
-from prompts import MAX_TOKENS, TEMPLATES, Book, build_prompt
+from data.prompts import MAX_TOKENS, TEMPLATES, Book, build_prompt
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data folder -> Data
@@ -65,13 +65,12 @@ def open_data(options):
     options: any options class that has DataOptions' fields. Nothing is written outside the cache folder. UserError if
     folder, CSV, columns or images are missing or broken, or if a split would be empty.
     """
-    import covers
-    import goodreads
+    from data import goodreads
+    from data import images as data_images
+    from demo_data import folder
 
     if options.data_root == "demo":
-        import demo_data
-
-        root = demo_data.ensure(config.cache_dir(options), workers=config.num_workers(options))
+        root = folder.ensure(config.cache_dir(options), workers=config.num_workers(options))
     else:
         root = pathlib.Path(options.data_root).expanduser()
     table = goodreads.read_table(root)
@@ -81,11 +80,11 @@ def open_data(options):
     cache = config.cache_dir(options) / "index" / f"{root.resolve().name}-{key}"
     images = root / goodreads.IMAGES
     names = [f"{row}.jpg" for row in range(len(table))]
-    entries, strays = covers.check_folder(images, names, cache / "images.csv", config.num_workers(options))
+    entries, strays = data_images.check_folder(images, names, cache / "images.csv", config.num_workers(options))
 
     kept, dropped = goodreads.sort_out(table, images, entries, splits, options)
     rows = [(row, f"{goodreads.IMAGES}/{row}.jpg", reason) for row, _, reason in dropped]
-    covers.write_csv(cache / "quarantine.csv", ("row", "file", "reason"), rows)
+    data_images.write_csv(cache / "quarantine.csv", ("row", "file", "reason"), rows)
     data = Data(options, root, cache, kept, dropped, len(strays), split_rule)
     for split in ("train", "test"):
         if not data.books(split):
@@ -117,7 +116,7 @@ def empty_split(data, split):
 
 def report_rows(data):
     """Kept, dropped by reason, split, editions, missing texts."""
-    import goodreads
+    from data import goodreads
 
     editions = collections.defaultdict(list)  # of one book
     for book in data.kept:
@@ -145,15 +144,14 @@ def report_shapes(books, options):
     """Aspect ratios of the kept covers, how many are in each bucket, and what the resize rule does to them."""
     import numpy as np
 
-    import buckets
-    import covers
+    from data import buckets, images
 
     sizes = buckets.sizes_of(books, options)
     shapes = np.array([(book.width, book.height) for book in books], float)
     ratios = shapes[:, 0] / shapes[:, 1]
     bins = collections.Counter(min(int(ratio * 20), 30) for ratio in ratios)  # 0.05 wide, the last one open
     bars = [(f"  from {i / 20:.2f}", bins[i], "#" * -(-40 * bins[i] // max(bins.values()))) for i in sorted(bins)]
-    inner = [covers.fitted_size((book.width, book.height), size) for book, size in zip(books, sizes, strict=True)]
+    inner = [images.fitted_size((book.width, book.height), size) for book, size in zip(books, sizes, strict=True)]
     inner = np.array(inner, float)
     stretch = (inner / shapes)[:, 0] / (inner / shapes)[:, 1]  # of width against height; 1 = shape kept
     distortion = np.maximum(stretch, 1 / stretch) - 1
@@ -167,7 +165,7 @@ def report_shapes(books, options):
         *bars,
         *((f"  bucket {size}", count, "") for size, count in counts.items()),
         (f"resize to {target}", "", "Lanczos, antialiased; the whole cover stays visible"),
-        ("  largest distortion", f"{distortion.max():.1%}", f"row {worst}; the limit is {covers.MAX_STRETCH - 1:.0%}"),
+        ("  largest distortion", f"{distortion.max():.1%}", f"row {worst}; the limit is {images.MAX_STRETCH - 1:.0%}"),
         ("  covers with filled edges", int((filled > 0).sum()), "what stretching leaves gets the colour of the edge"),
         ("  largest filled area", f"{filled.max():.1%}", f"row {emptiest}" if filled.max() else ""),
     ]
@@ -199,9 +197,9 @@ def load_image(path, size):
     import numpy as np
     import torch
 
-    import covers
+    from data import images
 
-    pixels = np.ascontiguousarray(covers.read(path, size).transpose(2, 0, 1), np.float32)
+    pixels = np.ascontiguousarray(images.read(path, size).transpose(2, 0, 1), np.float32)
     return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
 
 
@@ -259,34 +257,36 @@ class BookCoverDataset:
 
     def training_prompt(self, book, position):
         """The prompt of a book at a position of the training: one of the templates, or nothing (caption dropout)."""
-        import diffusion
+        from diffusion import objective
 
-        random = diffusion.rng(self.options.seed, diffusion.CAPTION, position)
+        random = objective.rng(self.options.seed, objective.CAPTION, position)
         template = TEMPLATES[random.integers(len(TEMPLATES))]
         return "" if random.random() < self.options.caption_dropout else self.prompt(book, template)
 
 
 def descriptions(books, tokenizer, options):
     """{row: text} that prompts may end with: nothing, or with --include_desc the description, or its summary."""
+    from data import summarizer
+
     if not options.include_desc:
         return {}
     if not options.summarize_desc:
         return {book.row: book.desc for book in books}
-    import summaries
 
-    return summaries.summarize(books, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length, options)
+    return summarizer.summarize(books, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length, options)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 def main():
-    options, _ = command_line.parse(config.DatasetOptions)
-    data = open_data(options)
-    import models
+    from diffusion import pipeline
 
-    print(data.report(functools.partial(count_tokens, models.load_tokenizer(options.pretrained_model))))
+    options, _ = parser.parse(config.DatasetOptions)
+    data = open_data(options)
+
+    print(data.report(functools.partial(count_tokens, pipeline.load_tokenizer(options.pretrained_model))))
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

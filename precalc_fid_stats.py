@@ -7,38 +7,36 @@ from __future__ import annotations
 
 import time
 
-import command_line
 import config
+from cli import parser
 
 
 def main(argv=None):
-    options, _ = command_line.parse(config.StatsOptions, argv)
+    from evaluation import distances, feature_cache, features, reference
+
+    options, _ = parser.parse(config.StatsOptions, argv)
 
     import sys
 
     import torch
 
     import dataset
-    import feature_cache
-    import features
-    import metrics
-    import stats_file
 
     # Everything that can be wrong comes before the long work
     start = time.monotonic()
-    stats_file.require_writable(options.fid_stats_path)
+    reference.require_writable(options.fid_stats_path)
     extractor = features.load_extractor(options, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     data = dataset.open_data(options)
     books = data.books(options.split)
     if len(books) < 2:
         raise config.UserError(f"statistics need at least 2 covers, and --split {options.split} has {len(books)}")
 
-    moments = metrics.Moments(extractor.dims)
+    moments = distances.Moments(extractor.dims)
     for block in feature_cache.of_books(books, options, extractor, f"{options.split} covers"):
         moments.update(block)
-    stats_file.save_stats(options.fid_stats_path, moments, stats_file.stats_info(options, extractor, data))
+    reference.save_stats(options.fid_stats_path, moments, reference.stats_info(options, extractor, data))
 
-    if warning := metrics.warn_small(moments.n, extractor.dims):
+    if warning := distances.warn_small(moments.n, extractor.dims):
         print(f"warning: {warning}", file=sys.stderr)
     print(
         f"{moments.n} real covers ({options.split}, {options.resolution}), {extractor.dims} features for "
@@ -48,4 +46,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

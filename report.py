@@ -10,45 +10,44 @@ import os
 import pathlib
 import re
 
-import checks
-import command_line
 import config
-import files
+from cli import checks, parser
+from common import files
 
 ROOM = "free some space there or choose another --report_path"
 
 
 def main(argv=None):
     """Draw the covers that are missing, then write the page."""
-    given = command_line.read_command_line(config.ReportOptions, argv)
+    from generation import covers as generation_covers
+    from page import comparison, html
+
+    given = parser.read_command_line(config.ReportOptions, argv)
     options = checks.check(config.ReportOptions(**given))
     path = pathlib.Path(options.report_path).expanduser()
     require_writable(path)
-    command_line.launch_on_gpus(options.num_gpus, __file__, argv)
+    parser.launch_on_gpus(options.num_gpus, __file__, argv)
 
     import accelerate
 
     import dataset
-    import gallery
-    import page
-    import scoreboard
 
     # Everything that can be wrong comes before the long work
     columns = find_columns(options, given)
     require_comparable(columns)
-    scores = scoreboard.pick({column.label: column.scores for column in columns})
-    if not options.mixed and scoreboard.differences(scores):
-        shown, _ = scoreboard.current(scores, weights_of(columns))
-        scoreboard.require_alike(shown)
+    scores = comparison.pick({column.label: column.scores for column in columns})
+    if not options.mixed and comparison.differences(scores):
+        shown, _ = comparison.current(scores, weights_of(columns))
+        comparison.require_alike(shown)
     state = accelerate.Accelerator().state
     with state.main_process_first():  # the first process builds the index, the others read it
         data = dataset.open_data(columns[0].options)
     books = data.books("test")[: columns[0].options.num_samples]
 
     for column in columns:
-        column.settings = gallery.draw(column.options, column.version, column.folder, books, state)
+        column.settings = generation_covers.draw(column.options, column.version, column.folder, books, state)
     if state.is_main_process:
-        text = page.make(columns, scores, data, books)
+        text = html.make(columns, scores, data, books)
         files.write_text(path, text, ROOM)
         covers = f"{len(books)} books x {len(columns)} versions, and the real covers"
         size = len(text.encode())
@@ -70,10 +69,10 @@ def weights_of(columns):
     """{label: the hash of the weights that the version has now}. It reads every model whole."""
     from tqdm import tqdm
 
-    import models
+    from diffusion import pipeline
 
     shown = tqdm(columns, desc="scores differ; hashing weights", unit="version", delay=3, leave=False)
-    return {column.label: models.weights_hash(models.load_parts(column.version.source)) for column in shown}
+    return {column.label: pipeline.weights_hash(pipeline.load_parts(column.version.source)) for column in shown}
 
 
 @dataclasses.dataclass
@@ -95,13 +94,13 @@ class Column:
 
 def find_columns(options, given):
     """The Columns that --run_id and --version ask for, in their order, each once. UserError if there is no such one."""
-    import catalog
-    import gallery
+    from checkpoints import catalog
+    from generation import covers
 
     found = {}  # source for models.load_parts -> (options, Version, runs)
     for run_id, name in wanted(options):
         try:
-            its_options, version = gallery.find(*version_options(options, given, run_id, name))
+            its_options, version = covers.find(*version_options(options, given, run_id, name))
         except config.UserError:
             if "version" in given or not is_without(options, run_id, name):
                 raise
@@ -117,7 +116,7 @@ def find_columns(options, given):
     for its_options, version, runs in found.values():
         prefixed = several and version.run and (version.name != "v0" or starts > 1)
         label = f"{version.run.name}:{version.name}" if prefixed else version.name
-        home = gallery.home_of(its_options, version)
+        home = covers.home_of(its_options, version)
         if several and options.save_dir and version.run:
             home = home / version.run.name  # runs number their versions alike
         scores = [catalog.read_scores(run).get(version.name, {}) for run in runs]
@@ -127,7 +126,7 @@ def find_columns(options, given):
 
 def wanted(options):
     """[(run's id or None, version)] that --run_id and --version ask for."""
-    import catalog
+    from checkpoints import catalog
 
     entries = config.words(options.version)
     own = [re.fullmatch(rf"([^:/\\]+):({catalog.NAMES})", entry) for entry in entries]
@@ -149,7 +148,7 @@ def version_options(options, given, run_id, name):
 
 def is_without(options, run_id, name):
     """Whether the run is there, and simply has no such version (yet)."""
-    import catalog
+    from checkpoints import catalog
 
     run = catalog.run_folder(options.output_dir, run_id)
     return (run / "config.json").exists() and catalog.find_version(run, name)[1] is None
@@ -175,4 +174,4 @@ def require_comparable(columns):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

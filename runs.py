@@ -8,23 +8,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-import command_line
 import config
-import files
-import values
+from checkpoints import scores
+from cli import parser
+from common import files
 
 HEAD = ("version", "aliases", "update", "validation", "score", "size", "where")
 
 
 def main(argv=None):
     """List, publish or prune. Returns the exit status."""
-    options, given = command_line.parse(config.RunsOptions, argv)
+    from checkpoints import catalog
 
-    import catalog
+    options, given = parser.parse(config.RunsOptions, argv)
 
     if options.run_id:
         saved = catalog.run_folder(options.output_dir, options.run_id) / "config.json"
-        options = command_line.inherit_tracker(config.RunsOptions, saved, given)
+        options = parser.inherit_tracker(config.RunsOptions, saved, given)
     if options.publish:
         return publish(options)
     if options.prune:
@@ -38,8 +38,8 @@ def main(argv=None):
 
 def listing(options):
     """Print a block for each run, those on disk first. Returns the exit status."""
-    import catalog
-    import trackers
+    from checkpoints import catalog
+    from tracking import trackers
 
     runs = {run.name: versions_on_disk(run) for run in catalog.list_runs(options.output_dir)}
     try:
@@ -57,7 +57,7 @@ def listing(options):
         folder = catalog.run_folder(options.output_dir, name)
         on_disk = (folder / "config.json").exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
-        print(values.table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
+        print(scores.table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
         if options.run_id:
             print_scores(runs[name])
     return 0
@@ -71,16 +71,16 @@ def print_scores(versions):
         scored = {name: version["scores"].get(kind, {}).get("values") for name, version in versions.items()}
         scored = {name: some for name, some in scored.items() if some}
         if scored:
-            print(values.table(values.rows(scored)))
-            different = values.differences([versions[name]["scores"][kind] for name in scored])
+            print(scores.table(scores.rows(scored)))
+            different = scores.differences([versions[name]["scores"][kind] for name in scored])
             if different:
                 print(f"  not measured alike, so not to be compared: {', '.join(different)}\n")
 
 
 def versions_on_disk(run):
     """{name: what to tell of it} of the versions that are in a run's folder or in its list."""
-    import artifacts
-    import catalog
+    from checkpoints import catalog
+    from tracking import artifacts
 
     shared = {file.stat().st_ino for file in files_of(run / "untouched")}
     pretrained = files.read_json(run / "config.json").get("pretrained_model", "?")
@@ -117,10 +117,9 @@ def add_published(runs, artifact, tracker_name):
 
 def position_of(run):
     """The position of the newest training state, or {} if it is not on this disk."""
-    import catalog
-    import checkpoint
+    from checkpoints import catalog, state
 
-    return checkpoint.read_position(run)[0] if catalog.steps_on_disk(run) else {}
+    return state.read_position(run)[0] if catalog.steps_on_disk(run) else {}
 
 
 def files_of(folder):
@@ -129,11 +128,11 @@ def files_of(folder):
 
 def describe(run):
     """What learns, from which model, how far it is, and what it all takes on the disk."""
-    import models
+    from diffusion import pipeline
 
     options = files.read_json(run / "config.json")
     position = position_of(run)
-    learning = " and ".join(part for part in models.PARTS if options.get(f"train_{part}"))
+    learning = " and ".join(part for part in pipeline.PARTS if options.get(f"train_{part}"))
     at = f"update {position['step']} of {position['total']}" if position else "no training state here"
     sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run)}  # hard links count once
     return f"{learning} from {options.get('pretrained_model')}, {at}, {readable(sum(sizes.values()))} on disk"
@@ -170,18 +169,17 @@ def readable(size):
 
 def publish(options):
     """Bring to the tracker what it lacks of a run. Exit status 2 if it still lacks something."""
-    import catalog
-    import checkpoint
-    import mirror
+    from checkpoints import catalog, state
+    from tracking import uploader
 
     if config.tracker(options) not in config.STORES:
         raise config.UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
     run = catalog.find_run(options.output_dir, options.run_id)
-    saved = command_line.inherit(config.TrainingOptions, run / "config.json", {})
+    saved = parser.inherit(config.TrainingOptions, run / "config.json", {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
-    position, _ = checkpoint.read_position(run)
-    with checkpoint.lock(run), mirror.Mirror(run, options, position["step"] if position else 0) as sending:
+    position, _ = state.read_position(run)
+    with state.lock(run), uploader.Mirror(run, options, position["step"] if position else 0) as sending:
         print("publishing: " + (", ".join(sending.missing()) or "curves; versions and state are there already"))
     return 2 if sending.failing or sending.missing() else 0
 
@@ -189,8 +187,8 @@ def publish(options):
 def prune(options):
     """Delete what wandb has of the run and nothing names any more: versions that were dropped from the run's list and
     are neither latest nor best, and training states but the newest."""
-    import catalog
-    import trackers
+    from checkpoints import catalog
+    from tracking import trackers
 
     if config.tracker(options) != "wandb":
         raise config.UserError("--prune works with wandb alone; trackio deletes nothing")
@@ -221,4 +219,4 @@ def prune(options):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import sys
 
-import checks
-import command_line
 import config
-import files
+from cli import checks, parser
+from common import files
 
 
 def main(argv=None):
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
-    given = command_line.read_command_line(config.InferenceOptions, argv)
+    from generation import covers
+
+    given = parser.read_command_line(config.InferenceOptions, argv)
     options = checks.check(config.InferenceOptions(**given))
 
     import accelerate
 
-    import gallery
-
-    options, version = gallery.find(options, given)
-    folder = gallery.home_of(options, version)
-    command_line.launch_on_gpus(options.num_gpus, __file__, argv)
+    options, version = covers.find(options, given)
+    folder = covers.home_of(options, version)
+    parser.launch_on_gpus(options.num_gpus, __file__, argv)
     state = accelerate.Accelerator().state
     if options.calc_fid:
         draw_and_score(options, version, folder / version.name, state)
@@ -34,11 +33,11 @@ def main(argv=None):
 def draw_prompt(options, version, folder, device):
     """One cover for --prompt, and its settings beside it."""
     import dataset
-    import gallery
-    import sampling
+    from diffusion import sampling
+    from generation import covers
 
-    gallery.make_folder(folder)
-    parts, parts_hash = gallery.load(options, version.source, device)
+    covers.make_folder(folder)
+    parts, parts_hash = covers.load(options, version.source, device)
     tokens, limit = dataset.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
     if tokens > limit:
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
@@ -46,7 +45,7 @@ def draw_prompt(options, version, folder, device):
     image = sampling.draw(parts, [options.prompt], [0], options)[0]
     sampling.save_png(folder / f"{name}.png", image)
     files.write_json(
-        folder / f"{name}.json", {**gallery.settings_of(options, version, parts_hash), "prompt": options.prompt}
+        folder / f"{name}.json", {**covers.settings_of(options, version, parts_hash), "prompt": options.prompt}
     )
     print(f"drew {folder / name}.png")
 
@@ -60,13 +59,13 @@ def draw_grid(options, version, folder, device):
     from tqdm import tqdm
 
     import dataset
-    import gallery
-    import prompts
-    import sampling
+    from data import prompts
+    from diffusion import sampling
+    from generation import covers as generation_covers
 
     books = dataset.open_data(options).books(options.split)[: options.num_samples]
-    gallery.make_folder(folder)
-    parts, parts_hash = gallery.load(options, version.source, device)
+    generation_covers.make_folder(folder)
+    parts, parts_hash = generation_covers.load(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
     images = []
@@ -78,7 +77,9 @@ def draw_grid(options, version, folder, device):
     page = sampling.grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{version.name}_grid"
     sampling.save_png(folder / f"{name}.png", page)
-    files.write_json(folder / f"{name}.json", {**gallery.settings_of(options, version, parts_hash), "cells": cells})
+    files.write_json(
+        folder / f"{name}.json", {**generation_covers.settings_of(options, version, parts_hash), "cells": cells}
+    )
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")
 
 
@@ -87,13 +88,12 @@ def draw_and_score(options, version, folder, state):
 
     state: accelerate's, with the processes that draw together.
     """
-    import catalog
-    import clip_scores
     import dataset
-    import features
-    import gallery
-    import scoring
-    import stats_file
+    from checkpoints import catalog
+    from evaluation import clip as evaluation_clip
+    from evaluation import evaluate, features
+    from evaluation import reference as evaluation_reference
+    from generation import covers
 
     # Everything that can be wrong comes before the long work
     with state.main_process_first():  # the first process builds the index, the others read it
@@ -101,30 +101,30 @@ def draw_and_score(options, version, folder, state):
     books = data.books(options.split)[: options.num_imgs]
     if len(books) < (options.num_imgs or 0):
         print(f"warning: --num_imgs {options.num_imgs}: --split {options.split} has {len(books)}", file=sys.stderr)
-    gallery.make_folder(folder)
+    covers.make_folder(folder)
     features.warn_of_jpeg(folder)
     extractor = features.load_extractor(options, state.device)
-    reference = stats_file.load_reference(options, extractor, data)
+    reference = evaluation_reference.load_reference(options, extractor, data)
     there = read_metrics(folder / "metrics.json")
     if version.run:
         catalog.read_scores(version.run)
     clip = None
     if options.clip_model and "clip" in config.chosen_metrics(options):
-        clip = clip_scores.load(options.clip_model, options.fid_batch_size, state.device)
+        clip = evaluation_clip.load(options.clip_model, options.fid_batch_size, state.device)
 
-    settings = gallery.draw(options, version, folder, books, state)
+    settings = covers.draw(options, version, folder, books, state)
     if not state.is_main_process:
         return
 
     # Score
-    prompts = files.read_json(folder / gallery.SETTINGS)["prompts"]
+    prompts = files.read_json(folder / covers.SETTINGS)["prompts"]
     prompts = [prompts[str(book.row)] for book in books]
-    sides = scoring.Sides(options, folder, version.run, data, books, prompts, extractor, reference, clip)
-    measured, skipped = scoring.measure(sides)
+    sides = evaluate.Sides(options, folder, version.run, data, books, prompts, extractor, reference, clip)
+    measured, skipped = evaluate.measure(sides)
     if not measured:
         raise config.UserError(f"nothing could be measured: {'; '.join(skipped.values())}")
-    settings |= scoring.about(sides)
-    score = scoring.merge(there, settings, measured, skipped)
+    settings |= evaluate.about(sides)
+    score = evaluate.merge(there, settings, measured, skipped)
     files.write_json(folder / "metrics.json", score)
     tell(score, version)
     print(f"covers, settings.json and metrics.json in {folder}")
@@ -142,25 +142,24 @@ def read_metrics(path):
 
 def tell(score, version):
     """Print the score beside that of v0, if that is known and was measured alike, and that of real covers."""
-    import catalog
-    import metrics
-    import values
+    from checkpoints import catalog, scores
+    from evaluation import distances
 
     start = catalog.read_scores(version.run).get("v0", {}).get(score["score"], {}) if version.run else {}
     shown = {version.name: score["values"]}
-    if version.name != "v0" and not values.differences([start, score]):
+    if version.name != "v0" and not scores.differences([start, score]):
         shown = {"v0": start["values"], **shown}
-    print(values.table(values.rows(shown)).rstrip())
+    print(scores.table(scores.rows(shown)).rstrip())
     counts = f"{score['n']} covers of {version.name}, {score['n_reference']} real"
     if "distance" in score:
         print(f"{score['score']} = {score['distance']:.4f} ({counts}); lower is better")
-        if warning := metrics.warn_small(min(score["n"], score["n_reference"]), score["dims"]):
+        if warning := distances.warn_small(min(score["n"], score["n_reference"]), score["dims"]):
             print(f"warning: {warning}", file=sys.stderr)
     for value in score["values"].values():
         if value["note"]:
             print(f"{value['name']}: {value['note']}")
     for name, reason in score["skipped"].items():
-        print(f"left out: {values.CALLED.get(name, name)}: {reason}")
+        print(f"left out: {scores.CALLED.get(name, name)}: {reason}")
     if version.run and "v0" not in shown:
         print("v0 is not scored like this yet: give --version v0 to see where this run started")
 
@@ -170,12 +169,12 @@ def record(options, version, settings, score):
 
     Values of other metrics that the listing has of the same covers stay; and a score over more covers stays.
     """
-    import catalog
-    import scoring
-    import trackers
+    from checkpoints import catalog
+    from evaluation import evaluate
+    from tracking import trackers
 
     listed = catalog.read_scores(version.run).get(version.name, {}).get(score["score"], {})
-    score = scoring.merge(listed, settings, score["values"], score["skipped"])
+    score = evaluate.merge(listed, settings, score["values"], score["skipped"])
     if listed.get("weights") == score["weights"] and listed.get("n", 0) > score["n"]:
         print(f"the run's listing keeps the score over {listed['n']} covers; this one stands in metrics.json alone")
         return
@@ -192,4 +191,4 @@ def record(options, version, settings, score):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

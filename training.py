@@ -12,32 +12,29 @@ import math
 import signal
 import time
 
-import checks
-import command_line
 import config
+from cli import checks, parser
 
 MOST_LEFT_OUT = 20  # from its first value, 2^16, the scale is then below 1
 
 
 def main(argv=None):
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
-    given = command_line.read_command_line(config.TrainingOptions, argv)
+    from memory import advice
+    from tracking import trackers
+    from trainer.session import set_up
+
+    given = parser.read_command_line(config.TrainingOptions, argv)
 
     options, run = resume(given) if given.get("run_id") else (checks.check(config.TrainingOptions(**given)), None)
     if options.plan:
-        import plan
-
-        return plan.show(options)
+        return advice.show(options)
     if config.tracker(options) == "wandb":
-        import trackers
-
         trackers.require_key(options)
         options = dataclasses.replace(options, tracker="wandb")  # so that a resumed run knows, and misses its key
-    command_line.launch_on_gpus(options.num_gpus, __file__, argv)
+    parser.launch_on_gpus(options.num_gpus, __file__, argv)
 
     import torch
-
-    from session import set_up
 
     session = None
     try:
@@ -45,28 +42,26 @@ def main(argv=None):
         with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the mirror is finishing
             return train(session, stop)
     except torch.OutOfMemoryError:
-        import plan
-
-        raise plan.out_of_memory(options, session, session.run if session else run) from None
+        raise advice.out_of_memory(options, session, session.run if session else run) from None
 
 
 def resume(given):
     """(options, folder) of the run that goes on: what is on disk, or what the tracker has that is newer."""
-    import artifacts
-    import catalog
+    from checkpoints import catalog
+    from tracking import artifacts
 
     cls, run_id = config.TrainingOptions, given["run_id"]
     saved = catalog.run_folder(given.get("output_dir", cls.output_dir), run_id) / "config.json"
     if saved.exists():
-        command_line.refuse_changes(cls, saved, given)
-    wishes = command_line.inherit(cls, saved, given) if saved.exists() else cls(**given)
+        parser.refuse_changes(cls, saved, given)
+    wishes = parser.inherit(cls, saved, given) if saved.exists() else cls(**given)
     if config.tracker(wishes) in config.STORES and not (wishes.plan and saved.exists()):
         artifacts.bring_run(wishes, run_id)
     run = catalog.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
-    command_line.refuse_changes(cls, saved, given)
+    parser.refuse_changes(cls, saved, given)
     if "epochs" in given:
         given.setdefault("max_steps", None)  # the length that was asked for last
-    options = command_line.inherit(cls, saved, given)
+    options = parser.inherit(cls, saved, given)
     return dataclasses.replace(options, output_dir=str(run.parent)), run  # the run may come from another machine
 
 
@@ -75,9 +70,9 @@ def train(session, stop):
     import torch
     from tqdm import tqdm
 
-    import plan
-    import tracking
-    from updates import batches_of, make_loader, training_loss, try_largest, validate
+    from checkpoints import metrics_log
+    from memory import advice
+    from trainer.batches import batches_of, make_loader, training_loss, try_largest, validate
 
     options, accelerator, position = session.options, session.accelerator, session.position
     groups = session.optimizer.param_groups
@@ -149,7 +144,7 @@ def train(session, stop):
 
             # Report
             speed = len(places) / (time.monotonic() - began)  # validation, previews and saving do not count
-            memory = tracking.memory_gib(accelerator.device)
+            memory = metrics_log.memory_gib(accelerator.device)
             learning_rates = {f"lr_{name}": group["lr"] for name, group in zip(session.learning, groups, strict=True)}
             told_norm = norm if math.isfinite(norm) else None  # JSON has no infinity
             log.log(step + 1, loss=loss, grad_norm=told_norm, **learning_rates, images_per_s=speed, memory_gib=memory)
@@ -179,7 +174,7 @@ def train(session, stop):
     stopped = position["step"] < session.total
     accelerator.print(summary(session, stopped))
     if session.expected and accelerator.device.type == "cuda":
-        print(plan.compare(session.expected, accelerator.device, options.optimizer))
+        print(advice.compare(session.expected, accelerator.device, options.optimizer))
     return 128 + (stop.number or signal.SIGTERM) if stopped else 0
 
 
@@ -189,10 +184,8 @@ def train(session, stop):
 
 def preview(session):
     """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
-    import checkpoint
-    import ema
-    import models
-    import sampling
+    from checkpoints import state
+    from diffusion import ema, pipeline, sampling
 
     if not session.accelerator.is_main_process:
         return
@@ -200,13 +193,13 @@ def preview(session):
     books = session.held_out.books[: options.num_samples]
     texts = [session.held_out.prompt(book) for book in books]
     device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
-    averaged, visiting = ema.applied(session.average), models.on_device(parts.vae, device)
-    with averaged, visiting, models.evaluating(parts), session.accelerator.autocast():
+    averaged, visiting = ema.applied(session.average), pipeline.on_device(parts.vae, device)
+    with averaged, visiting, pipeline.evaluating(parts), session.accelerator.autocast():
         images = sampling.draw(parts, texts, [book.row for book in books], options)
     page = sampling.grid(images, columns=len(books), labels=[book.title for book in books])
     step = session.position["step"]
     path = f"samples/{step:06d}.png"
-    sampling.save_png(session.run / path, page, checkpoint.ROOM)
+    sampling.save_png(session.run / path, page, state.ROOM)
     session.log.log(step, samples=path)
 
 
@@ -214,12 +207,11 @@ def save(session, validation_loss):
     """Publish the next version and the training state; position["ledger"] then lists it."""
     from tqdm import tqdm
 
-    import catalog
-    import checkpoint
+    from checkpoints import catalog, state
 
     if session.accelerator.is_main_process:
         with session.mirror.disk:
-            name = checkpoint.save(
+            name = state.save(
                 session.run,
                 session.position,
                 session.parts,
@@ -258,10 +250,10 @@ def summary(session, stopped):
             lines.append("no version is better than the pretrained model by validation loss")
     if stopped:
         lines.append(f"stopped at update {session.position['step']} of {session.total}; go on with:")
-        lines.append(f"  {command_line.of_run('training', session.options, run)}")
+        lines.append(f"  {parser.of_run('training', session.options, run)}")
     else:
         lines.append(f"previews in {run / 'samples'}; draw covers with:")
-        lines.append(f"  {command_line.of_run('sd_inference', session.options, run)}")
+        lines.append(f"  {parser.of_run('sd_inference', session.options, run)}")
     return "\n".join(lines)
 
 
@@ -290,4 +282,4 @@ class StopSignal:
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

@@ -19,14 +19,15 @@ import tempfile
 import time
 import tracemalloc
 
-import command_line
 import config
 from bench import positive, resolution
+from cli import parser
+from cli import parser as cli_parser
 
 
 def main(argv=None):
     """Print the tables."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.fid_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--covers", type=positive, default=200, help="demo covers")
@@ -50,11 +51,9 @@ def compare_statistics(folder, wishes):
     from PIL import Image
     from pytorch_fid import fid_score, inception
 
-    import covers
     import dataset
-    import demo_data
-    import features
-    import metrics
+    from data import images
+    from demo_data import folder as demo_data_folder
 
     # The same network, with random weights, and the same files for all
     torch.manual_seed(0)
@@ -66,25 +65,29 @@ def compare_statistics(folder, wishes):
     weights = torch.load(folder / "weights.pt", weights_only=True)
     with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
         theirs = inception.InceptionV3().eval()
-    root = demo_data.ensure(folder, wishes.covers, workers=2)
+    root = demo_data_folder.ensure(folder, wishes.covers, workers=2)
     options = config.StatsOptions(
         data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
     )
     paths = []
     for book in dataset.open_data(options).kept:
         paths.append(folder / f"{book.row}.png")
-        Image.fromarray(covers.read(book.image, config.size(options))).save(paths[-1])
+        Image.fromarray(images.read(book.image, config.size(options))).save(paths[-1])
 
     def peer():
         names = list(map(str, paths))
         return fid_score.calculate_activation_statistics(names, theirs, wishes.batch_size, 2048, "cpu", num_workers=2)
 
     def ours(resize):
+        from evaluation import features
+
         settings = dict(fid_weights=str(folder / "weights.pt"), fid_resize=resize, fid_batch_size=wishes.batch_size)
         extractor = features.load_extractor(config.StatsOptions(**settings), torch.device("cpu"))
 
         def run():
-            moments = metrics.Moments(extractor.dims)
+            from evaluation import distances, features
+
+            moments = distances.Moments(extractor.dims)
             images = features.read_ahead(features.read_png, paths, 2)
             while batch := list(itertools.islice(images, wishes.batch_size)):
                 moments.update(extractor(batch))
@@ -121,14 +124,14 @@ def compare_distances(wishes, dims=2048):
     import numpy as np
     from pytorch_fid import fid_score
 
-    import metrics
+    from evaluation import distances
 
     random = np.random.default_rng(0)
     moments = []
     for shift in (0.0, 0.1):
         x = random.standard_normal((2 * dims, dims)) + shift
         moments += [x.mean(0), np.cov(x, rowvar=False)]
-    ways = {"pytorch-fid": fid_score.calculate_frechet_distance, "ours": metrics.frechet_distance}
+    ways = {"pytorch-fid": fid_score.calculate_frechet_distance, "ours": distances.frechet_distance}
     ways = {way: functools.partial(distance, *moments) for way, distance in ways.items()}
     seconds, values = take_turns(ways, wishes.repeats)
     print(f"\none distance of {dims} dimensions, medians of {wishes.repeats} turns\n")
@@ -141,13 +144,13 @@ def watch_memory(dims=2048, batch=50):
     """The most memory that the moments of more and more features take."""
     import numpy as np
 
-    import metrics
+    from evaluation import distances
 
     print("\n| features | most memory of their moments, MiB |\n|---|---|")
     random = np.random.default_rng(0)
     for count in (500, 2000, 8000):
         tracemalloc.start()
-        moments = metrics.Moments(dims)
+        moments = distances.Moments(dims)
         for _ in range(count // batch):
             moments.update(random.standard_normal((batch, dims)))
         print(f"| {count} | {tracemalloc.get_traced_memory()[1] / 2**20:.0f} |", flush=True)
@@ -155,4 +158,4 @@ def watch_memory(dims=2048, batch=50):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

@@ -14,9 +14,10 @@ import statistics
 import sys
 import time
 
-import command_line
 import config
 from bench import positive, resolution
+from cli import parser
+from cli import parser as cli_parser
 
 WAYS = {  # way: (channels_last, compiled)
     "plain": (False, False),
@@ -28,7 +29,7 @@ WAYS = {  # way: (channels_last, compiled)
 
 def main(argv=None):
     """Print the table."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.layouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pretrained_model", default="mini", choices=("tiny", "mini", "sd15-random"))
@@ -67,12 +68,12 @@ def make_step(wishes):
     """(update, kind of device): update(channels_last, compiled) makes a step on a fixed batch, less the optimizer's."""
     import torch
 
-    import models
+    from diffusion import pipeline
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = models.load_parts(wishes.pretrained_model)
-    unet = models.freeze(parts, ["unet"]).unet.to(device)
-    latents = torch.randn(wishes.batch_size, *models.latent_shape(parts, config.parse_size(wishes.resolution)))
+    parts = pipeline.load_parts(wishes.pretrained_model)
+    unet = pipeline.freeze(parts, ["unet"]).unet.to(device)
+    latents = torch.randn(wishes.batch_size, *pipeline.latent_shape(parts, config.parse_size(wishes.resolution)))
     noise = torch.randn_like(latents).to(device)
     text = torch.randn(wishes.batch_size, 77, unet.config.cross_attention_dim, device=device)
     timesteps = torch.full((wishes.batch_size,), 500, device=device)
@@ -93,4 +94,4 @@ def make_step(wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

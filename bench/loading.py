@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 
-import command_line
 import config
 from bench import positive, resolution
+from cli import parser
+from cli import parser as cli_parser
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -33,7 +34,7 @@ BARE = "one batch, over and over"
 
 def main(argv=None):
     """Print the table."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--covers", type=positive, default=100, help="demo covers")
@@ -50,11 +51,11 @@ def main(argv=None):
 
 def measure(folder, wishes):
     """{way: [images/s in each turn]}."""
-    import demo_data
-    from session import set_up
-    from updates import make_loader
+    from demo_data import folder as demo_data_folder
+    from trainer.batches import make_loader
+    from trainer.session import set_up
 
-    root = demo_data.ensure(folder, wishes.covers, workers=2)
+    root = demo_data_folder.ensure(folder, wishes.covers, workers=2)
     sessions = {}
     for number, (way, changes) in enumerate(WAYS.items()):
         options = config.TrainingOptions(
@@ -84,7 +85,7 @@ def measure(folder, wishes):
 
 def images_per_s(session, batches, updates):
     """Images a second over some updates, as training makes them. batches: (batch, its places), as many as are asked."""
-    from updates import training_loss
+    from trainer.batches import training_loss
 
     images, began = 0, time.monotonic()
     for batch, places in itertools.islice(batches, updates):
@@ -115,4 +116,4 @@ def tell(speeds, wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

@@ -18,8 +18,9 @@ import statistics
 import subprocess
 import sys
 
-import command_line
 import config
+from cli import parser
+from cli import parser as cli_parser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXED = """--pretrained_model tiny --data_root demo --resolution 64x96 --train_unet True --train_text_encoder True
@@ -41,7 +42,7 @@ MODES = {  # the first is what the others are compared with
 
 def main(argv=None):
     """Train every mode, then print the table."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.low_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, default="low_memory", help="folder for the runs")
@@ -101,4 +102,4 @@ def losses_of(run):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

@@ -19,9 +19,10 @@ import sys
 import tempfile
 from typing import NamedTuple
 
-import command_line
 import config
 from bench import resolution
+from cli import parser
+from cli import parser as cli_parser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB, MIB = 2**30, 2**20
@@ -96,7 +97,7 @@ PUBLISHED = [
 
 def main(argv=None):
     """Print the tables, a line as soon as it is known."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.memory_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("measured", "plans", "published"), help="one of the tables")
@@ -132,13 +133,13 @@ def main(argv=None):
 
 def check(name, words, folder):
     """One line: the forecast and the measurement of a configuration. folder: for the run and the model."""
-    import architecture
-    import memory
+    from diffusion import architecture
+    from memory import forecast as memory_forecast
 
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
-    options, _ = command_line.parse(config.TrainingOptions, words)
-    forecast = memory.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
+    options, _ = parser.parse(config.TrainingOptions, words)
+    forecast = memory_forecast.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
     shutil.rmtree(folder / "cache" / "latents", ignore_errors=True)  # they are to be encoded
     run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
     run += ["--cache_dir", str(folder / "cache")]
@@ -153,10 +154,10 @@ def make_middle(folder):
     import torch
     from diffusers import UNet2DConditionModel
 
-    import models
+    from diffusion import pipeline
 
     if not folder.exists():
-        parts = models.build_tiny()
+        parts = pipeline.build_tiny()
         torch.manual_seed(0)
         parts.unet = UNet2DConditionModel(**MIDDLE)
         parts.pipeline().save_pretrained(folder)
@@ -190,11 +191,11 @@ def allocated(work):
 
 def tell_plan(name, words, most):
     """One line: the forecast of a configuration, and what it should not exceed."""
-    import architecture
-    import memory
+    from diffusion import architecture
+    from memory import forecast
 
-    options, _ = command_line.parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
-    peak = memory.forecast(options, architecture.of_source("sd15-random")).peak / GIB
+    options, _ = parser.parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
+    peak = forecast.forecast(options, architecture.of_source("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
 
@@ -204,13 +205,13 @@ def tell_plan(name, words, most):
 
 def compare(figure):
     """One line: the forecast of training alone, for those scripts drew no previews, beside a published figure."""
-    import architecture
-    import memory
+    from diffusion import architecture
+    from memory import forecast as memory_forecast
 
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
-    options, _ = command_line.parse(config.TrainingOptions, words)
+    options, _ = parser.parse(config.TrainingOptions, words)
     sd15 = architecture.of_source("sd15-random")
-    forecast = memory.forecast(options, sd15)
+    forecast = memory_forecast.forecast(options, sd15)
     peak = forecast.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
     gib = peak / GIB
     line = (
@@ -223,7 +224,7 @@ def half_weights(described, *networks):
     """Bytes of these networks in half precision."""
     import torch
 
-    import architecture
+    from diffusion import architecture
 
     with torch.device("meta"):
         parts = architecture.build(described)
@@ -231,4 +232,4 @@ def half_weights(described, *networks):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

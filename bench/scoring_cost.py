@@ -14,14 +14,21 @@ import resource
 import sys
 import time
 
-import command_line
 import config
 from bench import positive, resolution
+from cli import parser
+from cli import parser as cli_parser
 
 
 def main(argv=None):
     """Print a line for each metric, as it is done."""
-    parser = command_line.Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
+    from data import images
+    from demo_data import folder as demo_data_folder
+    from diffusion import sampling
+    from evaluation import distances, evaluate, features
+    from evaluation import reference as evaluation_reference
+
+    parser = cli_parser.Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
     parser.add_argument("--covers", type=positive, default=2000, help="drawn covers, and about as many real ones")
     parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument(
@@ -31,27 +38,20 @@ def main(argv=None):
 
     import torch
 
-    import covers
     import dataset
-    import demo_data
-    import features
-    import metrics
-    import sampling
-    import scoring
-    import stats_file
 
     # Covers to score: those of training, under the names of as many held-out books
-    root = demo_data.ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
+    root = demo_data_folder.ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
     words = ["--data_root", root, "--cache_dir", wishes.out / "cache", "--resolution", wishes.resolution]
     words += ["--test_fraction", 0.5, "--fid_features", "efficientnet", "--num_imgs", wishes.covers]
-    options, _ = command_line.parse(config.InferenceOptions, list(map(str, words)))
+    options, _ = cli_parser.parse(config.InferenceOptions, list(map(str, words)))
     data = dataset.open_data(options)
     pairs = list(zip(data.books("test"), data.books("train"), strict=False))[: wishes.covers]
     folder = wishes.out / "drawn"
     folder.mkdir(exist_ok=True)
     for book, shown in pairs:
         if not (folder / f"{book.row}.png").exists():
-            pixels = torch.from_numpy(covers.read(shown.image, config.size(options)).copy())
+            pixels = torch.from_numpy(images.read(shown.image, config.size(options)).copy())
             sampling.save_png(folder / f"{book.row}.png", pixels)
     books = [book for book, _ in pairs]
 
@@ -60,16 +60,16 @@ def main(argv=None):
     print(f"{len(books)} covers of {wishes.resolution}, {real} real ones, {threads} threads")
     print("| metric | seconds | most memory so far, GiB |\n|---|---|---|")
     extractor = features.load_extractor(options, torch.device("cpu"))
-    began, moments = time.monotonic(), metrics.Moments(extractor.dims)
-    for block in scoring.feature_cache.of_books(data.books("test"), options, extractor, "statistics"):
+    began, moments = time.monotonic(), distances.Moments(extractor.dims)
+    for block in evaluate.feature_cache.of_books(data.books("test"), options, extractor, "statistics"):
         moments.update(block)
     tell("statistics of the real covers", began)
-    reference = stats_file.Stats(moments.n, moments.mu, moments.sigma, {})
-    sides = scoring.Sides(options, folder, None, data, books, [], extractor, reference, None)
+    reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {})
+    sides = evaluate.Sides(options, folder, None, data, books, [], extractor, reference, None)
     for metric in config.METRICS:
         if metric != "clip":
             began = time.monotonic()
-            scoring.measure(dataclasses.replace(sides, options=dataclasses.replace(options, metrics=metric)))
+            evaluate.measure(dataclasses.replace(sides, options=dataclasses.replace(options, metrics=metric)))
             tell(metric, began)
     return 0
 
@@ -80,4 +80,4 @@ def tell(name, began):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

@@ -16,16 +16,17 @@ import subprocess
 import sys
 import time
 
-import command_line
 import config
 from bench import positive
+from cli import parser
+from cli import parser as cli_parser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def main(argv=None):
     """Print the two tables."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.starting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=positive, default=54_000, help="of the data folder")
@@ -35,7 +36,7 @@ def main(argv=None):
 
     print("| command | seconds, median | least ... most |\n|---|---|---|")
     commands = {"python -c pass": ["-c", "pass"]}
-    commands |= {f"python -m {name} --help": ["-m", name, "--help"] for name in command_line.SCRIPTS.values()}
+    commands |= {f"python -m {name} --help": ["-m", name, "--help"] for name in cli_parser.SCRIPTS.values()}
     seconds = {name: [] for name in commands}
     for _ in range(wishes.repeats):
         for name, words in commands.items():
@@ -68,7 +69,7 @@ def draw(root, rows):
     import numpy as np
     from PIL import Image
 
-    import demo_data
+    from demo_data import folder
 
     if (root / "book_data.csv").exists():
         return root
@@ -82,7 +83,7 @@ def draw(root, rows):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(save, range(rows)))
     with open(root / ".book_data.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, demo_data.COLUMNS, restval="")
+        table = csv.DictWriter(file, folder.COLUMNS, restval="")
         table.writeheader()
         for row in range(rows):
             told = dict(
@@ -94,4 +95,4 @@ def draw(root, rows):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

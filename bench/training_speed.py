@@ -25,9 +25,10 @@ import subprocess
 import sys
 import time
 
-import command_line
 import config
 from bench import positive
+from cli import parser
+from cli import parser as cli_parser
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not timed
@@ -43,7 +44,7 @@ EXAMPLE, BARE = "diffusers' example", "a bare loop on one batch"
 
 def main(argv=None):
     """Print the table, after every turn of all ways."""
-    parser = command_line.Parser(
+    parser = cli_parser.Parser(
         prog="python -m bench.training_speed",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,9 +77,9 @@ def main(argv=None):
 
 def prepare(wishes):
     """{way: words after python}, with the model and the data that they need in place."""
-    import demo_data
+    from demo_data import folder
 
-    root = demo_data.ensure(wishes.out.resolve(), wishes.covers, workers=2)
+    root = folder.ensure(wishes.out.resolve(), wishes.covers, workers=2)
     model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
     if not model.is_dir():  # in a process of its own: a child is said to have had all the memory that its parent had
         code = "import sys, models; models.load_parts(sys.argv[1]).pipeline().save_pretrained(sys.argv[2])"
@@ -113,7 +114,7 @@ def prepare(wishes):
 def lay_out(root, folder, cache):
     """The pictures of a data folder as `datasets` reads them: links, and metadata.jsonl with the prompts."""
     import dataset
-    import prompts
+    from data import prompts
 
     options = config.StatsOptions(data_root=str(root), cache_dir=str(cache))
     unfinished = folder.with_name(".unfinished")
@@ -161,19 +162,19 @@ def loop(wishes):
     import torch
     from tqdm import tqdm
 
-    import models
+    from diffusion import pipeline
 
-    parts = models.load_parts(wishes.pretrained_model)
-    unet = models.freeze(parts, ["unet"]).unet
+    parts = pipeline.load_parts(wishes.pretrained_model)
+    unet = pipeline.freeze(parts, ["unet"]).unet
     optimizer = torch.optim.AdamW(unet.parameters(), lr=float(LR), fused=True)
-    latents = torch.randn(wishes.batch_size, *models.latent_shape(parts, (wishes.resolution, wishes.resolution)))
+    latents = torch.randn(wishes.batch_size, *pipeline.latent_shape(parts, (wishes.resolution, wishes.resolution)))
     del parts.vae  # as with cached latents
     noise, timesteps = torch.randn_like(latents), torch.full((wishes.batch_size,), 500)
     positions = parts.text_encoder.config.max_position_embeddings
     input_ids = torch.zeros(wishes.batch_size, positions, dtype=torch.int64)
     for _ in tqdm(range(WARM_UP + wishes.updates), mininterval=0):
         with torch.no_grad():
-            text = models.encode_text(parts.text_encoder, input_ids)
+            text = pipeline.encode_text(parts.text_encoder, input_ids)
         loss = torch.nn.functional.mse_loss(unet(latents, timesteps, text, return_dict=False)[0], noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -211,4 +212,4 @@ def table(found, wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run_script(main))
+    sys.exit(parser.run_script(main))

@@ -12,9 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-import diffusion
-import files
-import models
+from common import files
+from diffusion import objective, pipeline
 from mini_sd import learning, pictures
 
 STAGE = 2
@@ -73,7 +72,7 @@ def build(tokenizer, vae):
         steps_offset=1,
         prediction_type="v_prediction",
     )
-    return models.Parts(tokenizer, text_encoder, vae, unet, scheduler)
+    return pipeline.Parts(tokenizer, text_encoder, vae, unet, scheduler)
 
 
 def encode_all(path, vae, pixels, prepare=None):
@@ -153,12 +152,12 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             rows = random.integers(len(captions), size=BATCH)
             dropped = random.random(BATCH) < CAPTION_DROPOUT
             x = torch.from_numpy(latents[rows].astype(np.float32)) * parts.vae.config.scaling_factor
-            noise = diffusion.normal(SEED, diffusion.NOISE, places, latents.shape[1:])
-            timesteps = diffusion.uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
+            noise = objective.normal(SEED, objective.NOISE, places, latents.shape[1:])
+            timesteps = objective.uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
             # The mathematical attention: its backward pass is faster here than the fused one, the maps being small
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
-                text = models.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
-                loss = diffusion.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
+                text = pipeline.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
+                loss = objective.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
                 loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
             optimizer.step()
@@ -172,4 +171,4 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, learning_parts, average, optimizer, step + 1)
     average.copy_to(parameters)
-    return models.freeze(parts)
+    return pipeline.freeze(parts)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-import files
+from common import files
 
 
 def rng(*key):

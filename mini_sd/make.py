@@ -9,13 +9,16 @@ import argparse
 import json
 import pathlib
 
-import command_line
 import config
-import files
+from cli import parser
+from cli import parser as cli_parser
+from common import files
 
 
 def main(argv=None):
-    parser = command_line.Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
+    from diffusion import pipeline
+
+    parser = cli_parser.Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for pictures and states, about 2 GB")
     parser.add_argument("--out", type=pathlib.Path, help="folder where the model goes (default: WORK/mini)")
     parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
@@ -32,15 +35,13 @@ def main(argv=None):
             raise config.UserError(f"--{name} {value}: expected a multiple of 100")
         if name.endswith("_steps") and value < 1:
             raise config.UserError(f"--{name} {value}: expected at least 1")
-    command_line.hold_to(options.work / "asked.json", asked)
+    cli_parser.hold_to(options.work / "asked.json", asked)
     out = options.out or options.work / "mini"
     if out.exists():
         raise config.UserError(f"{out} is there already: choose another --out, or remove it")
-
-    import models
     from mini_sd import autoencoder, denoiser, pictures, words
 
-    models.quiet_libraries()
+    pipeline.quiet_libraries()
     posters, captions = pictures.ensure(options.work, "posters", pictures.draw_posters, options.posters)
     sheets, _ = pictures.ensure(options.work, "sheets", pictures.draw_sheets, options.sheets)
     tokenizer = words.build_tokenizer(captions)
@@ -62,14 +63,14 @@ def publish(parts, folder):
     """Save the pipeline in half precision, its tokenizer also as vocab.json and merges.txt, as CLIP's is known."""
     import torch
 
-    import models
+    from diffusion import pipeline
 
     with files.publish(folder) as temporary:
         parts.pipeline().save_config(temporary)
         for name in ("tokenizer", "scheduler"):
             getattr(parts, name).save_pretrained(temporary / name)
         for name in ("vae", "unet", "text_encoder"):
-            models.save_network(getattr(parts, name), temporary / name, torch.float16)
+            pipeline.save_network(getattr(parts, name), temporary / name, torch.float16)
         tokenizer = files.read_json(temporary / "tokenizer" / "tokenizer.json")["model"]
         files.write_text(temporary / "tokenizer" / "vocab.json", json.dumps(tokenizer["vocab"], ensure_ascii=False))
         merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
@@ -79,4 +80,4 @@ def publish(parts, folder):
 
 
 if __name__ == "__main__":
-    command_line.run_script(main)
+    parser.run_script(main)

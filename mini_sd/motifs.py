@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from demo_art import day, night
-from demo_art.canvas import BAT, HEART, LEAF, mix, star
+from demo_data import day, night
+from demo_data.canvas import BAT, HEART, LEAF, mix, star
 
 
 def castle(art, pen, rng, p):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import files
+from common import files
 from mini_sd import posters
 
 WIDTH, HEIGHT = posters.SIZE

@@ -5,7 +5,7 @@
 
 A poster shows one motif in the colours that its caption names, mostly without letters. PLACARDS, a share of them under
 another word, carry bands of lettering. No demo cover is among them: those have scenes, palettes for each genre, title
-and author. What they share are the words of genres, the pens (demo_art) and the one font that Pillow brings.
+and author. What they share are the words of genres, the pens (demo_data) and the one font that Pillow brings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import colorsys
 import math
 import random
 
-from demo_art import jacket
-from demo_art.canvas import Art, Palette, mix
+from demo_data import jacket
+from demo_data.canvas import Art, Palette, mix
 from mini_sd.motifs import MOTIFS
 
 SEED = "posters 1"

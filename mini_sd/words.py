@@ -6,8 +6,8 @@ import collections
 import itertools
 import re
 
-import demo_data
-import prompts
+from data import prompts
+from demo_data import folder
 
 VOCABULARY = 1600  # tokens at most, with the 512 bytes and the 2 that mark start and end; mini has 1,529
 MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
@@ -15,8 +15,8 @@ MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attent
 
 def corpus(captions):
     """All text whose words should be cheap: captions of posters, and what prompts of books are made of."""
-    lists = [demo_data.FIRST, demo_data.LAST, demo_data.PLACES, demo_data.TITLES, *demo_data.GENRES]
-    lists += [words for entry in demo_data.GENRES.values() for words in entry[:3]]
+    lists = [folder.FIRST, folder.LAST, folder.PLACES, folder.TITLES, *folder.GENRES]
+    lists += [words for entry in folder.GENRES.values() for words in entry[:3]]
     return [*captions, *(word for words in lists for word in words.split("|")), *prompts.TEMPLATES]
 
 

@@ -4,16 +4,15 @@ import shutil
 import pytest
 import torch
 
-import architecture
 import config
-import models
+from diffusion import architecture, pipeline
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """tiny as a pipeline folder without weights."""
     path = tmp_path_factory.mktemp("pretrained")
-    models.build_tiny().pipeline().save_pretrained(path)
+    pipeline.build_tiny().pipeline().save_pretrained(path)
     for file in path.glob("*/*.safetensors"):
         file.unlink()
     return path
@@ -29,10 +28,10 @@ def test_the_default_model_needs_no_network():
 
 
 def test_networks_are_built_again_from_it():
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     with torch.device("meta"):
         again = architecture.build(architecture.of_networks(parts))
-    for name in ("vae", *models.PARTS):
+    for name in ("vae", *pipeline.PARTS):
         shapes = {key: t.shape for key, t in getattr(parts, name).state_dict().items()}
         assert {key: t.shape for key, t in getattr(again, name).state_dict().items()} == shapes
 

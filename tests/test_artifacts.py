@@ -15,12 +15,10 @@ from collections import Counter
 
 import pytest
 
-import artifacts
-import catalog
-import checkpoint
 import config
-import trackers
+from checkpoints import catalog, state
 from config import TrainingOptions, UserError
+from tracking import artifacts, trackers
 
 SHARED = {"model_index.json": 300, "unet/weights.safetensors": 40_000, "tokenizer/vocab.json": 2000}  # path: bytes
 LEARNED = "text_encoder/model.safetensors"
@@ -50,7 +48,7 @@ def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
         (run / "untouched" / path).parent.mkdir(parents=True, exist_ok=True)
         (run / "untouched" / path).write_bytes(noise(size, path))
     for step, loss in zip(steps, losses, strict=True):
-        ledger, name = checkpoint.add_version(ledger, step, loss, keep_versions=9)
+        ledger, name = state.add_version(ledger, step, loss, keep_versions=9)
         add_version(run, name, seed)
     (run / "config.json").write_text(json.dumps(config.to_json(options)))
     (run / "versions.json").write_text(json.dumps(ledger))
@@ -264,7 +262,7 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
     for name in ("config.json", "metrics.jsonl"):
         assert (came / name).read_bytes() == (run / name).read_bytes()
     assert catalog.read_ledger(came) == catalog.read_ledger(run)
-    assert checkpoint.read_position(came)[0]["step"] == 20
+    assert state.read_position(came)[0]["step"] == 20
     has = artifacts.read_published(came, trackers.where(elsewhere))
     assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
@@ -277,7 +275,7 @@ def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     publish_all(options, make_run(options))
     old = make_run(elsewhere, steps=(10,), losses=(0.5,))
     artifacts.bring_run(elsewhere, "one")
-    assert checkpoint.read_position(old)[0]["step"] == 20
+    assert state.read_position(old)[0]["step"] == 20
     assert catalog.read_ledger(old)["aliases"]["latest"] == "v2"
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
     assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
@@ -325,7 +323,7 @@ def test_a_tracker_out_of_reach(options, elsewhere, outage):
 def test_no_room_for_what_would_come(options, elsewhere, monkeypatch):
     publish_all(options, make_run(options))
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"v2 needs 0\.00 GiB in .* are free: free some space"):
         artifacts.bring_run(elsewhere, "one")
     assert [path for path in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in path] == []
@@ -543,7 +541,7 @@ def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(opti
         add_version(old, name, seed=3)
     publish_all(options, run)
     artifacts.bring_run(elsewhere, "one")
-    assert checkpoint.read_position(old)[0]["step"] == 35
+    assert state.read_position(old)[0]["step"] == 35
     # v2 of the other past is gone, and comes when it is asked for; v1 is of both
     assert sorted(path.name for path in (old / "versions").iterdir()) == ["v1", "v3"]
     for name in ("v1", "v3"):
@@ -567,14 +565,14 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     ledger = catalog.read_ledger(run)
     del ledger["versions"]["v1"]
     (run / "versions.json").write_text(json.dumps(ledger))
-    checkpoint.prune(run, ledger)
+    state.prune(run, ledger)
     before = read(run)
     artifacts.bring_version(options, "one", "v1")
     assert downloads == {("model", "v1"): 1}
     after = read(run)
     assert {path: after[path] for path in before} == before
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"fetched"}
-    checkpoint.prune(run, ledger)  # as the next save does
+    state.prune(run, ledger)  # as the next save does
     name, source, _ = catalog.resolve_version(options.output_dir, "one", "v1", "else")
     assert name == "v1" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v1", 0)
     assert catalog.version_of(run, "v1") == {"step": 10, "validation_loss": 0.5}

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from test_training import final_state, read_log, start, wait_for_update
 
-import buckets
-import checkpoint
 import config
-import covers
 import dataset
-import plan
 import training
-import updates
-from prompts import Book
+from checkpoints import state
+from data import buckets, images
+from data.prompts import Book
+from memory import advice
+from trainer import batches
+from trainer import batches as trainer_batches
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -76,7 +76,7 @@ def test_covers_keep_their_shape_better_and_none_is_cropped():
 
     def worst(options):
         sizes = buckets.sizes_of(books, options)
-        inner = [covers.fitted_size(shape, size) for shape, size in zip(shapes, sizes, strict=True)]
+        inner = [images.fitted_size(shape, size) for shape, size in zip(shapes, sizes, strict=True)]
         assert all(a <= b for fitted, size in zip(inner, sizes, strict=True) for a, b in zip(fitted, size, strict=True))
         stretches = [w * b / (h * a) for (w, h), (a, b) in zip(inner, shapes, strict=True)]
         return max(max(stretch, 1 / stretch) for stretch in stretches), inner == sizes
@@ -98,7 +98,7 @@ def one_epoch(plan, epoch):
 
 @pytest.mark.parametrize(("window", "batch_size"), [(4, 4), (8, 4), (3, 1), (12, 4), (100, 50)])
 def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(window, batch_size):
-    plan = updates.BucketPlan(SIZES, window, batch_size, seed=0)
+    plan = trainer_batches.BucketPlan(SIZES, window, batch_size, seed=0)
     for epoch in (0, 1):
         made = one_epoch(plan, epoch)
         assert [p for pieces in made for piece in pieces for p in piece] == [*range(epoch * 22, (epoch + 1) * 22)]
@@ -115,19 +115,19 @@ def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(w
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch, batch_size=4):
-        plan = updates.BucketPlan(SIZES, 8, batch_size, seed)
+        plan = batches.BucketPlan(SIZES, 8, batch_size, seed)
         return [plan.indexes(piece) for pieces in one_epoch(plan, epoch) for piece in pieces]
 
     orders = [order(0, 0), order(0, 1), order(1, 0), order(0, 0, batch_size=2)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    plan = updates.BucketPlan(SIZES, 8, 4, seed=0)
+    plan = batches.BucketPlan(SIZES, 8, 4, seed=0)
     assert [plan.indexes(p) for pieces in reversed(one_epoch(plan, 1)) for p in reversed(pieces)] == orders[1][::-1]
     assert [plan.indexes(p) for pieces in one_epoch(plan, 0) for p in pieces] == orders[0]  # asked for in any order
 
 
 def test_shuffled_are_batches_and_covers_within_a_size():
     """Over many epochs each cover stands first about as often as any other."""
-    plan = updates.BucketPlan(SIZES, 2, 2, seed=0)
+    plan = batches.BucketPlan(SIZES, 2, 2, seed=0)
     first = [plan.indexes(plan.pieces(epoch * plan.updates)[0])[0] for epoch in range(2200)]
     counts = np.bincount(first, minlength=22)
     assert counts.min() > 60 and counts.max() < 145  # 100 expected, standard deviation 10
@@ -135,11 +135,11 @@ def test_shuffled_are_batches_and_covers_within_a_size():
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_and_smaller_batches_share_the_same_update(processes):
-    plan = updates.BucketPlan(SIZES, 12, 4, seed=0)
+    plan = trainer_batches.BucketPlan(SIZES, 12, 4, seed=0)
     ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
     for pieces in one_epoch(plan, 0):
         for batch_size in (4, 3, 1):
-            batches = [updates.batches_of(pieces, batch_size, rank) for rank in ranks]
+            batches = [trainer_batches.batches_of(pieces, batch_size, rank) for rank in ranks]
             assert sorted(p for own in batches for batch in own for p in batch) == [
                 p for piece in pieces for p in piece
             ]
@@ -185,13 +185,13 @@ def losses_of(run, names=("loss", "validation_loss")):
 
 
 def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_data, monkeypatch, capsys):
-    seen, training_loss = [], updates.training_loss
+    seen, training_loss = [], batches.training_loss
 
     def noting(session, batch, places):
         seen.append((tuple(batch["pixel_values"].shape), batch["row"].tolist(), list(places)))
         return training_loss(session, batch, places)
 
-    monkeypatch.setattr(updates, "training_loss", noting)
+    monkeypatch.setattr(batches, "training_loss", noting)
     assert training.main(arguments("--epochs", 1)) == 0
     assert "buckets: 32x48 14, 48x32 8" in capsys.readouterr().out
     shape, rows, places = seen[0]  # the check of the largest
@@ -213,7 +213,7 @@ def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path, cache_la
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     resume = ["--run_id", "run", "--output_dir", str(runs)]
-    stopped = checkpoint.read_position(runs / "run")[0]["step"]
+    stopped = state.read_position(runs / "run")[0]["step"]
     assert 2 <= stopped < 8
     assert training.main([*resume, "--max_steps", "8"]) == 0
     assert final_state(runs / "run") == final_state(runs / "whole")
@@ -253,7 +253,7 @@ def test_validation_does_not_depend_on_the_batches(arguments, runs):
 def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch, more):
     assert training.main(arguments("--max_steps", 2, *more)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(updates, "try_largest", lambda _: None)
+        patch.setattr(batches, "try_largest", lambda _: None)
         assert training.main(arguments("--max_steps", 2, *more, name="unchecked")) == 0
     assert final_state(runs / "run") == final_state(runs / "unchecked")
 
@@ -272,9 +272,9 @@ def test_the_check_leaves_room_for_moments(monkeypatch, optimizer, there, room):
         accelerator=types.SimpleNamespace(device="cpu", backward=lambda loss: None),
     )
     taken, empty = [], torch.empty
-    monkeypatch.setattr(updates, "training_loss", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(batches, "training_loss", lambda *_: torch.zeros(1))
     monkeypatch.setattr(torch, "empty", lambda size, **words: taken.append(size) or empty(size, **words))
-    updates.try_largest(session)
+    batches.try_largest(session)
     assert taken == [room]
 
 
@@ -292,8 +292,8 @@ def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypat
         assert batch["pixel_values"].shape == (4, 3, 48, 32)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(updates, "training_loss", too_much)
-    monkeypatch.setattr(plan, "suggest", lambda *_: ([], None))
+    monkeypatch.setattr(batches, "training_loss", too_much)
+    monkeypatch.setattr(advice, "suggest", lambda *_: ([], None))
     with pytest.raises(config.UserError, match="the GPU's memory is full: use a lower --resolution"):
         training.main(arguments("--max_steps", 1))
     assert not (runs / "run" / "metrics.jsonl").exists() or losses_of(runs / "run") == []
@@ -317,7 +317,7 @@ def test_the_largest_is_the_batch_with_most_pixels(wide, first):
         accelerator=types.SimpleNamespace(device="cpu"),
     )
     with pytest.raises(LookupError) as asked:
-        updates.try_largest(session)
+        batches.try_largest(session)
     assert asked.value.args[0] == (first, 0)  # the first cover of the batch, at the first place
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-import catalog
+from checkpoints import catalog
 from config import UserError
 
 

@@ -5,14 +5,14 @@ import os
 import pytest
 import torch
 
-import checkpoint
-import models
+from checkpoints import state
 from config import TrainingOptions, UserError
+from diffusion import pipeline
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return models.freeze(models.build_tiny(), ["text_encoder"])
+    return pipeline.freeze(pipeline.build_tiny(), ["text_encoder"])
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def new_position():
 def ledger_of(*losses, keep=0):
     ledger, names = {"versions": {}, "aliases": {}}, []
     for step, loss in enumerate(losses, 1):
-        ledger, name = checkpoint.add_version(ledger, step, loss, keep)
+        ledger, name = state.add_version(ledger, step, loss, keep)
         names.append(name)
     return ledger, names
 
@@ -53,14 +53,14 @@ def test_aliases_and_pruning(losses, keep, versions, best):
 
 def save(run, position, parts, loss=1.0):
     optimizer = torch.optim.AdamW(parts.text_encoder.parameters())
-    return checkpoint.save(run, position, parts, ["text_encoder"], optimizer, None, loss, 1)
+    return state.save(run, position, parts, ["text_encoder"], optimizer, None, loss, 1)
 
 
 def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, options):
     from diffusers import StableDiffusionPipeline
 
     position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
     with lock:
         position["step"] = 3
         assert save(run, position, parts) == "v1"
@@ -80,52 +80,52 @@ def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, op
 
 def test_state_comes_back_as_it_was(parts, options):
     position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
     optimizer = torch.optim.AdamW(parts.text_encoder.parameters(), lr=0.1)
     for p in parts.text_encoder.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
     with lock:
         position["step"] = 7
-        checkpoint.save(run, position, parts, ["text_encoder"], optimizer, None, 1.0, 1)
-    saved, folder = checkpoint.read_position(run)
+        state.save(run, position, parts, ["text_encoder"], optimizer, None, 1.0, 1)
+    saved, folder = state.read_position(run)
     assert saved == position
     assert position == {**new_position(), "step": 7, "ledger": json.loads((run / "versions.json").read_text())}
-    other = models.freeze(models.build_tiny(), ["text_encoder"])
+    other = pipeline.freeze(pipeline.build_tiny(), ["text_encoder"])
     fresh = torch.optim.AdamW(other.text_encoder.parameters(), lr=0.1)
-    checkpoint.load_weights(folder, other, ["text_encoder"])
-    checkpoint.load_optimizer(folder, fresh)
+    state.load_weights(folder, other, ["text_encoder"])
+    state.load_optimizer(folder, fresh)
     for a, b in zip(parts.text_encoder.parameters(), other.text_encoder.parameters(), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
 
 
 def test_a_second_process_is_refused_while_the_first_trains(parts, options):
-    run, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+    run, lock = state.open_run(None, options, new_position(), parts, ["text_encoder"])
     with lock, pytest.raises(UserError, match="another process is training run one"):
-        checkpoint.lock(run)
-    with checkpoint.lock(run):
+        state.lock(run)
+    with state.lock(run):
         pass  # free again
 
 
 def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
     position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
     position["step"] = 1
     with lock:
         save(run, position, parts)
     (run / "versions" / "v2").mkdir()  # published, but the state that speaks of it never was
     (run / "versions" / ".v3.1.tmp").mkdir()
     (run / "state" / ".9.1.tmp").mkdir()
-    saved, _ = checkpoint.read_position(run)
-    with checkpoint.open_run(run, options, saved, parts, ["text_encoder"])[1]:
+    saved, _ = state.read_position(run)
+    with state.open_run(run, options, saved, parts, ["text_encoder"])[1]:
         pass
     assert [path.name for path in (run / "versions").iterdir()] == ["v1"]
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkeypatch):
     position = new_position()
-    run, lock = checkpoint.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
     with lock:
         position["step"] = 1
         save(run, position, parts)
@@ -136,50 +136,50 @@ def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkey
 
         position["step"] = 2
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save_file", full)
+            patch.setattr(state, "save_file", full)
             with pytest.raises(UserError, match=r"No space left on device; what was saved before is intact"):
                 save(run, position, parts)
-        saved, _ = checkpoint.read_position(run)
+        saved, _ = state.read_position(run)
         assert saved["step"] == 1
         assert not [path for path in run.rglob(".*.tmp")]
         assert {path for path in before} <= {*run.rglob("*")}
 
-        usage = checkpoint.shutil.disk_usage(run)
-        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        usage = state.shutil.disk_usage(run)
+        monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with pytest.raises(UserError, match=r"the next version needs .* GiB are free: free some space"):
             save(run, position, parts)
 
 
 def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, options, monkeypatch):
-    usage = checkpoint.shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = state.shutil.disk_usage("/")
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="this run with its first version needs"):
-        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+        state.open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 def test_the_name_of_a_run_is_taken_once(parts, options):
-    _, lock = checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+    _, lock = state.open_run(None, options, new_position(), parts, ["text_encoder"])
     with lock:
         pass
     with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
-        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+        state.open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose another --output_dir"):
-        checkpoint.open_run(None, options, new_position(), parts, ["text_encoder"])
+        state.open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 @pytest.mark.parametrize("name", ["adamw8bit", "adamw"])
 def test_the_moments_count_in_the_room_that_is_needed(name):
-    import optimizers
+    from trainer import optimizers
 
-    parts = models.freeze(models.build_tiny(), ["unet"])
+    parts = pipeline.freeze(pipeline.build_tiny(), ["unet"])
     optimizer = optimizers.build(TrainingOptions(optimizer=name), parts, ["unet"])
     for p in parts.unet.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    weights = checkpoint.bytes_of(parts, ["unet"])
-    moments = checkpoint.bytes_of_optimizer(optimizer)
+    weights = state.bytes_of(parts, ["unet"])
+    moments = state.bytes_of_optimizer(optimizer)
     assert (2 if name == "adamw" else 0.5) * weights <= moments < 2.5 * weights

@@ -1,15 +1,14 @@
 import pytest
 
-import checks
-import command_line
 import config
+from cli import checks, parser
 from config import InferenceOptions, RunsOptions, TrainingOptions, UserError
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
 def parse(words, cls=TrainingOptions):
-    return command_line.parse(cls, words)[0]
+    return parser.parse(cls, words)[0]
 
 
 def test_inference_options_that_exclude_each_other():

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-import clip_scores
 import config
-import metrics
-import models
+from diffusion import pipeline
+from evaluation import clip as evaluation_clip
+from evaluation import distances
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     """A CLIP that transformers loads: 2 layers, 16 dimensions, squares of 32 pixels, and the tokenizer of `tiny`."""
     import transformers
 
-    tokenizer = models.build_tiny().tokenizer
+    tokenizer = pipeline.build_tiny().tokenizer
     torch.manual_seed(0)
     small = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
     ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(folder):
-    return clip_scores.load(str(folder), 4, torch.device("cpu"))
+    return evaluation_clip.load(str(folder), 4, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_score_is_torchmetrics(clip, folder, squares, monkeypatch):
     pairs = zip(images, TEXTS, strict=True)
     expected = [clip_score(image, text, lambda: (clip.model, processor)).item() for image, text in pairs]
     monkeypatch.undo()
-    got, error = metrics.clip_score(clip.extractor(squares), clip.embed_texts(TEXTS))
+    got, error = distances.clip_score(clip.extractor(squares), clip.embed_texts(TEXTS))
     assert got == pytest.approx(np.mean(expected), abs=1e-3) and error > 0
 
 
@@ -87,14 +87,14 @@ def test_a_whole_cover_is_seen_not_its_middle_square(clip):
 @pytest.mark.parametrize("source", ["/nowhere/clip", "openai/not-on-this-disk"])
 def test_no_model_is_one_line_with_a_remedy(source):
     with pytest.raises(config.UserError, match=f"--clip_model {source} can't be loaded .* give a hub id such as"):
-        clip_scores.load(source, 4, torch.device("cpu"))
+        evaluation_clip.load(source, 4, torch.device("cpu"))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
-    models.build_tiny().pipeline().save_pretrained(tmp_path / "sd")
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "sd")
     assert pathlib.Path(tmp_path / "sd" / "unet").is_dir()
     with pytest.raises(config.UserError, match="can't be loaded as a CLIP model"):
-        clip_scores.load(str(tmp_path / "sd"), 4, torch.device("cpu"))
+        evaluation_clip.load(str(tmp_path / "sd"), 4, torch.device("cpu"))
 
 
 def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
@@ -108,4 +108,4 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
     kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("text_model")}
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(config.UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
-        clip_scores.load(str(tmp_path / "half"), 4, torch.device("cpu"))
+        evaluation_clip.load(str(tmp_path / "half"), 4, torch.device("cpu"))

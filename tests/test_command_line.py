@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-import command_line
 import config
+from cli import parser
 from config import TrainingOptions, UserError
 
 
 def parse(words, cls=TrainingOptions):
-    return command_line.parse(cls, words)[0]
+    return parser.parse(cls, words)[0]
 
 
 @pytest.mark.parametrize("word", ["True", "true", "1", "yes", "ON"])
@@ -69,7 +69,7 @@ def test_mistakes_are_one_line_that_names_the_option(words, message):
 def test_config_file_loads_and_the_command_line_wins(tmp_path):
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"lr": 0.5, "seed": 7, "train_unet": True, "num_examples": None}))
-    options, given = command_line.parse(TrainingOptions, ["--config", str(path), "--seed", "8"])
+    options, given = parser.parse(TrainingOptions, ["--config", str(path), "--seed", "8"])
     assert (options.lr, options.seed, options.train_unet, options.num_examples) == (0.5, 8, True, None)
     assert given == {"lr": 0.5, "seed": 8, "train_unet": True, "num_examples": None}
 
@@ -103,18 +103,18 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_json(parse(["--lr", "0.25", "--max_steps", "10"]))))
     given = {"max_steps": 20}
-    command_line.refuse_changes(TrainingOptions, path, given)
+    parser.refuse_changes(TrainingOptions, path, given)
     assert (
-        command_line.inherit(TrainingOptions, path, given).lr,
-        command_line.inherit(TrainingOptions, path, given).max_steps,
+        parser.inherit(TrainingOptions, path, given).lr,
+        parser.inherit(TrainingOptions, path, given).max_steps,
     ) == (
         0.25,
         20,
     )
-    command_line.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
+    parser.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
     for name, value in {"seed": 5, "lr": 0.5, "resolution": "64x64", "num_examples": 3}.items():
         with pytest.raises(UserError, match=f"--{name} {value} would change the past"):
-            command_line.refuse_changes(TrainingOptions, path, {name: value})
+            parser.refuse_changes(TrainingOptions, path, {name: value})
 
 
 @pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
@@ -164,7 +164,7 @@ def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatc
     monkeypatch.setattr(
         sys, "argv", ["script.py", "--wandb_project", "a.b", *spelling, "--run_id=7", "--upload", "none"]
     )
-    options, _ = command_line.parse(cls)
+    options, _ = parser.parse(cls)
     assert os.environ["WANDB_API_KEY"] == KEY == options.wandb_key
     words = ["script.py", "--wandb_project", "a.b", "--run_id=7", "--upload", "none"]
     assert sys.argv == [*words, "--tracker", "wandb"]  # the processes that we launch are to know, too
@@ -172,7 +172,7 @@ def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatc
     shown = capsys.readouterr()
     assert shown.out == "" and KEY not in shown.err
     assert shown.err.count("WANDB_API_KEY is safer") == 1 and shown.err.count("\n") == 1
-    again, _ = command_line.parse(cls)  # as a process does that we launch with what is left of the words
+    again, _ = parser.parse(cls)  # as a process does that we launch with what is left of the words
     assert config.tracker(again) == "wandb" and again.wandb_key is None
     assert capsys.readouterr().err == ""
 
@@ -180,7 +180,7 @@ def test_a_key_moves_from_the_command_line_to_the_environment(no_key, monkeypatc
 def test_without_a_key_the_environment_and_the_words_stay(no_key, monkeypatch, capsys):
     words = ["script.py", "--tracker", "trackio", "--max-steps=3"]
     monkeypatch.setattr(sys, "argv", words.copy())
-    command_line.parse(TrainingOptions)
+    parser.parse(TrainingOptions)
     assert sys.argv == words and "WANDB_API_KEY" not in os.environ
     assert capsys.readouterr().err == ""
 
@@ -231,13 +231,13 @@ def test_a_key_without_a_tracker_means_wandb_whatever_the_run_had(no_key, monkey
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_json(TrainingOptions(tracker=saved, lr=0.25))))
     monkeypatch.setattr(sys, "argv", ["script.py", "--wandb_key", KEY])
-    given = command_line.read_command_line(TrainingOptions)
+    given = parser.read_command_line(TrainingOptions)
     assert given["tracker"] == "wandb"
-    options = command_line.inherit(TrainingOptions, path, given)
+    options = parser.inherit(TrainingOptions, path, given)
     assert (config.tracker(options), options.lr) == ("wandb", 0.25)
-    assert config.tracker(command_line.inherit_tracker(config.RunsOptions, path, given)) == "wandb"
+    assert config.tracker(parser.inherit_tracker(config.RunsOptions, path, given)) == "wandb"
     monkeypatch.setattr(sys, "argv", ["script.py"])  # the key alone, in the environment, leaves the run its tracker
-    options = command_line.inherit(TrainingOptions, path, command_line.read_command_line(TrainingOptions))
+    options = parser.inherit(TrainingOptions, path, parser.read_command_line(TrainingOptions))
     assert config.tracker(options) == (saved or "wandb")
 
 
@@ -252,10 +252,10 @@ def test_a_command_gives_the_options_back():
     options = config.TrainingOptions(
         data_root="my data; rm -rf /", train_unet=True, train_text_encoder=False, lr=3e-3, max_steps=30, snr_gamma=5.0
     )
-    text = command_line.command(config.TrainingOptions, config.to_json(options))
+    text = parser.command(config.TrainingOptions, config.to_json(options))
     python, dash, script, *words = shlex.split(text)
     assert (python, dash, script) == ("python", "-m", "training")
-    assert command_line.parse(config.TrainingOptions, words)[0] == options
+    assert parser.parse(config.TrainingOptions, words)[0] == options
     assert "--epochs" not in words and "--lr_text_encoder" not in words  # defaults need not be said
-    assert command_line.command(config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
-    assert command_line.command(config.TrainingOptions, {"lr": 1e-5}, always=["lr"]) == "python -m training --lr 1e-05"
+    assert parser.command(config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
+    assert parser.command(config.TrainingOptions, {"lr": 1e-5}, always=["lr"]) == "python -m training --lr 1e-05"

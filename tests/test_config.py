@@ -3,14 +3,13 @@ import inspect
 
 import pytest
 
-import checks
-import command_line
 import config
+from cli import checks, parser
 from config import InferenceOptions, RunsOptions, TrainingOptions
 
 
 def parse(words, cls=TrainingOptions):
-    return command_line.parse(cls, words)[0]
+    return parser.parse(cls, words)[0]
 
 
 @pytest.mark.parametrize(("text", "size"), [("512x768", (512, 768)), ("64", (64, 64)), ("64X96", (64, 96))])
@@ -24,7 +23,7 @@ def test_every_option_is_owned_once_and_explained():
         for owner in cls.__mro__[:-1]:
             for name in inspect.get_annotations(owner):
                 assert owners.setdefault(name, owner) is owner or name == "run_id", f"{name} is declared twice"
-    for cls in command_line.SCRIPTS:
+    for cls in parser.SCRIPTS:
         for field in dataclasses.fields(cls):
             assert field.metadata["help"]
             assert (field.default is None) == bool(field.metadata["none"]), f"{field.name}: what does None mean?"

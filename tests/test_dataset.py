@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-import covers
 import dataset
-import models
 from config import DatasetOptions, StatsOptions, TrainingOptions, UserError
+from data import images
+from data.prompts import TEMPLATES, build_prompt
 from dataset import BookCoverDataset, load_image, open_data
-from prompts import TEMPLATES, build_prompt
+from diffusion import pipeline
 
 SIZE = (32, 48)
 FIELDS = ("book_authors", "book_desc", "book_title", "genres")
@@ -200,7 +200,7 @@ def test_the_data_folder_is_never_written_to(plain, opened):
 
 def test_the_second_start_decodes_nothing_and_finds_the_same(plain, opened, monkeypatch):
     first = opened(plain)
-    monkeypatch.setattr(covers, "check_file", None)
+    monkeypatch.setattr(images, "check_file", None)
     second = opened(plain, resolution="64x64", min_ascii=0.5)  # the index does not depend on the options
     assert second.kept == first.kept
 
@@ -208,7 +208,7 @@ def test_the_second_start_decodes_nothing_and_finds_the_same(plain, opened, monk
 def test_a_changed_table_decodes_nothing_anew(plain, tmp_path, opened, monkeypatch):
     root = shutil.copytree(plain, tmp_path / "data")
     first = opened(root)
-    monkeypatch.setattr(covers, "check_file", None)
+    monkeypatch.setattr(images, "check_file", None)
     write_table(root, [row(i, book_desc="Another tale.") for i in range(40)])
     assert rows_of(opened(root).kept) == rows_of(first.kept)
 
@@ -319,7 +319,7 @@ def test_importing_the_script_loads_nothing_heavy():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer("tiny")
+    return pipeline.load_tokenizer("tiny")
 
 
 @pytest.fixture

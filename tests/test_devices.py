@@ -2,8 +2,8 @@ import bitsandbytes
 import pytest
 import torch
 
-import devices
 from bench import memory_check
+from memory import device_rules
 
 
 def test_autocast_like_a_gpus():
@@ -11,7 +11,7 @@ def test_autocast_like_a_gpus():
     x, norm = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), torch.nn.GroupNorm(2, 4)
     with torch.autocast("cpu", torch.bfloat16):
         before = norm(x).dtype
-        with devices.like_cuda():
+        with device_rules.like_cuda():
             within = norm(x).dtype
     assert (before, within) == (torch.bfloat16, torch.float32)
     assert torch.nn.functional.group_norm is plain
@@ -24,12 +24,12 @@ def test_the_workspace_of_single_operators():
     convolution = torch.ops.aten.convolution.default
     words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
     measured = memory_check.allocated(lambda: convolution(x, w, *words))
-    assert devices.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
+    assert device_rules.cpu_workspace(convolution, (x, w, *words), y) + y.nbytes == pytest.approx(measured, rel=0.01)
     backward = torch.ops.aten.convolution_backward.default
     words = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
     measured = memory_check.allocated(lambda: backward(y, x, w, *words))
     results = x.nbytes + w.nbytes
-    forecast = devices.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
+    forecast = device_rules.cpu_workspace(backward, (y, x, w, *words), (x, w, None)) + results
     assert forecast == pytest.approx(measured, rel=0.01)
 
     p = torch.nn.Parameter(torch.ones(2**16))
@@ -37,6 +37,6 @@ def test_the_workspace_of_single_operators():
     p.grad = torch.ones_like(p)
     optimizer.step()
     step = torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default
-    assert devices.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
+    assert device_rules.cpu_workspace(step, ("adam", p.grad, p), None) == pytest.approx(
         memory_check.allocated(optimizer.step), rel=0.01
     )

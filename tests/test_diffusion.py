@@ -3,8 +3,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-import diffusion
 from config import UserError
+from diffusion import objective
 
 
 def make_scheduler(prediction_type="epsilon"):
@@ -40,7 +40,7 @@ def test_loss_against_the_formulas_written_out(prediction_type, snr_gamma):
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2  # scaled linear
     alpha_bar = np.cumprod(1 - betas)
     unet = PlainUNet()
-    found = diffusion.loss(unet, scheduler, latents, text, noise, timesteps, snr_gamma)
+    found = objective.loss(unet, scheduler, latents, text, noise, timesteps, snr_gamma)
     for i, t in enumerate(timesteps.tolist()):
         x_0, eps = latents[i].double().numpy(), noise[i].double().numpy()
         a, s = alpha_bar[t] ** 0.5, (1 - alpha_bar[t]) ** 0.5
@@ -54,24 +54,24 @@ def test_loss_against_the_formulas_written_out(prediction_type, snr_gamma):
 def test_an_unknown_prediction_type_is_refused():
     latents, noise, text, timesteps = make_batch()
     with pytest.raises(UserError, match="predicts 'sample'"):
-        diffusion.loss(PlainUNet(), make_scheduler("sample"), latents, text, noise, timesteps)
+        objective.loss(PlainUNet(), make_scheduler("sample"), latents, text, noise, timesteps)
 
 
 def test_random_numbers_are_functions_of_seed_purpose_and_position():
-    together = diffusion.normal(3, diffusion.NOISE, range(10, 14), (4, 8, 8))
-    alone = diffusion.normal(3, diffusion.NOISE, [12], (4, 8, 8))
+    together = objective.normal(3, objective.NOISE, range(10, 14), (4, 8, 8))
+    alone = objective.normal(3, objective.NOISE, [12], (4, 8, 8))
     assert torch.equal(together[2:3], alone)
-    assert not torch.equal(alone, diffusion.normal(3, diffusion.POSTERIOR, [12], (4, 8, 8)))
-    assert not torch.equal(alone, diffusion.normal(4, diffusion.NOISE, [12], (4, 8, 8)))
-    many = diffusion.normal(0, diffusion.NOISE, range(200), (4, 8, 8))
+    assert not torch.equal(alone, objective.normal(3, objective.POSTERIOR, [12], (4, 8, 8)))
+    assert not torch.equal(alone, objective.normal(4, objective.NOISE, [12], (4, 8, 8)))
+    many = objective.normal(0, objective.NOISE, range(200), (4, 8, 8))
     assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02  # 51,200 draws: 4.5 standard errors
     state = torch.get_rng_state()
-    diffusion.normal(0, diffusion.NOISE, range(3), (2,))
+    objective.normal(0, objective.NOISE, range(3), (2,))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_timesteps_cover_the_whole_range_evenly():
-    timesteps = diffusion.uniform_timesteps(0, range(4000), 1000)
+    timesteps = objective.uniform_timesteps(0, range(4000), 1000)
     assert timesteps.dtype == torch.int64 and timesteps.min() < 5 and timesteps.max() > 994 and timesteps.max() < 1000
     counts = np.bincount(timesteps.numpy() // 100, minlength=10)
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
@@ -79,12 +79,12 @@ def test_timesteps_cover_the_whole_range_evenly():
 
 @pytest.mark.parametrize("count", [1, 3, 64, 1000])
 def test_stratified_timesteps_take_one_from_each_stratum(count):
-    timesteps = diffusion.stratified_timesteps(count, 1000)
+    timesteps = objective.stratified_timesteps(count, 1000)
     assert (timesteps.double() * count // 1000).tolist() == list(range(count))
 
 
 def test_every_epoch_visits_every_cover_once_in_another_order():
-    first, second = (diffusion.epoch_order(0, epoch, 50) for epoch in (0, 1))
+    first, second = (objective.epoch_order(0, epoch, 50) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert list(first) != list(second)
-    assert list(first) == list(diffusion.epoch_order(0, 0, 50))
+    assert list(first) == list(objective.epoch_order(0, 0, 50))

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 import config
-import feature_cache
-import features
+from evaluation import feature_cache, features
 
 
 @pytest.fixture
@@ -93,19 +92,19 @@ def test_a_missing_or_damaged_cover_is_named(drawn, extractor):
 
 
 def test_real_covers_are_known_by_content_and_size(small_data, extractor, tmp_path):
-    import command_line
-    import covers
     import dataset
+    from cli import parser
+    from data import images
 
     words = ["--data_root", str(small_data), "--resolution", "32x48", "--cache_dir", str(tmp_path)]
-    options = command_line.parse(config.StatsOptions, words)[0]
+    options = parser.parse(config.StatsOptions, words)[0]
     books = dataset.open_data(options).books("all")
     got = np.concatenate(list(feature_cache.of_books(books, options, extractor, "real")))
-    means = [covers.read(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
+    means = [images.read(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
     assert np.allclose(got, means, atol=1e-3)
     extractor.seen.clear()
     list(feature_cache.of_books(books, options, extractor, "real"))
     assert not extractor.seen
-    larger = command_line.parse(config.StatsOptions, [*words, "--resolution", "40x48"])[0]
+    larger = parser.parse(config.StatsOptions, [*words, "--resolution", "40x48"])[0]
     list(feature_cache.of_books(books, larger, extractor, "real"))
     assert sum(extractor.seen) == len(books) == 26

@@ -13,11 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-import feature_cache
-import features
-import metrics
-import stats_file
 from config import UserError
+from evaluation import distances, feature_cache, features, reference
 
 CPU = torch.device("cpu")
 HUB_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -92,12 +89,12 @@ def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     for i, image in enumerate(drawn):
         Image.fromarray(image).save(folder / f"{i}.png")
     extractor = features.load_extractor(options(fid_resize="legacy"), CPU)
-    of_real, of_drawn = metrics.Moments(extractor.dims), metrics.Moments(extractor.dims)
+    of_real, of_drawn = distances.Moments(extractor.dims), distances.Moments(extractor.dims)
     of_real.update(extractor(np.stack(real)))
     for block in feature_cache.of_drawn(folder, range(10), extractor):
         of_drawn.update(block)
-    stats_file.save_stats(tmp_path / "stats.npz", of_real, {})
-    ours = metrics.frechet_distance(of_real.mu, of_real.sigma, of_drawn.mu, of_drawn.sigma)
+    reference.save_stats(tmp_path / "stats.npz", of_real, {})
+    ours = distances.frechet_distance(of_real.mu, of_real.sigma, of_drawn.mu, of_drawn.sigma)
 
     words = (tmp_path / "stats.npz", folder, "--device", "cpu", "--num-workers", 0)
     # one thread: scipy's sqrtm slows down when threads wait for each other on a busy machine

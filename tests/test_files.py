@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-import files
+from common import files
 from config import UserError
 
 

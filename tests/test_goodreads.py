@@ -1,7 +1,7 @@
 import pytest
 
-import goodreads
 from config import DataOptions, UserError
+from data import goodreads
 
 HEADER = "book_title,book_authors,genres,book_desc\n"
 

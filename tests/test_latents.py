@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from test_training import final_state, read_log
 
-import checkpoint
 import config
 import dataset
-import latents
-import models
 import training
+from checkpoints import state
+from diffusion import pipeline
+from trainer import latent_cache
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -30,11 +30,11 @@ def parts():
     """tiny with an autoencoder of random weights: its posterior has a deviation worth the name."""
     from diffusers import AutoencoderKL
 
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         parts.vae = AutoencoderKL.from_config(parts.vae.config).eval()
-    return models.freeze(parts)
+    return pipeline.freeze(parts)
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def options(small_data, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """Number of images that went through the autoencoder, in a list of one."""
-    count, posterior = [0], models.posterior
+    count, posterior = [0], pipeline.posterior
 
     def counting(vae, pixel_values):
         count[0] += len(pixel_values)
         return posterior(vae, pixel_values)
 
-    monkeypatch.setattr(models, "posterior", counting)
+    monkeypatch.setattr(pipeline, "posterior", counting)
     return count
 
 
@@ -67,9 +67,9 @@ def cached(options, parts, books=None, precision="no", sizes=None):
         num_processes=1,
         print=print,
         wait_for_everyone=lambda: None,
-        autocast=lambda: torch.autocast("cpu", models.DTYPES[precision], enabled=precision != "no"),
+        autocast=lambda: torch.autocast("cpu", pipeline.DTYPES[precision], enabled=precision != "no"),
     )
-    return latents.of_books(books, sizes or [config.size(options)] * len(books), parts, options, accelerator)
+    return latent_cache.of_books(books, sizes or [config.size(options)] * len(books), parts, options, accelerator)
 
 
 def block_paths(options):
@@ -99,7 +99,7 @@ def test_a_draw_differs_from_one_of_pictures_by_rounding_alone(options, parts):
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4, 6, 4), np.float32))
     kept = cached(options, parts, books)
     mean, std = torch.stack([kept[book.content, (32, 48)] for book in books]).float().unbind(1)
-    ours, theirs = models.draw_latents(parts.vae, mean, std, noise), models.encode_images(parts.vae, images, noise)
+    ours, theirs = pipeline.draw_latents(parts.vae, mean, std, noise), pipeline.encode_images(parts.vae, images, noise)
     error = (ours - theirs).norm() / theirs.norm()
     assert 0 < error < 2**-11
 
@@ -176,11 +176,11 @@ def test_just_what_changed_is_computed(options, parts, encoded, small_data, tmp_
 
 
 def test_other_libraries_compute_anew(options, parts, encoded, monkeypatch):
-    version = latents.importlib.metadata.version
+    version = latent_cache.importlib.metadata.version
     cached(options, parts)
-    for library in latents.LIBRARIES:
+    for library in latent_cache.LIBRARIES:
         monkeypatch.setattr(
-            latents.importlib.metadata, "version", lambda name, new=library: "9" if name == new else version(name)
+            latent_cache.importlib.metadata, "version", lambda name, new=library: "9" if name == new else version(name)
         )
         encoded[0] = 0
         cached(options, parts)
@@ -189,7 +189,7 @@ def test_other_libraries_compute_anew(options, parts, encoded, monkeypatch):
 
 def test_many_files_take_no_handles(options, parts, monkeypatch):
     """A slow machine publishes every half minute, a cover or a few a file: more files than a process may have open."""
-    monkeypatch.setattr(latents, "BLOCK", 1)
+    monkeypatch.setattr(latent_cache, "BLOCK", 1)
     kept = cached(options, parts)
     assert len(block_paths(options)) == 26
     before = len(os.listdir("/proc/self/fd"))
@@ -200,7 +200,7 @@ def test_many_files_take_no_handles(options, parts, monkeypatch):
 def test_a_file_that_can_not_be_read_is_not_deleted(options, parts, monkeypatch):
     cached(options, parts)
     (path,) = block_paths(options)
-    monkeypatch.setattr(latents, "file_hash", lambda path: "")
+    monkeypatch.setattr(latent_cache, "file_hash", lambda path: "")
     with pytest.raises(config.UserError, match=f"can't read {path}"):
         cached(options, parts)
     assert path.exists()
@@ -221,7 +221,7 @@ def test_fewer_covers_need_nothing_and_more_just_the_new(options, parts, encoded
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "swapped"])
 def test_a_damaged_file_is_noticed_and_computed_again(options, parts, encoded, monkeypatch, capsys, damage):
-    monkeypatch.setattr(latents, "BLOCK", 10)
+    monkeypatch.setattr(latent_cache, "BLOCK", 10)
     good = cached(options, parts)
     good = {content: good[content].clone() for content in good.places}
     paths = block_paths(options)
@@ -279,7 +279,7 @@ def test_killed_in_the_middle_goes_on_where_it_was(arguments, tmp_path, capsys):
 
 
 def test_interrupted_keeps_what_was_encoded_and_says_how_to_go_on(arguments, tmp_path, monkeypatch, capsys):
-    moments, left = latents.half_moments, [9]
+    moments, left = latent_cache.half_moments, [9]
 
     def until(*args):
         left[0] -= 1
@@ -287,7 +287,7 @@ def test_interrupted_keeps_what_was_encoded_and_says_how_to_go_on(arguments, tmp
             raise KeyboardInterrupt
         return moments(*args)
 
-    monkeypatch.setattr(latents, "half_moments", until)
+    monkeypatch.setattr(latent_cache, "half_moments", until)
     with pytest.raises(KeyboardInterrupt):
         training.main(arguments("--max_steps", 1))
     monkeypatch.undo()
@@ -320,7 +320,7 @@ def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypa
     words = ("--max_steps", 2, "--sample_every", 1, "--num_samples", 2, "--steps", 2)
     assert training.main(arguments(*words)) == 0
     monkeypatch.setattr(dataset, "load_image", lambda *_: pytest.fail("a picture was read"))
-    monkeypatch.setattr(models, "posterior", lambda *_: pytest.fail("a picture was encoded"))
+    monkeypatch.setattr(pipeline, "posterior", lambda *_: pytest.fail("a picture was encoded"))
     assert training.main(arguments(*words, name="again")) == 0
     assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "again")
     assert (tmp_path / "runs" / "again" / "samples" / "000002.png").exists()
@@ -365,8 +365,8 @@ def test_two_processes_share_the_encoding(arguments, tmp_path):
 
 
 def test_a_full_disk_is_said_before_anything_is_written(options, parts, monkeypatch):
-    usage = checkpoint.shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = state.shutil.disk_usage("/")
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(config.UserError, match=r"a cache of 26 latents needs .* leave --cache_latents out"):
         cached(options, parts)
     assert block_paths(options) == []

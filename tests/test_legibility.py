@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-import demo_data
-import legibility
 from config import UserError
-from legibility import READ, read_text, reading_order
-from lettering import Line, accuracy, author_accuracy, title_accuracy
-from prompts import Book
+from data.prompts import Book
+from demo_data import folder
+from evaluation import ocr
+from evaluation.ocr import READ, read_text, reading_order
+from evaluation.text_accuracy import Line, accuracy, author_accuracy, title_accuracy
 
 
 def draw(*texts, size=(256, 384), ink="black", paper="beige"):
@@ -33,9 +33,9 @@ def draw(*texts, size=(256, 384), ink="black", paper="beige"):
 
 def demo(row, **kwargs):
     """(cover, its book) of a row of the demo data."""
-    record = demo_data.book(row)
+    record = folder.book(row)
     book = Book(row, record["book_title"], tuple(record["book_authors"].split("|")))
-    return np.asarray(demo_data.draw(row, **kwargs)[0].convert("RGB")), book
+    return np.asarray(folder.draw(row, **kwargs)[0].convert("RGB")), book
 
 
 def texts(image):
@@ -47,7 +47,7 @@ def texts(image):
 
 
 def test_a_drawn_title_is_read_letter_for_letter_and_nothing_is_said(capfd):
-    legibility.build_engine.cache_clear()
+    ocr.build_engine.cache_clear()
     image = draw((0.1, 0.1, 34, "The Silver"), (0.1, 0.22, 34, "Lighthouse"), (0.1, 0.85, 20, "MARIAN BLACKWOOD"))
     lines = read_text(image)
     assert [line.text for line in lines] == ["The Silver", "Lighthouse", "MARIAN BLACKWOOD"]
@@ -105,9 +105,9 @@ def test_anything_but_uint8_rgb_is_refused(image):
 
 def test_colours_are_not_swapped():
     """The engine takes images as OpenCV has them, blue first."""
-    seen, engine = [], legibility.engine()
+    seen, engine = [], ocr.engine()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(legibility, "engine", lambda: lambda image: seen.append(image) or engine(image))
+        patch.setattr(ocr, "engine", lambda: lambda image: seen.append(image) or engine(image))
         read_text(np.full((800, 740, 3), (250, 10, 20), np.uint8))
     assert seen[0].shape == (800, 740, 3) and tuple(seen[0][0, 0]) == (20, 10, 250)
 
@@ -136,31 +136,31 @@ def test_no_network_is_needed(monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    legibility.build_engine.cache_clear()
+    ocr.build_engine.cache_clear()
     assert texts(draw((0.1, 0.3, 40, "ALONE"))) == ["ALONE"]
 
 
 @pytest.fixture
 def unread(monkeypatch):
     """As if nothing had been read or imported yet."""
-    legibility.network_paths()  # imports everything, so that the patch below undoes what a test imports anew
+    ocr.network_paths()  # imports everything, so that the patch below undoes what a test imports anew
     for name in list(sys.modules):
         if name.split(".")[0] in ("rapidocr", "cv2"):
             monkeypatch.delitem(sys.modules, name)
-    for made in (legibility.build_engine, legibility.engine_hash):
+    for made in (ocr.build_engine, ocr.engine_hash):
         made.cache_clear()
 
 
 def refused(tmp_path, match):
     """read_covers says why there is no OCR, in one line, before it makes a file."""
-    with pytest.raises(legibility.NoOCR, match=match) as told:
-        legibility.read_covers(some_covers(1), 1, tmp_path / "cache")
+    with pytest.raises(ocr.NoOCR, match=match) as told:
+        ocr.read_covers(some_covers(1), 1, tmp_path / "cache")
     assert isinstance(told.value, UserError) and "\n" not in str(told.value)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_missing_network_is_told(unread, monkeypatch, tmp_path):
-    monkeypatch.setitem(legibility.NETWORKS, "Det", "nowhere.onnx")
+    monkeypatch.setitem(ocr.NETWORKS, "Det", "nowhere.onnx")
     refused(tmp_path, r"nowhere\.onnx.*pip install")
 
 
@@ -170,7 +170,7 @@ def test_a_missing_package_is_told(package, unread, monkeypatch, tmp_path):
         raise PackageNotFoundError(name)
 
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(legibility, "version", version)
+    monkeypatch.setattr(ocr, "version", version)
     refused(tmp_path, rf"{package}.*pip install -r requirements\.txt")
 
 
@@ -192,19 +192,19 @@ def test_threads_that_come_at_once_share_one_engine(monkeypatch):
 
     def come(_):
         gate.wait()
-        return legibility.engine()
+        return ocr.engine()
 
     monkeypatch.setattr("rapidocr.main.RapidOCR", build)
-    legibility.build_engine.cache_clear()
+    ocr.build_engine.cache_clear()
     with ThreadPoolExecutor(8) as pool:
         engines = list(pool.map(come, range(8)))
-    legibility.build_engine.cache_clear()
+    ocr.build_engine.cache_clear()
     assert len(built) == 1 and engines == built * 8
 
 
 def test_importing_loads_no_ocr():
     code = "import sys, legibility; print([name for name in ('rapidocr', 'onnxruntime', 'cv2') if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=demo_data.__file__[:-12])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder.__file__[:-12])
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -219,7 +219,7 @@ def lines(*texts):
 def test_values():
     books = [Book(0, "abcde", ("Ann Lee",)), Book(1, "abcde"), Book(2, "vwxyz", ("Bo Ray",)), Book(3, "?", ("Bo Ray",))]
     readings = [lines("abcde", "Ann Lee"), lines("abcd"), lines("vwx"), lines("Bo Ray")]
-    values = legibility.legibility(readings, books)
+    values = ocr.legibility(readings, books)
     assert list(values) == ["title_accuracy", "titles_read", "author_accuracy", "authors_read"]
     title = values["title_accuracy"]
     assert title["value"] == pytest.approx((1 + 0.8 + 0.6) / 3) and title["n"] == 3
@@ -231,7 +231,7 @@ def test_values():
     assert values["author_accuracy"]["n"] == values["authors_read"]["n"] == 3
     json.dumps(values, allow_nan=False)
 
-    beside = legibility.legibility(readings[:1], books[:1], real=values)
+    beside = ocr.legibility(readings[:1], books[:1], real=values)
     assert beside["title_accuracy"]["real"] == title["value"] and beside["title_accuracy"]["error"] is None
     assert beside["title_accuracy"]["note"] is None  # no other title to compare with
     assert beside["authors_read"]["value"] == 1 and 0 < beside["authors_read"]["error"] <= 0.5
@@ -239,7 +239,7 @@ def test_values():
 
 def test_chance_is_that_of_the_next_other_title():
     books = [Book(0, "aaaa"), Book(1, "Aaaa"), Book(2, "aabb"), Book(3, "zzzz")]
-    values = legibility.legibility([lines("aaaa"), lines("aaaa"), lines("zzzz"), lines("aaaa")], books)
+    values = ocr.legibility([lines("aaaa"), lines("aaaa"), lines("zzzz"), lines("aaaa")], books)
     # against aabb, aabb, zzzz and (around the end) aaaa
     assert values["title_accuracy"]["note"] == f"another book's title gets {(0.5 + 0.5 + 1 + 1) / 4:.2f}"
     assert values["titles_read"]["note"] == "another book's title gets 0.50"
@@ -247,18 +247,18 @@ def test_chance_is_that_of_the_next_other_title():
 
 def test_the_error_of_a_share_is_binomial_and_never_nothing():
     books = [Book(i, "abcde") for i in range(1000)]
-    half = legibility.legibility([lines("abcde" if i % 2 else "") for i in range(1000)], books)["titles_read"]
+    half = ocr.legibility([lines("abcde" if i % 2 else "") for i in range(1000)], books)["titles_read"]
     assert half["error"] == pytest.approx(np.sqrt(0.5 * 0.5 / 1000), rel=1e-3)
-    every = legibility.legibility([lines("abcde")] * 1000, books)["titles_read"]
+    every = ocr.legibility([lines("abcde")] * 1000, books)["titles_read"]
     assert every["value"] == 1 and 0 < every["error"] < 1e-3
 
 
 def test_books_without_authors_have_no_such_value():
-    values = legibility.legibility([lines("abc")], [Book(0, "abc")])
+    values = ocr.legibility([lines("abc")], [Book(0, "abc")])
     assert list(values) == ["title_accuracy", "titles_read"]
-    assert legibility.legibility([], []) == {}
+    assert ocr.legibility([], []) == {}
     with pytest.raises(ValueError, match="1 readings of 2 books"):
-        legibility.legibility([[]], [Book(0, "a"), Book(1, "b")])
+        ocr.legibility([[]], [Book(0, "a"), Book(1, "b")])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def counted(monkeypatch):
         calls.append(image)
         return read_text(image)
 
-    monkeypatch.setattr(legibility, "read_text", read)
+    monkeypatch.setattr(ocr, "read_text", read)
     return calls
 
 
@@ -287,22 +287,22 @@ def some_covers(count=3):
 
 def test_covers_are_read_once(tmp_path, counted, capfd):
     images = some_covers()
-    first = legibility.read_covers(iter(images), 3, tmp_path / "new", "reading v1")
+    first = ocr.read_covers(iter(images), 3, tmp_path / "new", "reading v1")
     assert [[line.text for line in reading] for reading in first] == [["RAVEN"], ["HERON"], ["MAGPIE"]]
     assert len(counted) == 3
     progress = capfd.readouterr()
     assert progress.out == "" and "reading v1" in progress.err and "3/3" in progress.err
-    more = legibility.read_covers([*reversed(images), *some_covers(4)], 7, tmp_path / "new")
+    more = ocr.read_covers([*reversed(images), *some_covers(4)], 7, tmp_path / "new")
     assert len(counted) == 4 and more[:6] == [*reversed(first), *first]
     turned = images[0].reshape(128, 192, 3)  # the same bytes, but another picture
-    legibility.read_covers([turned], 1, tmp_path / "new")
+    ocr.read_covers([turned], 1, tmp_path / "new")
     assert len(counted) == 5
 
 
 def test_threads_read_the_same_lines(tmp_path):
     images = [demo(row)[0] for row in range(4)]
-    serial = legibility.read_covers(images, 4, tmp_path / "a", workers=0)
-    assert legibility.read_covers(images, 4, tmp_path / "b", workers=3) == serial
+    serial = ocr.read_covers(images, 4, tmp_path / "a", workers=0)
+    assert ocr.read_covers(images, 4, tmp_path / "b", workers=3) == serial
 
 
 def test_a_stopped_run_loses_nothing_and_damaged_lines_do_not_count(tmp_path, counted):
@@ -314,7 +314,7 @@ def test_a_stopped_run_loses_nothing_and_damaged_lines_do_not_count(tmp_path, co
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        legibility.read_covers(stopped(), 3, tmp_path, workers=0)
+        ocr.read_covers(stopped(), 3, tmp_path, workers=0)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     assert whole.count(b"\n") == len(counted) == 2
@@ -323,38 +323,38 @@ def test_a_stopped_run_loses_nothing_and_damaged_lines_do_not_count(tmp_path, co
     path.write_bytes(
         first + b'\xff\n[1]\n{"cover": "0"}\n{"cover": [], "lines": 1}\n' + second[:50]
     )  # killed as it wrote
-    readings = legibility.read_covers(images, 3, tmp_path)
+    readings = ocr.read_covers(images, 3, tmp_path)
     assert len(counted) == 4  # the second and the third
     assert [reading[0].text for reading in readings] == ["RAVEN", "HERON", "MAGPIE"]
-    assert legibility.read_covers(images, 3, tmp_path) == readings and len(counted) == 4
+    assert ocr.read_covers(images, 3, tmp_path) == readings and len(counted) == 4
 
 
 def test_another_engine_reads_anew(tmp_path, counted, monkeypatch):
     images = some_covers(1)
-    legibility.read_covers(images, 1, tmp_path)
-    monkeypatch.setattr(legibility, "engine_hash", lambda: "another")
-    legibility.read_covers(images, 1, tmp_path)
+    ocr.read_covers(images, 1, tmp_path)
+    monkeypatch.setattr(ocr, "engine_hash", lambda: "another")
+    ocr.read_covers(images, 1, tmp_path)
     assert len(counted) == 2 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_engine_hash_knows_version_and_networks(monkeypatch, tmp_path):
     def hash_now():
-        legibility.engine_hash.cache_clear()
-        return legibility.engine_hash()
+        ocr.engine_hash.cache_clear()
+        return ocr.engine_hash()
 
     hashes = {hash_now()}
-    monkeypatch.setattr(legibility, "version", lambda package: "0")
+    monkeypatch.setattr(ocr, "version", lambda package: "0")
     hashes.add(hash_now())
     (tmp_path / "net").write_bytes(b"other weights")
-    monkeypatch.setattr(legibility, "network_paths", lambda: {"Det": tmp_path / "net"})
+    monkeypatch.setattr(ocr, "network_paths", lambda: {"Det": tmp_path / "net"})
     hashes.add(hash_now())
-    monkeypatch.setattr(legibility, "READING_VERSION", 99)
+    monkeypatch.setattr(ocr, "READING_VERSION", 99)
     hashes.add(hash_now())
-    legibility.engine_hash.cache_clear()
+    ocr.engine_hash.cache_clear()
     assert len(hashes) == 4
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't keep what was read.*--cache_dir"):
-        legibility.read_covers(some_covers(1), 1, tmp_path / "file" / "cache")
+        ocr.read_covers(some_covers(1), 1, tmp_path / "file" / "cache")

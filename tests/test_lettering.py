@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from lettering import Line, accuracy, author_accuracy, normalise, title_accuracy
-from prompts import Book
+from data.prompts import Book
+from evaluation.text_accuracy import Line, accuracy, author_accuracy, normalise, title_accuracy
 
 
 @pytest.mark.parametrize(

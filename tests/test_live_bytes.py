@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from live_bytes import LiveBytes
+from memory.live_bytes import LiveBytes
 
 
 def test_a_line_of_products():

@@ -3,15 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-import architecture
-import checks
-import devices
-import memory
-import models
-import sampling
 from bench import memory_check
+from cli import checks
 from config import TrainingOptions
-from live_bytes import LiveBytes
+from diffusion import architecture, pipeline, sampling
+from memory import device_rules, forecast
+from memory import forecast as memory_forecast
+from memory.live_bytes import LiveBytes
 
 BOTH = dict(train_unet=True, train_text_encoder=True)
 
@@ -22,7 +20,7 @@ def tiny():
 
 
 def trace(tiny, device="cpu", **changes):
-    return memory.trace(TrainingOptions(resolution="64x96", **changes), tiny, device)
+    return forecast.trace(TrainingOptions(resolution="64x96", **changes), tiny, device)
 
 
 def rounded(size, to):
@@ -34,17 +32,17 @@ def rounded(size, to):
 
 
 def test_weights_on_a_cpu_are_fp32(tiny):
-    parts = models.build_tiny()
-    tensors = [t for name in ("vae", *models.PARTS) for t in getattr(parts, name).state_dict().values()]
+    parts = pipeline.build_tiny()
+    tensors = [t for name in ("vae", *pipeline.PARTS) for t in getattr(parts, name).state_dict().values()]
     positions = parts.text_encoder.config.max_position_embeddings  # a buffer that is never saved: their numbers
     wanted = sum(rounded(4 * t.numel(), 64) for t in tensors) + rounded(8 * positions, 64)
     assert {sizes["weights"] for sizes in trace(tiny).values()} == {wanted}
 
 
 def test_weights_on_a_gpu_are_half_where_nothing_learns(tiny):
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 512)
-    for name in ("vae", *models.PARTS):
+    for name in ("vae", *pipeline.PARTS):
         item = 4 if name == "text_encoder" else 2  # the default: the text encoder learns
         wanted += sum(rounded(item * t.numel(), 512) for t in getattr(parts, name).state_dict().values())
     assert trace(tiny, "cuda")["training"]["weights"] == wanted
@@ -55,7 +53,7 @@ def test_optimizer_states(tiny, optimizer):
     """Two moments: of 4 bytes and a step count; or of a byte and an absolute maximum for each 256 (arXiv:2110.02861),
     with two tables for all, but of 4 bytes for less than 4096 numbers."""
     wanted = 0
-    for p in models.build_tiny().text_encoder.parameters():
+    for p in pipeline.build_tiny().text_encoder.parameters():
         n = p.numel()
         if optimizer == "adamw":
             wanted += 2 * rounded(4 * n, 64) + 64
@@ -69,34 +67,34 @@ def test_optimizer_states(tiny, optimizer):
 
 def test_gradients_are_there_from_the_second_batch_on(tiny):
     """Small pictures, so that weights and what belongs to them are most of it."""
-    sizes = memory.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
-    parts = models.build_tiny()
-    whole = sum(rounded(4 * p.numel(), 64) for name in models.PARTS for p in getattr(parts, name).parameters())
+    sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
+    parts = pipeline.build_tiny()
+    whole = sum(rounded(4 * p.numel(), 64) for name in pipeline.PARTS for p in getattr(parts, name).parameters())
     assert 0.8 * whole < sizes["training"]["gradients"] <= whole  # highest is towards the end of the backward pass
     assert sizes["validation"]["gradients"] == sizes["sampling"]["gradients"] == 0
-    accumulated = memory.trace(TrainingOptions(batch_size=2, grad_acc_steps=4, **BOTH), tiny, "cpu")
+    accumulated = forecast.trace(TrainingOptions(batch_size=2, grad_acc_steps=4, **BOTH), tiny, "cpu")
     assert accumulated["training"]["gradients"] == whole  # the encoder's forward pass is highest, and they are there
 
 
 def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
-    sizes = memory.trace(TrainingOptions(resolution="32", batch_size=1, fused_backward=True, **BOTH), tiny, "cpu")
-    parts = models.build_tiny()
-    each = [4 * p.numel() for name in models.PARTS for p in getattr(parts, name).parameters()]
+    sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, fused_backward=True, **BOTH), tiny, "cpu")
+    parts = pipeline.build_tiny()
+    each = [4 * p.numel() for name in pipeline.PARTS for p in getattr(parts, name).parameters()]
     assert max(sizes["training"].values()) and sizes["training"]["gradients"] < 0.2 * sum(each)
 
 
 def test_half_weights(tiny):
     """Of all networks, though --mixed_precision auto on a CPU is no: bf16 weights compute in bf16."""
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 64)
-    for name in ("vae", *models.PARTS):
+    for name in ("vae", *pipeline.PARTS):
         wanted += sum(rounded(2 * t.numel(), 64) for t in getattr(parts, name).state_dict().values())
     assert trace(tiny, weights_dtype="bf16", **BOTH)["training"]["weights"] == wanted
 
 
 def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
     """In fp32; while it stands in for the weights, they wait beside it."""
-    text_encoder = sum(rounded(4 * p.numel(), 512) for p in models.build_tiny().text_encoder.parameters())
+    text_encoder = sum(rounded(4 * p.numel(), 512) for p in pipeline.build_tiny().text_encoder.parameters())
     plain, average, away = (
         trace(tiny, "cuda", **words) for words in ({}, dict(ema_decay=0.999), dict(ema_decay=0.999, ema_device="cpu"))
     )
@@ -106,7 +104,7 @@ def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
 
 
 def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(tiny):
-    vae = sum(rounded(2 * t.numel(), 512) for t in models.build_tiny().vae.state_dict().values())
+    vae = sum(rounded(2 * t.numel(), 512) for t in pipeline.build_tiny().vae.state_dict().values())
     plain, cached = trace(tiny, "cuda"), trace(tiny, "cuda", cache_latents=True)
     assert list(cached) == ["encoding", "training", "validation", "sampling"]
     assert cached["encoding"]["weights"] == vae and cached["encoding"]["activations"] > 0
@@ -115,9 +113,9 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
 
 
 def test_the_largest_bucket_counts(tiny):
-    assert memory.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
-    assert memory.largest(TrainingOptions(resolution="512x768")) == (512, 768)
-    square, buckets = (memory.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
+    assert forecast.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
+    assert forecast.largest(TrainingOptions(resolution="512x768")) == (512, 768)
+    square, buckets = (forecast.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
     assert sum(buckets["training"].values()) < sum(square["training"].values())  # 96x112
     assert buckets["sampling"] == square["sampling"]
 
@@ -153,17 +151,17 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
     words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
     options = checks.check(memory_check.command_line.parse(TrainingOptions, words)[0])
-    assert memory.forecast(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
+    assert forecast.forecast(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
     options = TrainingOptions(**words)
-    forecast = memory.trace(options, tiny, "cpu")["sampling"]
-    parts = models.place(models.freeze(models.build_tiny(), models.PARTS), "cpu", precision, models.PARTS)
-    live = LiveBytes(64, devices.cpu_workspace)
-    with live, models.evaluating(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    forecast = memory_forecast.trace(options, tiny, "cpu")["sampling"]
+    parts = pipeline.place(pipeline.freeze(pipeline.build_tiny(), pipeline.PARTS), "cpu", precision, pipeline.PARTS)
+    live = LiveBytes(64, device_rules.cpu_workspace)
+    with live, pipeline.evaluating(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         sampling.draw(parts, ["A book cover"], [0], options)
     assert live.highest == pytest.approx(forecast["activations"], rel=0.1)
 
@@ -179,52 +177,52 @@ def traces(monkeypatch, tmp_path):
 
     def trace(options, architecture, device):
         traced.append((options, device))
-        return {"training": {kind: 2**20 for kind in memory.KINDS}, "sampling": {kind: 3 for kind in memory.KINDS}}
+        return {"training": {kind: 2**20 for kind in forecast.KINDS}, "sampling": {kind: 3 for kind in forecast.KINDS}}
 
-    monkeypatch.setattr(memory, "trace", trace)
+    monkeypatch.setattr(forecast, "trace", trace)
     return traced, TrainingOptions(cache_dir=str(tmp_path))
 
 
 def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
     traced, options = traces
-    first = memory.forecast(options, tiny)
-    assert memory.forecast(options, tiny) == first and len(traced) == 1
+    first = forecast.forecast(options, tiny)
+    assert forecast.forecast(options, tiny) == first and len(traced) == 1
     for same in (dict(lr=1.0), dict(seed=3), dict(sample_every=7), dict(mixed_precision="bf16")):
-        assert memory.forecast(dataclasses.replace(options, **same), tiny) == first
+        assert forecast.forecast(dataclasses.replace(options, **same), tiny) == first
     assert len(traced) == 1
     for other in (dict(batch_size=2), dict(resolution="64"), dict(grad_acc_steps=2), dict(mixed_precision="no")):
-        memory.forecast(dataclasses.replace(options, **other), tiny)
+        forecast.forecast(dataclasses.replace(options, **other), tiny)
     assert len(traced) == 5
-    memory.forecast(options, tiny, "cpu")
-    memory.forecast(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
+    forecast.forecast(options, tiny, "cpu")
+    forecast.forecast(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
     assert len(traced) == 7
 
 
 def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
     traced, options = traces
-    first = memory.forecast(options, tiny)
+    first = forecast.forecast(options, tiny)
     (file,) = (tmp_path / "plans").iterdir()
     for text in ("{", "[]", "{}", '{"training": 3}'):
         file.write_text(text)
-        assert memory.forecast(options, tiny) == first
+        assert forecast.forecast(options, tiny) == first
     assert len(traced) == 5
 
 
 def test_the_sums_of_a_forecast(traces, tiny):
-    forecast = memory.forecast(traces[1], tiny)
+    forecast = memory_forecast.forecast(traces[1], tiny)
     assert forecast.worst == "training"
-    assert forecast.peak == 4 * 2**20 + memory.CUDA_CONTEXT == sum(forecast.parts.values())
-    assert forecast.total("sampling") == 12 + memory.CUDA_CONTEXT
+    assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.parts.values())
+    assert forecast.total("sampling") == 12 + memory_forecast.CUDA_CONTEXT
 
 
 def test_what_is_left_out_of_the_key_is_an_option():
-    assert {field.name for field in dataclasses.fields(TrainingOptions)} >= memory.IRRELEVANT
+    assert {field.name for field in dataclasses.fields(TrainingOptions)} >= forecast.IRRELEVANT
 
 
 def test_stable_diffusion_is_traced_whole():
     """The model that the plan is for, at the size that is quickest: its weights are 4 bytes a learning parameter."""
     options = TrainingOptions(resolution="64", batch_size=1, num_samples=1, **BOTH)
-    sizes = memory.trace(options, architecture.of_source("sd15-random"), "cuda")["training"]
+    sizes = forecast.trace(options, architecture.of_source("sd15-random"), "cuda")["training"]
     learning = 859_520_964 + 123_060_480
     assert sizes["weights"] == pytest.approx(4 * learning + 2 * 83_653_863, rel=1e-3)
     assert sizes["optimizer"] == pytest.approx(learning * (2 + 8 / 256), rel=2e-3)

@@ -4,11 +4,11 @@ import pathlib
 
 import pytest
 
-import command_line
 import config
-import memory
 from bench import memory_check
-from checkpoint import GIB
+from checkpoints.state import GIB
+from cli import parser
+from memory import forecast as memory_forecast
 
 
 @pytest.fixture
@@ -18,16 +18,16 @@ def eight_gib(monkeypatch):
 
     def forecast(options, architecture, device="cuda"):
         asked.append(options)
-        return memory.Forecast({"training": dict.fromkeys(memory.KINDS, 2 * GIB)}, 0)
+        return memory_forecast.Forecast({"training": dict.fromkeys(memory_forecast.KINDS, 2 * GIB)}, 0)
 
-    monkeypatch.setattr(memory, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast", forecast)
     return asked
 
 
 @pytest.mark.parametrize("name", memory_check.CONFIGURATIONS)
 def test_the_options_of_each_configuration_go_together(name):
     words = memory_check.CONFIGURATIONS[name].replace("middle", "tiny")
-    command_line.parse(config.TrainingOptions, [*words.split(), *memory_check.COMMON.split()])
+    parser.parse(config.TrainingOptions, [*words.split(), *memory_check.COMMON.split()])
 
 
 def test_plans_and_published_figures(eight_gib, capsys):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy import linalg, spatial
 
-import metrics
-import neighbours
-from metrics import TooFew
+from evaluation import distances, precision_recall
+from evaluation.distances import TooFew
 
 
 def gaussian(rng, n, dims, scale=1.0, shift=0.0):
@@ -33,10 +32,10 @@ def test_distance_of_diagonal_gaussians():
     mu1, mu2 = np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 1.0, 0.0, 3.5])
     a, b = np.array([4.0, 9.0, 0.25, 0.0]), np.array([1.0, 9.0, 16.0, 4.0])
     expected = 1 + 4 + 0.25 + 1 + 0 + 3.5**2 + 4
-    assert metrics.frechet_distance(mu1, np.diag(a), mu2, np.diag(b)) == pytest.approx(expected, rel=1e-14)
+    assert distances.frechet_distance(mu1, np.diag(a), mu2, np.diag(b)) == pytest.approx(expected, rel=1e-14)
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]  # the same in a rotated frame
     sigma1, sigma2 = turn @ np.diag(a) @ turn.T, turn @ np.diag(b) @ turn.T
-    assert metrics.frechet_distance(turn @ mu1, sigma1, turn @ mu2, sigma2) == pytest.approx(expected, rel=1e-13)
+    assert distances.frechet_distance(turn @ mu1, sigma1, turn @ mu2, sigma2) == pytest.approx(expected, rel=1e-13)
 
 
 def test_distance_of_two_by_two():
@@ -45,14 +44,14 @@ def test_distance_of_two_by_two():
     product = sigma1 @ sigma2
     cross = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
     expected = 25 + 5 + 6 - 2 * cross
-    assert metrics.frechet_distance([0, 0], sigma1, [3, 4], sigma2) == pytest.approx(expected, rel=1e-14)
+    assert distances.frechet_distance([0, 0], sigma1, [3, 4], sigma2) == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize(("n", "rounding"), [(20, 1e-6), (400, 1e-12)])
 def test_distance_to_itself_is_zero(n, rounding):
     mu, sigma = of(gaussian(np.random.default_rng(1), n, 64))
-    assert 0 <= metrics.frechet_distance(mu, sigma, mu, sigma) < rounding * np.trace(sigma)
-    assert metrics.frechet_distance(mu + 2, sigma, mu, sigma) == pytest.approx(4 * 64, rel=rounding)
+    assert 0 <= distances.frechet_distance(mu, sigma, mu, sigma) < rounding * np.trace(sigma)
+    assert distances.frechet_distance(mu + 2, sigma, mu, sigma) == pytest.approx(4 * 64, rel=rounding)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_distance_of_few_images(n1, n2, rounding):
     half1, half2 = (x - x.mean(0)) / np.sqrt(n1 - 1), (y - y.mean(0)) / np.sqrt(n2 - 1)
     cross = np.linalg.svd(half1 @ half2.T, compute_uv=False).sum()
     expected = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.sum(half1**2) + np.sum(half2**2) - 2 * cross
-    there, back = metrics.frechet_distance(*of(x), *of(y)), metrics.frechet_distance(*of(y), *of(x))
+    there, back = distances.frechet_distance(*of(x), *of(y)), distances.frechet_distance(*of(y), *of(x))
     assert there == pytest.approx(expected, rel=rounding)
     assert back == pytest.approx(there, rel=rounding)
 
@@ -75,7 +74,7 @@ def test_distance_agrees_with_scipy_and_pytorch_fid():
 
     rng = np.random.default_rng(3)
     x, y = of(gaussian(rng, 500, 100)), of(gaussian(rng, 600, 100, 1.3, 0.2))
-    ours = metrics.frechet_distance(*x, *y)
+    ours = distances.frechet_distance(*x, *y)
     cross = np.trace(linalg.sqrtm(x[1] @ y[1])).real
     assert ours == pytest.approx(np.sum((x[0] - y[0]) ** 2) + np.trace(x[1] + y[1]) - 2 * cross, rel=1e-9)
     with warnings.catch_warnings():
@@ -95,7 +94,7 @@ def test_few_images_agree_with_pytorch_fid_to_six_digits():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # disp is deprecated, and scipy says that the matrix is singular
         theirs = calculate_frechet_distance(*of(x), *of(y))
-    ours = metrics.frechet_distance(*of(x), *of(y))
+    ours = distances.frechet_distance(*of(x), *of(y))
     assert ours == pytest.approx(theirs, rel=1e-6)
     assert ours == pytest.approx(exact, rel=1e-5)
 
@@ -103,11 +102,11 @@ def test_few_images_agree_with_pytorch_fid_to_six_digits():
 def test_distance_refuses_nonsense():
     one, two = np.eye(2), np.eye(3)
     with pytest.raises(ValueError, match="shapes"):
-        metrics.frechet_distance(np.zeros(2), one, np.zeros(3), two)
+        distances.frechet_distance(np.zeros(2), one, np.zeros(3), two)
     with pytest.raises(ValueError, match="shapes"):
-        metrics.frechet_distance(np.zeros(2), two, np.zeros(2), two)
+        distances.frechet_distance(np.zeros(2), two, np.zeros(2), two)
     with pytest.raises(ValueError, match="finite"):
-        metrics.frechet_distance(np.zeros(2), one, np.array([0, np.nan]), one)
+        distances.frechet_distance(np.zeros(2), one, np.array([0, np.nan]), one)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def test_distance_refuses_nonsense():
 @pytest.mark.parametrize("sizes", [[100], [1] * 100, [50, 50], [64, 0, 35, 1]])
 def test_moments_are_numpys(sizes):
     features = gaussian(np.random.default_rng(4), 100, 12, shift=3)
-    moments = metrics.Moments(12)
+    moments = distances.Moments(12)
     for part in np.split(features, np.cumsum(sizes)[:-1]):
         moments.update(part)
     assert moments.n == 100
@@ -129,7 +128,7 @@ def test_moments_are_numpys(sizes):
 def test_moments_far_from_zero():
     """A mean 1e8 times the deviation: sums of squares would lose every digit of the covariance."""
     features = np.random.default_rng(5).standard_normal((1000, 3))
-    moments = metrics.Moments(3)
+    moments = distances.Moments(3)
     for part in np.split(features + 1e8, 20):
         moments.update(part)
     np.testing.assert_allclose(moments.sigma, np.cov(features, rowvar=False), rtol=1e-5, atol=1e-6)
@@ -139,7 +138,7 @@ def test_moments_far_from_zero():
 
 def test_moments_take_the_same_memory_for_any_number():
     def peak(batches):
-        rng, moments = np.random.default_rng(6), metrics.Moments(100)
+        rng, moments = np.random.default_rng(6), distances.Moments(100)
         tracemalloc.start()
         for _ in range(batches):
             moments.update(rng.standard_normal((50, 100)))
@@ -153,7 +152,7 @@ def test_moments_take_the_same_memory_for_any_number():
 
 
 def test_moments_refuse_nonsense():
-    moments = metrics.Moments(3)
+    moments = distances.Moments(3)
     for wrong in (np.zeros(3), np.zeros((2, 4))):
         with pytest.raises(ValueError, match="features"):
             moments.update(wrong)
@@ -163,9 +162,9 @@ def test_moments_refuse_nonsense():
 
 
 def test_warn_small():
-    assert metrics.warn_small(2049, 2048) is None
+    assert distances.warn_small(2049, 2048) is None
     for n in (2048, 2):
-        assert re.search(rf"^{n} images.*singular.*upward.*just as many", metrics.warn_small(n, 2048))
+        assert re.search(rf"^{n} images.*singular.*upward.*just as many", distances.warn_small(n, 2048))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -179,12 +178,12 @@ def test_distance_of_rows_is_the_distance(n, m, relative):
     """64 dimensions: full rank to 9 digits; singular, where frechet_distance loses digits, to 4; by SVD to 9."""
     rng = np.random.default_rng(10)
     x, y = gaussian(rng, n, 64, shift=0.1), gaussian(rng, m, 64, 1.2)
-    distance = metrics.frechet_of_rows(x.astype(np.float32), *of(y))
+    distance = distances.frechet_of_rows(x.astype(np.float32), *of(y))
     x = x.astype(np.float32).astype(float)
     for rows in (np.arange(n), rng.permutation(n)[: n // 2]):
         chosen = x[rows]
         loose = relative if len(rows) > 64 else max(relative, 1e-4)
-        assert distance(rows) == pytest.approx(metrics.frechet_distance(*of(chosen), *of(y)), rel=loose)
+        assert distance(rows) == pytest.approx(distances.frechet_distance(*of(chosen), *of(y)), rel=loose)
         half1 = (chosen - chosen.mean(0)) / np.sqrt(len(rows) - 1)
         half2 = (y - y.mean(0)) / np.sqrt(m - 1)
         cross = np.linalg.svd(half1 @ half2.T, compute_uv=False).sum()
@@ -195,9 +194,11 @@ def test_distance_of_rows_is_the_distance(n, m, relative):
 def test_distance_to_a_single_point():
     """sigma = 0: |mean - mu|² and the trace of the covariance are all that is left."""
     x = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [2.0, 4.0]])
-    assert metrics.frechet_of_rows(x, np.zeros(2), np.zeros((2, 2)))(np.arange(4)) == pytest.approx(5 + 4 / 3 + 16 / 3)
-    assert metrics.frechet_error(np.ones((6, 2)), np.zeros(2), np.zeros((2, 2))) == pytest.approx(0, abs=1e-12)
-    value, error, r_squared = metrics.frechet_infinity(np.ones((40, 2)), np.zeros(2), np.zeros((2, 2)))
+    assert distances.frechet_of_rows(x, np.zeros(2), np.zeros((2, 2)))(np.arange(4)) == pytest.approx(
+        5 + 4 / 3 + 16 / 3
+    )
+    assert distances.frechet_error(np.ones((6, 2)), np.zeros(2), np.zeros((2, 2))) == pytest.approx(0, abs=1e-12)
+    value, error, r_squared = distances.frechet_infinity(np.ones((40, 2)), np.zeros(2), np.zeros((2, 2)))
     assert (value, error, r_squared) == pytest.approx((2, 0, 1), abs=1e-12)
 
 
@@ -205,7 +206,7 @@ def test_half_error_of_a_mean_is_the_known_one():
     """Of the mean of n numbers: std / √n, in expectation; with odd n too, where the factor isn't 1."""
     for n in (10, 11, 100):
         x = np.random.default_rng(n).standard_normal(n)
-        error = metrics.half_error(lambda rows, x=x: x[rows].mean(), n, halves=4000)
+        error = distances.half_error(lambda rows, x=x: x[rows].mean(), n, halves=4000)
         assert error == pytest.approx(x.std(ddof=1) / np.sqrt(n), rel=0.04)
 
 
@@ -228,32 +229,34 @@ def test_errors_are_the_spread_of_repetitions():
         return (np.random.default_rng([1, seed]).standard_normal((120, 8)) * 1.2 + 0.5) * spread
 
     def distance(seed):
-        value = metrics.frechet_of_rows(drawn(seed), *reference)(np.arange(120))
-        return value, metrics.frechet_error(drawn(seed), *reference, seed=seed)
+        value = distances.frechet_of_rows(drawn(seed), *reference)(np.arange(120))
+        return value, distances.frechet_error(drawn(seed), *reference, seed=seed)
 
     def kernel(seed):  # both sides are drawn anew: its error is of both
         other = np.random.default_rng([2, seed]).standard_normal((100, 8)) * spread
-        return metrics.kernel_distance(drawn(seed), other, seed=seed)
+        return distances.kernel_distance(drawn(seed), other, seed=seed)
 
     def recall(seed):
         x = drawn(seed)
-        error = metrics.half_error(lambda rows: neighbours.precision_recall(x[rows], real)[1], len(x), seed=seed)
-        return neighbours.precision_recall(x, real)[1], error
+        error = distances.half_error(
+            lambda rows: precision_recall.precision_recall(x[rows], real)[1], len(x), seed=seed
+        )
+        return precision_recall.precision_recall(x, real)[1], error
 
     def covered(seed):
         x = drawn(seed)
-        error = metrics.half_error(lambda rows: neighbours.coverage(x[rows], real), len(x), seed=seed)
-        return neighbours.coverage(x, real), error
+        error = distances.half_error(lambda rows: precision_recall.coverage(x[rows], real), len(x), seed=seed)
+        return precision_recall.coverage(x, real), error
 
     def precise(seed):
-        precision = neighbours.precision_recall(drawn(seed), real)[0]
-        return precision, neighbours.share_error(precision, 120)
+        precision = precision_recall.precision_recall(drawn(seed), real)[0]
+        return precision, precision_recall.share_error(precision, 120)
 
     cases = {
         "fréchet": (distance, 200, 1.2),
         "kernel": (kernel, 200, 1.2),
-        "limit": (lambda seed: metrics.frechet_infinity(drawn(seed), *reference, seed=seed), 100, 1.4),
-        "cmmd": (lambda seed: metrics.cmmd(drawn(seed) + 1, real + 1, seed=seed), 200, 1.4),
+        "limit": (lambda seed: distances.frechet_infinity(drawn(seed), *reference, seed=seed), 100, 1.4),
+        "cmmd": (lambda seed: distances.cmmd(drawn(seed) + 1, real + 1, seed=seed), 200, 1.4),
         "precision": (precise, 200, 1.2),
         "recall": (recall, 200, 1.4),
         "coverage": (covered, 200, 1.4),
@@ -271,12 +274,12 @@ def test_the_limit_is_nearer_to_the_truth():
     """Gaussians of known distance, n = 10 D: the mean of 10 draws has less than a fifth of the distance's bias."""
     sd = 1 / np.sqrt(np.arange(1, 33))
     reference = (np.zeros(32), np.diag(sd**2))
-    true = metrics.frechet_distance(np.full(32, 0.3) * sd, np.diag(sd**2), *reference)
+    true = distances.frechet_distance(np.full(32, 0.3) * sd, np.diag(sd**2), *reference)
     plain, limits = [], []
     for seed in range(10):
         x = (np.random.default_rng(seed).standard_normal((320, 32)) + 0.3) * sd
-        plain.append(metrics.frechet_of_rows(x, *reference)(np.arange(320)))
-        limits.append(metrics.frechet_infinity(x, *reference, seed=seed))
+        plain.append(distances.frechet_of_rows(x, *reference)(np.arange(320)))
+        limits.append(distances.frechet_infinity(x, *reference, seed=seed))
     bias, left = np.mean(plain) - true, np.mean([value for value, _, _ in limits]) - true
     assert bias > 0.05 * true
     assert abs(left) < bias / 5
@@ -287,11 +290,11 @@ def test_what_few_images_do_to_the_limit():
     """As frechet_infinity says: too large for n < D though nearer, a little too small for n = 2 D; r² doesn't tell."""
     sd = 1 / np.sqrt(np.arange(1, 101))
     reference = (np.zeros(100), np.diag(sd**2))
-    true = metrics.frechet_distance(np.full(100, 0.3) * sd, np.diag(sd**2), *reference)
+    true = distances.frechet_distance(np.full(100, 0.3) * sd, np.diag(sd**2), *reference)
     for n, low, high in ((50, 0.5, 0.9), (200, -0.5, -0.05)):
         x = (np.random.default_rng(1).standard_normal((n, 100)) + 0.3) * sd
-        bias = metrics.frechet_of_rows(x, *reference)(np.arange(n)) - true
-        value, _, r_squared = metrics.frechet_infinity(x, *reference)
+        bias = distances.frechet_of_rows(x, *reference)(np.arange(n)) - true
+        value, _, r_squared = distances.frechet_infinity(x, *reference)
         assert low * bias < value - true < high * bias
         assert r_squared > 0.95
 
@@ -301,10 +304,10 @@ def test_the_same_seed_makes_the_same_figures():
     x, y = gaussian(rng, 60, 12), gaussian(rng, 50, 12, 1.2)
     before = np.random.get_state()[1].copy()
     for measure in (
-        lambda seed: metrics.frechet_error(x, *of(y), seed=seed),
-        lambda seed: metrics.frechet_infinity(x, *of(y), seed=seed),
-        lambda seed: metrics.kernel_distance(x, y, seed=seed),
-        lambda seed: metrics.cmmd(x, y, seed=seed),
+        lambda seed: distances.frechet_error(x, *of(y), seed=seed),
+        lambda seed: distances.frechet_infinity(x, *of(y), seed=seed),
+        lambda seed: distances.kernel_distance(x, y, seed=seed),
+        lambda seed: distances.cmmd(x, y, seed=seed),
     ):
         assert measure(3) == measure(3) != measure(4)
     assert np.array_equal(before, np.random.get_state()[1])
@@ -316,23 +319,23 @@ def test_the_same_seed_makes_the_same_figures():
 
 def test_kernel_distance_of_single_points():
     """All of x at a, all of y at b: k(a, a) + k(b, b) - 2 k(a, b), with no error."""
-    value, error = metrics.kernel_distance(np.full((20, 2), 1.0), np.full((23, 2), 3.0))
+    value, error = distances.kernel_distance(np.full((20, 2), 1.0), np.full((23, 2), 3.0))
     assert (value, error) == (2**3 + 10**3 - 2 * 4**3, 0)
-    assert metrics.kernel_distance(np.full((20, 2), 3.0), np.full((20, 2), 3.0)) == (0, 0)
+    assert distances.kernel_distance(np.full((20, 2), 3.0), np.full((20, 2), 3.0)) == (0, 0)
 
 
 def test_kernel_distance_is_zero_on_average_for_one_distribution():
     rng = np.random.default_rng(12)
-    values = [metrics.kernel_distance(rng.random((40, 5)), rng.random((30, 5)))[0] for _ in range(400)]
+    values = [distances.kernel_distance(rng.random((40, 5)), rng.random((30, 5)))[0] for _ in range(400)]
     assert abs(np.mean(values)) < 3 * np.std(values) / 20  # the biased estimate would be 20 such deviations off
     assert min(values) < 0
 
 
 def test_kernel_distance_uses_each_image_once(monkeypatch):
     parts = []
-    monkeypatch.setattr(metrics, "unbiased_mmd", lambda x, y: parts.append((x, y)) or len(parts))
+    monkeypatch.setattr(distances, "unbiased_mmd", lambda x, y: parts.append((x, y)) or len(parts))
     x, y = np.arange(25.0)[:, None], np.arange(31.0)[:, None]
-    value, error = metrics.kernel_distance(x, y, subsets=4)
+    value, error = distances.kernel_distance(x, y, subsets=4)
     assert (value, error) == pytest.approx((2.5, np.std([1, 2, 3, 4], ddof=1) / 2))
     for side, whole in zip(zip(*parts, strict=True), (x, y), strict=True):
         assert sorted(np.concatenate(side).ravel()) == list(whole.ravel())
@@ -353,20 +356,20 @@ def test_kernel_distance_agrees_with_torchmetrics(monkeypatch):
 
     rng = np.random.default_rng(13)
     x, y = gaussian(rng, 60, 20, 3), gaussian(rng, 60, 20, 3.5, 0.2)
-    assert metrics.unbiased_mmd(x, y) == pytest.approx(theirs(x, y), rel=1e-10)
-    ours = metrics.kernel_distance(x, y, subsets=3)
-    monkeypatch.setattr(metrics, "unbiased_mmd", theirs)
-    assert ours == pytest.approx(metrics.kernel_distance(x, y, subsets=3), rel=1e-10)
+    assert distances.unbiased_mmd(x, y) == pytest.approx(theirs(x, y), rel=1e-10)
+    ours = distances.kernel_distance(x, y, subsets=3)
+    monkeypatch.setattr(distances, "unbiased_mmd", theirs)
+    assert ours == pytest.approx(distances.kernel_distance(x, y, subsets=3), rel=1e-10)
 
 
 def test_cmmd_of_two_directions():
     """All of x along one axis, all of y along another: |a - b|² = 2, so 2 - 2 exp(-1/100); lengths don't matter."""
     x, y = np.zeros((5, 3)), np.zeros((7, 3))
     x[:, 0], y[:, 1] = np.arange(1, 6), 0.1
-    value, error = metrics.cmmd(x, y)
+    value, error = distances.cmmd(x, y)
     assert value == pytest.approx(2000 * (1 - np.exp(-0.01)), rel=1e-12)
     assert error == pytest.approx(0, abs=1e-12)
-    assert metrics.cmmd(x, 3 * x)[0] == pytest.approx(0, abs=1e-12)
+    assert distances.cmmd(x, 3 * x)[0] == pytest.approx(0, abs=1e-12)
 
 
 def test_cmmd_is_the_published_formula(monkeypatch):
@@ -376,16 +379,16 @@ def test_cmmd_is_the_published_formula(monkeypatch):
     a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
     kernel = [np.exp(-(spatial.distance.cdist(p, q) ** 2) / 200).mean() for p, q in ((a, a), (b, b), (a, b))]
     expected = 1000 * (kernel[0] + kernel[1] - 2 * kernel[2])
-    assert metrics.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
-    monkeypatch.setattr(metrics, "CHUNK", 9)
-    assert metrics.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
+    assert distances.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
+    monkeypatch.setattr(distances, "CHUNK", 9)
+    assert distances.cmmd(x, y)[0] == pytest.approx(expected, rel=1e-10)
 
 
 def test_clip_score_of_known_angles():
     """cos = 1, 0.6, and -1, which counts as 0; lengths don't matter."""
     images = np.array([[2.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     texts = np.array([[1.0, 0.0], [3.0, 4.0], [-5.0, 0.0]])
-    mean, error = metrics.clip_score(images, texts)
+    mean, error = distances.clip_score(images, texts)
     assert mean == pytest.approx(160 / 3)
     assert error == pytest.approx(np.std([100, 60, 0], ddof=1) / np.sqrt(3))
 
@@ -416,7 +419,7 @@ def test_clip_score_agrees_with_torchmetrics():
 
     theirs = CLIPScore(lambda: (Model(), processor))
     theirs.update([torch.full((3, 2, 2), i) for i in range(30)], [str(i) for i in range(30)])
-    assert metrics.clip_score(of_images.numpy(), of_texts.numpy())[0] == pytest.approx(
+    assert distances.clip_score(of_images.numpy(), of_texts.numpy())[0] == pytest.approx(
         float(theirs.compute()), rel=1e-6
     )
 
@@ -425,14 +428,14 @@ def test_clip_score_agrees_with_torchmetrics():
 # Bad input
 
 SCORES = {
-    "kernel_distance": (lambda x, y: metrics.kernel_distance(x, y), 20, 20),
-    "frechet_error": (lambda x, y: metrics.frechet_error(x, *of(y)), 4, None),
-    "frechet_infinity": (lambda x, y: metrics.frechet_infinity(x, *of(y)), 20, None),
-    "precision_recall": (lambda x, y: neighbours.precision_recall(x, y), 4, 4),
-    "coverage": (lambda x, y: neighbours.coverage(x, y), 1, 6),
-    "nearest": (lambda x, y: neighbours.nearest(x, [y]), None, 1),
-    "cmmd": (lambda x, y: metrics.cmmd(x, y), 4, 1),
-    "clip_score": (lambda x, y: metrics.clip_score(x, y[: len(x)]), 2, None),
+    "kernel_distance": (lambda x, y: distances.kernel_distance(x, y), 20, 20),
+    "frechet_error": (lambda x, y: distances.frechet_error(x, *of(y)), 4, None),
+    "frechet_infinity": (lambda x, y: distances.frechet_infinity(x, *of(y)), 20, None),
+    "precision_recall": (lambda x, y: precision_recall.precision_recall(x, y), 4, 4),
+    "coverage": (lambda x, y: precision_recall.coverage(x, y), 1, 6),
+    "nearest": (lambda x, y: precision_recall.nearest(x, [y]), None, 1),
+    "cmmd": (lambda x, y: distances.cmmd(x, y), 4, 1),
+    "clip_score": (lambda x, y: distances.clip_score(x, y[: len(x)]), 2, None),
 }
 
 
@@ -464,11 +467,11 @@ def test_what_are_no_features_is_refused(name):
 def test_more_that_is_refused():
     x = np.ones((5, 3))
     with pytest.raises(ValueError, match="5 images and 4 texts"):
-        metrics.clip_score(x, x[:4])
-    for score in (metrics.clip_score, metrics.cmmd):
+        distances.clip_score(x, x[:4])
+    for score in (distances.clip_score, distances.cmmd):
         with pytest.raises(ValueError, match="length 0"):
             score(x, x * 0)
     with pytest.raises(TooFew, match="memorisation needs at least 1 images, and there are 0"):
-        neighbours.memorisation([], [1.0])
+        precision_recall.memorisation([], [1.0])
     with pytest.raises(ValueError, match="finite distances"):
-        neighbours.memorisation([np.inf], [1.0])
+        precision_recall.memorisation([np.inf], [1.0])

@@ -11,17 +11,17 @@ import torch
 
 import config
 import dataset
-import demo_data
-import diffusion
-import models
+from demo_data import folder
+from diffusion import objective, pipeline
+from diffusion import pipeline as diffusion_pipeline
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
 
-ROOT = pathlib.Path(models.__file__).parent
+ROOT = pathlib.Path(pipeline.__file__).parent
 
 
 @pytest.fixture(scope="module")
 def mini():
-    return models.load_parts("mini")
+    return pipeline.load_parts("mini")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ def mini():
 
 def test_mini_is_small_and_safe():
     pieces = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    files = [file for name in pieces for file in (models.MINI / name).iterdir()]
+    files = [file for name in pieces for file in (pipeline.MINI / name).iterdir()]
     assert {file.suffix for file in files} == {".json", ".txt", ".safetensors"}
     assert sum(file.stat().st_size for file in files) <= 20e6
 
@@ -38,9 +38,9 @@ def test_mini_is_small_and_safe():
 def test_mini_is_a_pipeline_for_diffusers(mini):
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(models.MINI)
+    pipeline = StableDiffusionPipeline.from_pretrained(diffusion_pipeline.MINI)
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
-    for name in ("vae", *models.PARTS):
+    for name in ("vae", *diffusion_pipeline.PARTS):
         ours, theirs = getattr(mini, name).state_dict(), getattr(pipeline, name).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     image = pipeline("A castle poster", width=128, height=192, num_inference_steps=2).images[0]
@@ -51,7 +51,7 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
     from transformers import CLIPTokenizer
 
     for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).write_bytes((models.MINI / "tokenizer" / name).read_bytes())
+        (tmp_path / name).write_bytes((pipeline.MINI / "tokenizer" / name).read_bytes())
     plain = CLIPTokenizer.from_pretrained(tmp_path)
     for text in ("A fantasy book cover with author Ada O'Hara, title The Glass Crown", "Ünïcode, 12!", ""):
         assert plain(text).input_ids == mini.tokenizer(text).input_ids
@@ -62,9 +62,9 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
 def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
     x = pictures.to_tensor(pixels)
-    latents = models.encode_images(mini.vae, x, torch.zeros(24, *models.latent_shape(mini, posters.SIZE)))
+    latents = pipeline.encode_images(mini.vae, x, torch.zeros(24, *pipeline.latent_shape(mini, posters.SIZE)))
     assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
-    error = models.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
+    error = pipeline.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
     assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
 
 
@@ -72,14 +72,14 @@ def test_the_caption_helps_to_draw_a_poster(mini):
     """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
     drawn = [posters.poster(row) for row in range(100_000, 100_032)]
     x = pictures.to_tensor(np.stack([np.asarray(image) for image, _ in drawn]))
-    latents = models.encode_images(mini.vae, x, torch.zeros(32, *models.latent_shape(mini, posters.SIZE)))
+    latents = pipeline.encode_images(mini.vae, x, torch.zeros(32, *pipeline.latent_shape(mini, posters.SIZE)))
     captions = [caption for _, caption in drawn]
     ids = torch.tensor(mini.tokenizer(captions, padding="max_length")["input_ids"])
-    noise = diffusion.normal(0, diffusion.NOISE, range(32), latents.shape[1:])
+    noise = objective.normal(0, objective.NOISE, range(32), latents.shape[1:])
     with torch.inference_mode():
-        text = models.encode_text(mini.text_encoder, ids)
+        text = pipeline.encode_text(mini.text_encoder, ids)
         right, wrong = (
-            diffusion.loss(mini.unet, mini.noise_scheduler, latents, words_of, noise, torch.full((32,), 900))
+            objective.loss(mini.unet, mini.noise_scheduler, latents, words_of, noise, torch.full((32,), 900))
             for words_of in (text, text.roll(1, 0))
         )
     assert right.mean() < 0.95 * wrong.mean(), (right.mean(), wrong.mean())
@@ -147,9 +147,9 @@ def test_an_untrained_denoiser_hears_the_text():
     parts = denoiser.build(words.build_tokenizer(captions), autoencoder.build())
     random = torch.Generator().manual_seed(0)
     ids = torch.tensor(parts.tokenizer(captions, padding="max_length")["input_ids"])
-    noise = torch.randn(1, *models.latent_shape(parts, posters.SIZE), generator=random).expand(2, -1, -1, -1)
+    noise = torch.randn(1, *pipeline.latent_shape(parts, posters.SIZE), generator=random).expand(2, -1, -1, -1)
     with torch.no_grad():
-        text, timesteps = models.encode_text(parts.text_encoder, ids), torch.tensor([900, 900])
+        text, timesteps = pipeline.encode_text(parts.text_encoder, ids), torch.tensor([900, 900])
         assert not parts.unet(noise, timesteps, text).sample.any()  # the first prediction is 0
         parts.unet.conv_out.weight.normal_(std=0.02, generator=random)
         first, second = parts.unet(noise, timesteps, text).sample
@@ -201,21 +201,21 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    return demo_data.ensure(tmp_path_factory.mktemp("books"), 300, workers=2)
+    return folder.ensure(tmp_path_factory.mktemp("books"), 300, workers=2)
 
 
 def losses(parts, covers, count):
     """float64 (count,): each held-out cover's loss, always with the same noise."""
-    schedule, shape = parts.noise_scheduler, models.latent_shape(parts, posters.SIZE)
+    schedule, shape = parts.noise_scheduler, pipeline.latent_shape(parts, posters.SIZE)
     found = []
-    with models.evaluating(parts):
+    with pipeline.evaluating(parts):
         for i in range(count):
             item = covers[i]
-            latents = models.encode_images(parts.vae, item["pixel_values"][None], torch.zeros(1, *shape))
-            text = models.encode_text(parts.text_encoder, item["input_ids"][None])
-            noise = diffusion.normal(99, diffusion.NOISE, [i], shape)
-            timestep = diffusion.stratified_timesteps(count, 1000)[i : i + 1]
-            found.append(diffusion.loss(parts.unet, schedule, latents, text, noise, timestep).double())
+            latents = pipeline.encode_images(parts.vae, item["pixel_values"][None], torch.zeros(1, *shape))
+            text = pipeline.encode_text(parts.text_encoder, item["input_ids"][None])
+            noise = objective.normal(99, objective.NOISE, [i], shape)
+            timestep = objective.stratified_timesteps(count, 1000)[i : i + 1]
+            found.append(objective.loss(parts.unet, schedule, latents, text, noise, timestep).double())
     return torch.cat(found)
 
 
@@ -235,7 +235,7 @@ def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run
 
     options = config.StatsOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
     held_out = dataset.open_data(options).books("test")
-    trained = models.load_parts(str(tmp_path / "r" / "versions" / "v1"))
+    trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
     options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
     covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)
     fall = losses(mini, covers, 64) - losses(trained, covers, 64)

@@ -15,13 +15,11 @@ from collections import Counter
 import pytest
 from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
-import artifacts
-import catalog
-import checkpoint
-import mirror
-import trackers
+from checkpoints import catalog, state
+from checkpoints import state as checkpoints_state
 from config import TrainingOptions
-from mirror import Mirror
+from tracking import artifacts, trackers, uploader
+from tracking.uploader import Mirror
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +39,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(mirror, "INTERVAL", 0.02)
+    monkeypatch.setattr(uploader, "INTERVAL", 0.02)
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published)
         wait_for(lambda: sending.missing() == [])
         append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
         wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
-        ledger, name = checkpoint.add_version(catalog.read_ledger(run), 22, 0.9, 9)
+        ledger, name = state.add_version(catalog.read_ledger(run), 22, 0.9, 9)
         with sending.disk:
             add_version(run, name)
             write_state(run, ledger, 22)
@@ -325,7 +323,7 @@ def test_versions_that_were_pruned_are_passed_over(run, options, said, published
 
 def save(run, step, loss, seed=0):
     """What a save leaves in the run's folder; the name of its version."""
-    ledger, name = checkpoint.add_version(catalog.read_ledger(run), step, loss, 9)
+    ledger, name = state.add_version(catalog.read_ledger(run), step, loss, 9)
     add_version(run, name, seed)
     write_state(run, ledger, step)
     (run / "versions.json").write_text(json.dumps(ledger))
@@ -381,7 +379,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
         assert found(options, f"one-{alias}").metadata["step"] == 30
 
     artifacts.bring_run(options, "one")
-    assert checkpoint.read_position(run)[0]["step"] == 30
+    assert state.read_position(run)[0]["step"] == 30
     assert read(run / "versions" / "v3") == read(other / "versions" / "v3")
     said.clear()
     save(run, 40, 0.5)
@@ -412,7 +410,7 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
     assert found(options, "one-best").metadata["step"] == 30
     artifacts.bring_run(elsewhere, "one")
     other = pathlib.Path(elsewhere.output_dir) / "one"
-    assert checkpoint.read_position(other)[0]["step"] == 20
+    assert state.read_position(other)[0]["step"] == 20
     save(other, 35, 0.9)
     with Mirror(other, elsewhere, 20, say=said.append) as sending:
         pass
@@ -435,8 +433,8 @@ def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
 
 
 def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, options, said, monkeypatch):
-    import session
     import training
+    from trainer import session
 
     stuck, ended, began, work = threading.Event(), threading.Event(), [], Mirror.work
     # after a Ctrl-C inside Thread.join() Python 3.11 takes a thread for stopped that goes on: join() is no help then
@@ -495,7 +493,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
     def require_room(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
-    monkeypatch.setattr(checkpoint, "require_room", require_room)
+    monkeypatch.setattr(checkpoints_state, "require_room", require_room)
     with Mirror(run, options, 20, say=said.append):
         pass
     needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
@@ -511,7 +509,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
 def test_a_full_store_is_told_and_nothing_is_published(run, options, said, published, monkeypatch, store):
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with Mirror(run, options, 20, say=said.append) as sending:
             pass
     assert not published and sending.missing() == ["v1", "v2", "state"]

@@ -5,14 +5,15 @@ import warnings
 import pytest
 import torch
 
-import checkpoint
-import models
+from checkpoints import state
 from config import UserError
+from diffusion import pipeline
+from diffusion import pipeline as diffusion_pipeline
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return models.load_parts("tiny")
+    return pipeline.load_parts("tiny")
 
 
 def digest(module):
@@ -21,8 +22,8 @@ def digest(module):
 
 def test_a_saved_pipeline_loads_with_the_same_weights(tiny, tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "saved")
-    parts = models.load_parts(str(tmp_path / "saved"))
-    for name in ("vae", *models.PARTS):
+    parts = pipeline.load_parts(str(tmp_path / "saved"))
+    for name in ("vae", *pipeline.PARTS):
         assert digest(getattr(parts, name)) == digest(getattr(tiny, name))
         assert not any(p.requires_grad for p in getattr(parts, name).parameters())
     assert parts.tokenizer("book cover").input_ids == tiny.tokenizer("book cover").input_ids
@@ -33,16 +34,16 @@ def test_encoding_draws_from_the_posterior_with_the_noise_it_is_given(tiny):
     images = torch.linspace(-1, 1, 3 * 16 * 24).reshape(1, 3, 24, 16)
     posterior = tiny.vae.encode(images).latent_dist
     factor = tiny.vae.config.scaling_factor
-    assert torch.equal(models.encode_images(tiny.vae, images, torch.zeros(1, 4, 3, 2)), posterior.mean * factor)
+    assert torch.equal(pipeline.encode_images(tiny.vae, images, torch.zeros(1, 4, 3, 2)), posterior.mean * factor)
     noise = torch.full((1, 4, 3, 2), 2.0)
     wanted = (posterior.mean + 2 * (0.5 * posterior.logvar).exp()) * factor
-    torch.testing.assert_close(models.encode_images(tiny.vae, images, noise), wanted)
-    assert models.latent_shape(tiny, (16, 24)) == (4, 3, 2)
+    torch.testing.assert_close(pipeline.encode_images(tiny.vae, images, noise), wanted)
+    assert pipeline.latent_shape(tiny, (16, 24)) == (4, 3, 2)
 
 
 def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
     latents = torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(0))
-    images = models.decode_latents(tiny.vae, latents)
+    images = pipeline.decode_latents(tiny.vae, latents)
     plain = tiny.pipeline().image_processor.postprocess(
         tiny.vae.decode(latents / tiny.vae.config.scaling_factor)[0].detach(), output_type="np"
     )
@@ -52,12 +53,12 @@ def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
 
 @pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_freeze_lets_just_these_learn(learning):
-    parts = models.freeze(models.build_tiny(), learning)
-    for name in ("vae", *models.PARTS):
+    parts = pipeline.freeze(pipeline.build_tiny(), learning)
+    for name in ("vae", *pipeline.PARTS):
         module = getattr(parts, name)
         assert module.training == (name in learning)
         assert all(p.requires_grad == (name in learning) for p in module.parameters())
-    with models.evaluating(parts):
+    with pipeline.evaluating(parts):
         assert not parts.unet.training and not torch.is_grad_enabled()
     assert parts.unet.training == ("unet" in learning) and torch.is_grad_enabled()
 
@@ -72,10 +73,10 @@ def saved_bytes(parts):
 
     ids = parts.tokenizer("a book", padding="max_length", return_tensors="pt").input_ids
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        text = models.encode_text(parts.text_encoder, ids)
+        text = pipeline.encode_text(parts.text_encoder, ids)
         out = parts.unet(torch.randn(1, 4, 12, 8), torch.tensor([5]), text, return_dict=False)[0]
     out.square().mean().backward()
-    weights = {p.data_ptr() for name in models.PARTS for p in getattr(parts, name).parameters()}
+    weights = {p.data_ptr() for name in pipeline.PARTS for p in getattr(parts, name).parameters()}
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
@@ -83,9 +84,9 @@ def saved_bytes(parts):
 def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
     gradients, sizes = [], []
     for checkpointing in (False, True):
-        parts = models.freeze(models.build_tiny(), learning)
+        parts = pipeline.freeze(pipeline.build_tiny(), learning)
         if checkpointing:
-            models.enable_checkpointing(parts, learning)
+            pipeline.enable_checkpointing(parts, learning)
         torch.manual_seed(0)
         sizes.append(saved_bytes(parts))
         gradients.append([p.grad for name in learning for p in getattr(parts, name).parameters()])
@@ -103,20 +104,20 @@ def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
     ],
 )
 def test_sources_that_can_not_be_had(source, message):
-    for load in (models.load_parts, models.load_tokenizer):
+    for load in (pipeline.load_parts, pipeline.load_tokenizer):
         with pytest.raises(UserError, match=message):
             load(source)
 
 
 def test_a_folder_that_is_not_a_pipeline(tmp_path):
     with pytest.raises(UserError, match=r"not a Stable Diffusion pipeline: it has no model_index\.json"):
-        models.load_parts(str(tmp_path))
+        pipeline.load_parts(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["x", "Y"]}')
     with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
-        models.load_parts(str(tmp_path))
+        pipeline.load_parts(str(tmp_path))
     (tmp_path / "model_index.json").write_text("not json")
     with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
-        models.load_parts(str(tmp_path))
+        pipeline.load_parts(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
@@ -125,7 +126,7 @@ def test_a_pipeline_with_a_damaged_weights_file(tiny, tmp_path, name):
     (weights,) = (tmp_path / name).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
-        models.load_parts(str(tmp_path))
+        pipeline.load_parts(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
@@ -139,27 +140,27 @@ def test_a_network_that_lacks_weights_is_refused(tiny, tmp_path, name):
     del weights[sorted(weights)[3]]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"{name} lacks 1 weights, such as "):
-        models.load_parts(str(tmp_path))
+        pipeline.load_parts(str(tmp_path))
 
 
 def test_the_hash_knows_every_weight(tiny):
-    parts = models.build_tiny()
-    assert models.weights_hash(parts) == models.weights_hash(tiny)
+    parts = pipeline.build_tiny()
+    assert pipeline.weights_hash(parts) == pipeline.weights_hash(tiny)
     with torch.no_grad():
         list(parts.text_encoder.parameters())[-1][0] += 1e-6
-    assert models.weights_hash(parts) != models.weights_hash(tiny)
+    assert pipeline.weights_hash(parts) != pipeline.weights_hash(tiny)
 
 
 def test_fp16_without_a_gpu_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert models.pick_precision("auto") == "no"
+    assert pipeline.pick_precision("auto") == "no"
     with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
-        models.pick_precision("fp16")
+        pipeline.pick_precision("fp16")
 
 
 def test_what_does_not_learn_goes_to_half_precision():
-    parts = models.place(models.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
+    parts = pipeline.place(pipeline.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
     assert (parts.unet.dtype, parts.vae.dtype, parts.text_encoder.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
@@ -176,10 +177,10 @@ def test_what_does_not_learn_goes_to_half_precision():
 def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, name, precision):
     from safetensors.torch import load_file
 
-    network, dtype = getattr(tiny, name), models.DTYPES[precision]
+    network, dtype = getattr(tiny, name), pipeline.DTYPES[precision]
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     pointers = [tensor.data_ptr() for tensor in network.state_dict().values()]
-    models.save_network(network, tmp_path / name, dtype)
+    pipeline.save_network(network, tmp_path / name, dtype)
     assert [tensor.data_ptr() for tensor in network.state_dict().values()] == pointers
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     assert network.dtype == torch.float32
@@ -198,9 +199,9 @@ def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, n
 
 
 def test_a_network_that_is_in_half_precision_is_saved_in_another(tmp_path):
-    unet = models.build_tiny().unet.to(torch.bfloat16)
+    unet = pipeline.build_tiny().unet.to(torch.bfloat16)
     unet.register_to_config(_name_or_path="/home/me/model")  # as one that was loaded has it
-    models.save_network(unet, tmp_path, torch.float32)
+    pipeline.save_network(unet, tmp_path, torch.float32)
     assert "/home/me" not in (tmp_path / "config.json").read_text()
     loaded = type(unet).from_pretrained(tmp_path)
     assert unet.dtype == torch.bfloat16 and loaded.dtype == torch.float32
@@ -215,12 +216,12 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
     import transformers
     from diffusers import StableDiffusionPipeline
 
-    parts = models.build_tiny()
+    parts = diffusion_pipeline.build_tiny()
     parts.pipeline().save_config(tmp_path)
     for name in ("tokenizer", "scheduler"):
         getattr(parts, name).save_pretrained(tmp_path / name)
-    for name in ("vae", *models.PARTS):
-        models.save_network(getattr(parts, name), tmp_path / name, models.DTYPES[precision])
+    for name in ("vae", *diffusion_pipeline.PARTS):
+        diffusion_pipeline.save_network(getattr(parts, name), tmp_path / name, diffusion_pipeline.DTYPES[precision])
     drawing = dict(num_inference_steps=1, height=32, width=32, output_type="np")
     for library in (diffusers, transformers):  # other tests have silenced them
         logger = logging.getLogger(library.__name__)
@@ -232,11 +233,11 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
         pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
         pipeline.set_progress_bar_config(disable=True)
         image = pipeline("a book", generator=torch.Generator().manual_seed(0), **drawing).images[0]
-    assert {getattr(pipeline, name).dtype for name in ("vae", *models.PARTS)} == {torch.float32}
+    assert {getattr(pipeline, name).dtype for name in ("vae", *diffusion_pipeline.PARTS)} == {torch.float32}
     assert image.shape == (32, 32, 3) and image.std() > 0
     said = [record.getMessage() for record in caplog.records if record.name.startswith(("diffusers", "transformers"))]
     assert [line for line in said if "safety checker" not in line] == []
-    loaded = models.load_parts(str(tmp_path))
+    loaded = diffusion_pipeline.load_parts(str(tmp_path))
     again = loaded.pipeline()
     again.set_progress_bar_config(disable=True)
     assert (again("a book", generator=torch.Generator().manual_seed(0), **drawing).images[0] == image).all()
@@ -255,16 +256,16 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
     ],
 )
 def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtype, precision, kept):
-    kept_dtype = models.DTYPES[checkpoint.kept_dtype({"save_dtype": save_dtype, "precision": precision})]
+    kept_dtype = pipeline.DTYPES[state.kept_dtype({"save_dtype": save_dtype, "precision": precision})]
     assert kept_dtype == kept
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
-    first = weights.to(models.DTYPES[precision])
-    assert torch.equal(weights.to(kept_dtype).to(models.DTYPES[precision]), first)
+    first = weights.to(pipeline.DTYPES[precision])
+    assert torch.equal(weights.to(kept_dtype).to(pipeline.DTYPES[precision]), first)
 
 
 def test_mini_is_a_name_of_the_bundled_folder():
-    assert models.local_folder("mini") == models.MINI
-    parts = models.load_parts("mini")
-    assert models.weights_hash(parts) == models.weights_hash(models.load_parts(str(models.MINI)))
-    assert parts.tokenizer("a book").input_ids == models.load_tokenizer("mini")("a book").input_ids
-    assert models.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)
+    assert pipeline.local_folder("mini") == pipeline.MINI
+    parts = pipeline.load_parts("mini")
+    assert pipeline.weights_hash(parts) == pipeline.weights_hash(pipeline.load_parts(str(pipeline.MINI)))
+    assert parts.tokenizer("a book").input_ids == pipeline.load_tokenizer("mini")("a book").input_ids
+    assert pipeline.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)

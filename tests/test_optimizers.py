@@ -10,13 +10,12 @@ import pytest
 import torch
 import transformers
 
-import checkpoint
-import command_line
 import config
-import diffusion
-import models
-import optimizers
 import training
+from checkpoints import state
+from cli import parser
+from diffusion import objective, pipeline
+from trainer import optimizers
 
 BOTH = ["unet", "text_encoder"]
 
@@ -27,7 +26,7 @@ def make_options(**given):
 
 def make(dtype="fp32", **given):
     """(parts, Optimizer) as session.set_up makes them, on the CPU."""
-    parts = models.place(models.freeze(models.build_tiny(), BOTH), torch.device("cpu"), "no", BOTH, dtype)
+    parts = pipeline.place(pipeline.freeze(pipeline.build_tiny(), BOTH), torch.device("cpu"), "no", BOTH, dtype)
     optimizer = optimizers.make(
         make_options(weights_dtype=dtype, **given), parts, BOTH, accelerate.Accelerator(cpu=True)
     )
@@ -40,13 +39,13 @@ def learn(parts, optimizer, updates=range(3), check=None):
     """Real updates of both parts on random latents and tokens; returns the norms of their gradients."""
     norms = []
     for update in updates:
-        latents = diffusion.normal(0, diffusion.POSTERIOR, [update, 100 + update], (4, 12, 8))
-        noise = diffusion.normal(0, diffusion.NOISE, [update, 100 + update], (4, 12, 8))
+        latents = objective.normal(0, objective.POSTERIOR, [update, 100 + update], (4, 12, 8))
+        noise = objective.normal(0, objective.NOISE, [update, 100 + update], (4, 12, 8))
         input_ids = torch.arange(2 * 77).reshape(2, 77) + update
         optimizer.begin(update, 1 / (1 + update))
-        text = models.encode_text(parts.text_encoder, input_ids)
+        text = pipeline.encode_text(parts.text_encoder, input_ids)
         timesteps = torch.tensor([100, 900])
-        diffusion.loss(parts.unet, parts.noise_scheduler, latents, text, noise, timesteps).mean().backward()
+        objective.loss(parts.unet, parts.noise_scheduler, latents, text, noise, timesteps).mean().backward()
         norms.append(optimizer.clip().item())
         optimizer.step()
     return norms
@@ -75,7 +74,7 @@ def equal(ours, theirs):
 )
 def test_each_learning_part_has_its_own_rate(name, kind):
     options = make_options(optimizer=name, weight_decay=0.03)
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     optimizer = optimizers.build(options, parts, BOTH)
     assert type(optimizer) is kind and getattr(optimizer, "is_paged", False) == name.startswith("paged")
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
@@ -105,7 +104,7 @@ def moments_in_bytes(name, weights):
 def test_the_moments_take_what_they_should(name, dtype):
     parts, optimizer = make(dtype, optimizer=name)
     learn(parts, optimizer, range(1))
-    assert checkpoint.bytes_of_optimizer(optimizer) == moments_in_bytes(name, weights_of(parts))
+    assert state.bytes_of_optimizer(optimizer) == moments_in_bytes(name, weights_of(parts))
 
 
 def test_on_a_cpu_paged_is_the_plain_8_bit_one():
@@ -116,7 +115,7 @@ def test_on_a_cpu_paged_is_the_plain_8_bit_one():
 
 
 def test_with_a_loss_scaler_adamw_lets_accelerate_see_what_it_leaves_out():
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     assert optimizers.build(make_options(optimizer="adamw"), parts, BOTH).defaults["fused"]
     assert not optimizers.build(make_options(optimizer="adamw"), parts, BOTH, scaler=object()).defaults["fused"]
 
@@ -181,7 +180,7 @@ def test_fused_backward_without_clipping_is_bit_for_bit_the_plain_mode(name):
     norms = learn(plain, plain_optimizer)
     assert learn(fused, fused_optimizer) == pytest.approx(norms, rel=1e-5)  # of the whole gradient in both
     assert equal(weights_of(plain), weights_of(fused))
-    assert not equal(weights_of(fused), weights_of(models.build_tiny()))
+    assert not equal(weights_of(fused), weights_of(pipeline.build_tiny()))
 
 
 def test_fused_backward_clips_each_weights_own_gradient():
@@ -287,7 +286,7 @@ def test_an_update_of_bf16_weights_is_that_of_fp32_rounded(name, fused):
     """Before the first rounding, given the same gradient: within one neighbour of the fp32 result."""
     given = dict(optimizer=name, max_grad_norm=0.01)
     parts, optimizer = make("bf16", fused_backward=fused, **given)
-    exact = models.freeze(models.build_tiny(), BOTH)
+    exact = pipeline.freeze(pipeline.build_tiny(), BOTH)
     for p, q in zip(weights_of(exact), weights_of(parts), strict=True):
         p.copy_(q)
     plain = optimizers.build(make_options(**given), exact, BOTH)
@@ -401,16 +400,16 @@ def test_a_resumed_run_is_bit_identical(small_data, tmp_path, words):
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_path, monkeypatch):
     """Of the third update, inside whose backward pass weights would change: what was saved before stays the newest."""
-    import updates
+    from trainer import batches
 
-    real, told = updates.training_loss, []
+    real, told = batches.training_loss, []
 
     def third_is_nan(session, batch, places):
         losses = real(session, batch, places)
         told.append(weights_of(session.parts)[0].isfinite().all())
         return losses * (math.nan if session.position["step"] == 2 else 1)
 
-    monkeypatch.setattr(updates, "training_loss", third_is_nan)
+    monkeypatch.setattr(batches, "training_loss", third_is_nan)
     backwards = []
     real_backward = accelerate.Accelerator.backward
     monkeypatch.setattr(
@@ -420,7 +419,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_pat
     with pytest.raises(config.UserError, match=r"update 3: the loss \(nan\) .* the last good version is v1"):
         training.main([*words, "--sample_every", "0", "--fused_backward", "--max_steps", "4"])
     assert len(backwards) == 2 and len(told) == 3
-    assert checkpoint.read_position(tmp_path / "run")[0]["step"] == 2
+    assert state.read_position(tmp_path / "run")[0]["step"] == 2
 
 
 def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved(small_data, tmp_path, monkeypatch):
@@ -449,7 +448,7 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
 )
 def test_what_does_not_go_together_is_said_in_one_line(words, message, capsys):
     with pytest.raises(config.UserError, match=message) as caught:
-        command_line.parse(config.TrainingOptions, words.split())
+        parser.parse(config.TrainingOptions, words.split())
     assert "\n" not in str(caught.value)
 
 
@@ -474,16 +473,16 @@ def test_what_only_the_machine_can_tell_is_refused_too(monkeypatch):
 def test_a_resumed_run_keeps_its_way_of_learning(word, tmp_path):
     options = make_options(optimizer="adafactor", fused_backward=True, weights_dtype="bf16", ema_decay=0.9)
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(options)))
-    given = command_line.read_command_line(config.TrainingOptions, word.split())
+    given = parser.read_command_line(config.TrainingOptions, word.split())
     with pytest.raises(config.UserError, match=f"{word} would change the past"):
-        command_line.refuse_changes(config.TrainingOptions, tmp_path / "config.json", given)
+        parser.refuse_changes(config.TrainingOptions, tmp_path / "config.json", given)
 
 
 def test_a_resumed_run_steps_as_its_own_precision_asks():
     """A state saved with AdamW's fused kernel, in a run that goes on with fp16's loss scaler: no fused kernel there."""
 
     def made(scaler):
-        parts = models.freeze(models.build_tiny(), BOTH)
+        parts = pipeline.freeze(pipeline.build_tiny(), BOTH)
         accelerator = types.SimpleNamespace(scaler=scaler, prepare=lambda inner: inner, device=torch.device("cpu"))
         return optimizers.make(make_options(optimizer="adamw"), parts, BOTH, accelerator)
 

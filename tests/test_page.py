@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import command_line
 import config
-import gallery
-import page
 import report
+from cli import parser
+from generation import covers
+from page import html
 
 
 def column(version="v1", run=None, **changes):
     options = dataclasses.replace(config.InferenceOptions(output_dir="my runs"), **changes)
-    version = gallery.Version(version, "tiny", run)
+    version = covers.Version(version, "tiny", run)
     runs = [run] if run else []
     return report.Column("a", version, options, pathlib.Path("my covers/v1"), runs, {}, {"weights": "w"})
 
@@ -28,7 +28,7 @@ def column(version="v1", run=None, **changes):
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run with a config.json."""
-    import files
+    from common import files
 
     folder = tmp_path / "a run"
     files.write_json(folder / "config.json", config.to_json(config.TrainingOptions(seed=7, steps=9)))
@@ -44,27 +44,27 @@ def decode(uri):
 def test_small_pictures_lose_nothing_and_large_ones_little():
     random = np.random.default_rng(0)
     small = random.integers(0, 256, (96, 64, 3), np.uint8)
-    assert np.array_equal(np.asarray(decode(page.picture_uri(small))), small)
+    assert np.array_equal(np.asarray(decode(html.picture_uri(small))), small)
     ramp = np.linspace(0, 255, 512 * 768 * 3).reshape(768, 512, 3).astype(np.uint8)
-    shown = decode(page.picture_uri(ramp))
+    shown = decode(html.picture_uri(ramp))
     assert shown.size == (512, 768) and np.abs(np.asarray(shown).astype(int) - ramp).mean() < 2
 
 
 def test_the_hash_is_what_a_browser_computes():
     digest = base64.b64encode(hashlib.sha256("ü = 1;\n".encode()).digest()).decode()
-    assert page.csp_hash("ü = 1;\n") == f"'sha256-{digest}'"
+    assert html.csp_hash("ü = 1;\n") == f"'sha256-{digest}'"
 
 
 def test_the_drawing_command_gives_the_options_back(run):
     shown = column(run=run, seed=7, steps=5, guidance_scale=3.0)
-    words = shlex.split(page.score_command(shown, None))[3:]
-    options, given = command_line.parse(config.InferenceOptions, words)
+    words = shlex.split(html.score_command(shown, None))[3:]
+    options, given = parser.parse(config.InferenceOptions, words)
     assert options.calc_fid and (options.version, options.run_id) == ("v1", "a run")
     assert (options.output_dir, options.save_dir) == ("my runs", "my covers")
     assert given["steps"] == 5  # the run has 9
     assert "seed" not in given  # comes from the run
     assert (
-        command_line.parse(config.InferenceOptions, shlex.split(page.score_command(column("v0"), None))[3:])[
+        parser.parse(config.InferenceOptions, shlex.split(html.score_command(column("v0"), None))[3:])[
             0
         ].pretrained_model
         == "tiny"
@@ -73,8 +73,8 @@ def test_the_drawing_command_gives_the_options_back(run):
 
 def test_a_version_is_to_be_scored_like_the_others(run):
     def given(**score):
-        words = shlex.split(page.score_command(column(run=run), score))[3:]
-        return command_line.parse(config.InferenceOptions, words)[1]
+        words = shlex.split(html.score_command(column(run=run), score))[3:]
+        return parser.parse(config.InferenceOptions, words)[1]
 
     like = given(n=150, fid_features="efficientnet", fid_resize="clean", split="all", fid_stats_path="my stats.npz")
     assert (like["num_imgs"], like["fid_features"], like["split"]) == (150, "efficientnet", "all")
@@ -88,7 +88,7 @@ def test_what_the_data_folder_holds_is_told(small_data):
     import dataset
 
     data = dataset.open_data(config.DataOptions(data_root=str(small_data), resolution="32x48"))
-    facts = {what: (number, note) for what, number, note in page.data_facts(data)}
+    facts = {what: (number, note) for what, number, note in html.data_facts(data)}
     assert facts["covers to train on"][0] == 22 and facts["held out"][0] == 4 and facts["left out"] == (0, "")
     assert facts["genres"][0] == 3
     counts = dict(word.rsplit(" ", 1) for word in facts["genres"][1].split(", "))

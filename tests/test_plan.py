@@ -8,15 +8,15 @@ import types
 import pytest
 import torch
 
-import checks
 import config
-import memory
-import models
-import plan
 import training
-import updates
-from checkpoint import GIB
+from checkpoints.state import GIB
+from cli import checks
 from config import TrainingOptions
+from diffusion import pipeline
+from memory import advice, forecast
+from memory import forecast as memory_forecast
+from trainer import batches
 
 PLAN = ["--plan", "--pretrained_model", "tiny", "--resolution", "64x96", "--data_root", "/nowhere"]
 
@@ -29,13 +29,13 @@ def closed_form(monkeypatch):
         activations = options.batch_size + (0 if options.grad_ckpt else 3)
         sizes = {"weights": 4, "gradients": 0, "optimizer": 2 if options.optimizer == "adamw" else 0}
         sizes = {kind: size * GIB for kind, size in {**sizes, "activations": activations}.items()}
-        return memory.Forecast({"training": sizes, "sampling": dict.fromkeys(memory.KINDS, GIB)}, 0)
+        return memory_forecast.Forecast({"training": sizes, "sampling": dict.fromkeys(memory_forecast.KINDS, GIB)}, 0)
 
-    monkeypatch.setattr(memory, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast", forecast)
 
 
 def peaks(suggestions):
-    return {plan.flags(change): peak / GIB for change, peak in suggestions}
+    return {advice.flags(change): peak / GIB for change, peak in suggestions}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -44,10 +44,10 @@ def peaks(suggestions):
 
 @pytest.mark.parametrize(("size", "smaller"), [(4, [2, 1]), (12, [6, 3, 1]), (5, [1]), (1, [])])
 def test_smaller_batches_make_the_same_updates(size, smaller):
-    changes = plan.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
+    changes = advice.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
     assert [change["batch_size"] for change in changes] == smaller
     assert all(change["batch_size"] * change["grad_acc_steps"] == 3 * size for change in changes)
-    changes = plan.smaller_batches(TrainingOptions(batch_size=size, fused_backward=True))  # takes one batch alone
+    changes = advice.smaller_batches(TrainingOptions(batch_size=size, fused_backward=True))  # takes one batch alone
     assert changes == [{"batch_size": n, "grad_acc_steps": 1} for n in smaller]
 
 
@@ -55,17 +55,19 @@ def test_remedies_are_options_that_go_together_and_change_something():
     alone = dict(train_unet=True, train_text_encoder=False, grad_ckpt=False)
     for words in (dict(), dict(train_unet=True), alone, dict(fused_backward=True), dict(ema_decay=0.999)):
         options = TrainingOptions(**words)
-        changes = plan.remedies(options)
+        changes = advice.remedies(options)
         for change in changes:
             assert checks.check(dataclasses.replace(options, **change)) != options
         assert not any(change in changes[:i] for i, change in enumerate(changes))
-    assert {"train_unet": False} in plan.remedies(TrainingOptions(train_unet=True))
-    assert not any("train_unet" in c for c in plan.remedies(TrainingOptions(train_unet=True, train_text_encoder=False)))
+    assert {"train_unet": False} in advice.remedies(TrainingOptions(train_unet=True))
+    assert not any(
+        "train_unet" in c for c in advice.remedies(TrainingOptions(train_unet=True, train_text_encoder=False))
+    )
 
 
 def test_each_remedy_alone_and_the_first_that_is_enough(closed_form):
     options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")  # 13 GiB
-    alone, enough = plan.suggest(options, None, 10 * GIB)
+    alone, enough = advice.suggest(options, None, 10 * GIB)
     assert peaks(alone) == {
         "--grad_ckpt True": 10,
         "--optimizer adamw8bit": 11,
@@ -77,10 +79,10 @@ def test_each_remedy_alone_and_the_first_that_is_enough(closed_form):
 
 def test_remedies_together(closed_form):
     options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")
-    _, (change, peak) = plan.suggest(options, None, 6 * GIB)
+    _, (change, peak) = advice.suggest(options, None, 6 * GIB)
     assert change == {"grad_ckpt": True, "optimizer": "adamw8bit", "batch_size": 2, "grad_acc_steps": 2}
     assert peak == 6 * GIB
-    assert plan.suggest(options, None, 4.5 * GIB)[1] is None
+    assert advice.suggest(options, None, 4.5 * GIB)[1] is None
 
 
 def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
@@ -89,15 +91,15 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
     def forecast(options, architecture, device="cuda"):
         small = options.fused_backward and options.weights_dtype == "bf16"
         gib = (4 if options.optimizer == "adafactor" else 5) if small else 10 if options.train_unet else 3
-        return memory.Forecast({"training": {kind: gib * GIB / 4 for kind in memory.KINDS}}, 0)
+        return memory_forecast.Forecast({"training": {kind: gib * GIB / 4 for kind in memory_forecast.KINDS}}, 0)
 
-    monkeypatch.setattr(memory, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast", forecast)
     options = TrainingOptions(train_unet=True, grad_acc_steps=2)
     for room, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
-        _, (change, peak) = plan.suggest(options, None, room * GIB)
+        _, (change, peak) = advice.suggest(options, None, room * GIB)
         changed = checks.check(dataclasses.replace(options, **change))
         assert (changed.train_unet, changed.optimizer, peak) == (unet, optimizer, room * GIB)
-    assert plan.suggest(options, None, 2 * GIB)[1] is None
+    assert advice.suggest(options, None, 2 * GIB)[1] is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def test_json(capsys):
         and told["suggestions"] == []
         and told["enough"] is None
     )
-    assert set(told["parts"]) == {*memory.KINDS, "context"}
+    assert set(told["parts"]) == {*forecast.KINDS, "context"}
     assert sum(told["parts"].values()) == pytest.approx(told["peak_gib"]) == max(told["phases"].values())
     assert told["peak_gib"] == told["phases"][told["phase"]]
     assert set(told["phases"]) == {"training", "validation", "sampling"}
@@ -137,7 +139,7 @@ def test_what_does_not_fit_is_told_with_a_remedy(capsys, closed_form):
 
 
 def test_nothing_is_looked_for_where_cuda_alone_takes_the_card(capsys, monkeypatch):
-    monkeypatch.setattr(plan, "suggest", lambda *_: pytest.fail("remedies were traced"))
+    monkeypatch.setattr(advice, "suggest", lambda *_: pytest.fail("remedies were traced"))
     assert training.main([*PLAN, "--vram_gb", "0.4"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "CUDA alone takes that: no option can help"
 
@@ -176,12 +178,12 @@ def test_mistakes_are_one_line(words, message, tmp_path):
 
 
 def test_the_card_is_the_one_that_was_given_or_is_here(monkeypatch):
-    assert plan.card_gib(TrainingOptions(vram_gb=8.0)) == 8
-    assert plan.card_gib(TrainingOptions(vram_gb=8.0, preset="24gb")) == 8
+    assert advice.card_gib(TrainingOptions(vram_gb=8.0)) == 8
+    assert advice.card_gib(TrainingOptions(vram_gb=8.0, preset="24gb")) == 8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     card = types.SimpleNamespace(total_memory=24 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert plan.card_gib(TrainingOptions()) == 24
+    assert advice.card_gib(TrainingOptions()) == 24
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -195,11 +197,11 @@ def words(small_data, tmp_path):
 
 
 def stand_in():
-    return types.SimpleNamespace(parts=models.build_tiny())
+    return types.SimpleNamespace(parts=pipeline.build_tiny())
 
 
 def expect(device="cpu"):
-    return plan.expect(TrainingOptions(resolution="32x48"), models.build_tiny(), torch.device(device))
+    return advice.expect(TrainingOptions(resolution="32x48"), pipeline.build_tiny(), torch.device(device))
 
 
 def test_a_run_begins_with_its_forecast(words, capsys):
@@ -223,7 +225,7 @@ def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys, problem):
     def fails(*_):
         raise problem("no fake for this operator")
 
-    monkeypatch.setattr(memory, "forecast", fails)
+    monkeypatch.setattr(forecast, "forecast", fails)
     assert expect() is None
     assert "no fake for this operator" in capsys.readouterr().err
 
@@ -231,10 +233,10 @@ def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys, problem):
 def test_the_measured_peak_stands_beside_the_forecast(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * GIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 8 * GIB)
-    forecast = memory.Forecast({"training": dict.fromkeys(memory.KINDS, 2 * GIB)}, GIB)
-    line = plan.compare(forecast, torch.device("cuda"), "adamw")
+    forecast = memory_forecast.Forecast({"training": dict.fromkeys(memory_forecast.KINDS, 2 * GIB)}, GIB)
+    line = advice.compare(forecast, torch.device("cuda"), "adamw")
     assert "7.00 GiB of tensors at most, 8.00 were expected; torch held 8.00" in line
-    line = plan.compare(forecast, torch.device("cuda"), "paged_adamw8bit")
+    line = advice.compare(forecast, torch.device("cuda"), "paged_adamw8bit")
     assert "7.00 GiB of tensors at most, 6.00 were expected" in line and line.endswith("paged moments 2.00")
 
 
@@ -242,7 +244,7 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
     """The command in the message is run as it stands: update 2 was not kept, update 1 was."""
     steps = []
 
-    training_loss = updates.training_loss
+    training_loss = batches.training_loss
 
     def full(session, batch, places):
         if session.options.batch_size == 4 and places[0] >= 4:
@@ -250,8 +252,8 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
         steps.append(places)
         return training_loss(session, batch, places)
 
-    monkeypatch.setattr(updates, "training_loss", full)
-    monkeypatch.setattr(plan, "room", lambda options: 6 * GIB)
+    monkeypatch.setattr(batches, "training_loss", full)
+    monkeypatch.setattr(advice, "room", lambda options: 6 * GIB)
     with pytest.raises(config.UserError, match=r"the GPU's memory is full: about 8\.0 GiB are needed; go on") as caught:
         training.main([*words, "--max_steps", "2", "--save_every", "1", "--batch_size", "4"])
     command = shlex.split(str(caught.value).split("with: ")[1])
@@ -263,21 +265,21 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
 
 def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch):
     """8-bit AdamW would be the first remedy, but the run could not have it. A resumed run may not even have got in."""
-    monkeypatch.setattr(plan, "room", lambda options: 9 * GIB)
+    monkeypatch.setattr(advice, "room", lambda options: 9 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=4, pretrained_model="tiny")  # 10 GiB
     for session in (stand_in(), None):
-        problem = plan.out_of_memory(options, session, pathlib.Path("runs/run"))
+        problem = advice.out_of_memory(options, session, pathlib.Path("runs/run"))
         assert str(problem).endswith("--output_dir runs --run_id run --batch_size 2 --grad_acc_steps 2")
 
 
 def test_out_of_memory_with_what_a_run_cannot_change(closed_form, monkeypatch):
     """AdamW's states are part of the run: a new one is needed. So it is if a new run's model did not even get in."""
-    monkeypatch.setattr(plan, "room", lambda options: 6 * GIB)
+    monkeypatch.setattr(advice, "room", lambda options: 6 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=1, pretrained_model="tiny")  # 7 GiB
     session, run = stand_in(), pathlib.Path("runs/run")
-    problem = plan.out_of_memory(options, session, run)
+    problem = advice.out_of_memory(options, session, run)
     assert "start a new run with --optimizer adamw8bit, which needs about 5.0 GiB" in str(problem)
-    problem = plan.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None, None)
+    problem = advice.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None, None)
     assert "start a new run with --batch_size 2 --grad_acc_steps 2" in str(problem)
-    monkeypatch.setattr(plan, "room", lambda options: GIB)
-    assert "use a lower --resolution" in str(plan.out_of_memory(options, session, run))
+    monkeypatch.setattr(advice, "room", lambda options: GIB)
+    assert "use a lower --resolution" in str(advice.out_of_memory(options, session, run))

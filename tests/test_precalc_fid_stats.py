@@ -8,15 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-import command_line
 import config
-import covers
 import dataset
-import feature_cache
-import features
-import metrics
 import precalc_fid_stats
-import stats_file
+from cli import parser
+from data import images
+from evaluation import distances, feature_cache, features, reference
 
 COLUMNS = [
     *("book_authors", "book_desc", "book_edition", "book_format", "book_isbn", "book_pages", "book_rating"),
@@ -66,25 +63,25 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
     assert "test covers: 100%" in done.stderr
     assert os.listdir(path.parent) == ["fid_stats.npz"]
 
-    options, _ = command_line.parse(config.StatsOptions, words(root, path))
+    options, _ = parser.parse(config.StatsOptions, words(root, path))
     extractor = features.load_extractor(options, torch.device("cpu"))
     data = dataset.open_data(options)
-    stats = stats_file.load_reference(options, extractor, data)
+    stats = reference.load_reference(options, extractor, data)
     held_out = data.books("test")
     assert sorted(book.row for book in held_out) == [9, 10, 11, 12, 13]
-    pixels = np.stack([covers.read(book.image, (64, 96)) for book in held_out])
+    pixels = np.stack([images.read(book.image, (64, 96)) for book in held_out])
     expected = extractor(pixels)
     assert stats.n == 5
     np.testing.assert_allclose(stats.mu, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
     sigma = np.cov(expected, rowvar=False)
     np.testing.assert_allclose(stats.sigma, sigma, atol=1e-4 * sigma.max())
-    assert metrics.frechet_distance(stats.mu, stats.sigma, expected.mean(axis=0), sigma) < 1e-6 * np.trace(sigma)
+    assert distances.frechet_distance(stats.mu, stats.sigma, expected.mean(axis=0), sigma) < 1e-6 * np.trace(sigma)
 
     others = (["--resolution", "64x64"], ["--split", "train"], ["--split", "all"])
     for change, name in zip(others, ("resolution", "split", "split"), strict=True):
-        other, _ = command_line.parse(config.StatsOptions, words(root, path, *change))
+        other, _ = parser.parse(config.StatsOptions, words(root, path, *change))
         with pytest.raises(config.UserError, match=f"was made with {name} ") as problem:
-            stats_file.load_reference(other, extractor, data)
+            reference.load_reference(other, extractor, data)
         assert f"precalc_fid_stats --data_root {root}" in str(problem.value)
         assert " ".join(change) in str(problem.value)
 

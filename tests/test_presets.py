@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-import command_line
 import presets
+from cli import parser
 from config import TrainingOptions, UserError
 
 KNOWN = {field.name: field for field in dataclasses.fields(TrainingOptions)}
@@ -11,7 +11,7 @@ KNOWN = {field.name: field for field in dataclasses.fields(TrainingOptions)}
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_preset_sets_what_it_says_and_goes_together_with_both_parts_learning(name, capsys):
-    options, given = command_line.parse(TrainingOptions, ["--preset", name, "--train_unet", "--ema_decay", "0.999"])
+    options, given = parser.parse(TrainingOptions, ["--preset", name, "--train_unet", "--ema_decay", "0.999"])
     told = capsys.readouterr().err
     assert told.startswith(f"preset {name} sets --") and told.count("\n") == 1
     for flag, value in presets.PRESETS[name].items():
@@ -25,7 +25,7 @@ def test_flags_that_are_given_win(name, capsys, tmp_path):
     path = tmp_path / "options.json"
     path.write_text('{"ema_device": "auto"}')
     words = ["--preset", name, "--batch_size", "3", "--no-grad_ckpt", "--config", str(path)]
-    options, _ = command_line.parse(TrainingOptions, words)
+    options, _ = parser.parse(TrainingOptions, words)
     assert (options.batch_size, options.grad_ckpt, options.ema_device) == (3, False, "auto")
     told = capsys.readouterr().err
     assert not any(flag in told for flag in ("--batch_size", "--grad_ckpt", "--ema_device"))
@@ -34,12 +34,12 @@ def test_flags_that_are_given_win(name, capsys, tmp_path):
 def test_a_preset_may_have_nothing_left_to_set(capsys):
     values = {flag: value for flag, value in presets.PRESETS["24gb"].items() if flag in KNOWN}
     words = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
-    command_line.parse(TrainingOptions, ["--preset", "24gb", *words])
+    parser.parse(TrainingOptions, ["--preset", "24gb", *words])
     assert capsys.readouterr().err == "preset 24gb sets nothing, since all was given\n"
 
 
 def test_without_a_preset_nothing_is_said_or_set(capsys):
-    assert command_line.parse(TrainingOptions, [])[1] == {}
+    assert parser.parse(TrainingOptions, [])[1] == {}
     assert capsys.readouterr().err == ""
 
 
@@ -50,7 +50,7 @@ def test_smaller_cards_get_more_thrifty_flags():
 
 def test_a_preset_is_for_a_new_run_and_is_not_saved():
     with pytest.raises(UserError, match="--preset is for a new run"):
-        command_line.parse(TrainingOptions, ["--preset", "6gb", "--run_id", "a"])
+        parser.parse(TrainingOptions, ["--preset", "6gb", "--run_id", "a"])
     with pytest.raises(UserError, match="--preset: expected one of 6gb, 8gb, 12gb, 24gb"):
-        command_line.parse(TrainingOptions, ["--preset", "16gb"])
+        parser.parse(TrainingOptions, ["--preset", "16gb"])
     assert not KNOWN["preset"].metadata["saved"]

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from prompts import TEMPLATES, Book, build_prompt, tidy
+from data.prompts import TEMPLATES, Book, build_prompt, tidy
 
 LE_GUIN = Book(0, "A Wizard of Earthsea", ("Ursula K. Le Guin",), ("Fantasy", "Young Adult", "Fiction", "Classics"))
 

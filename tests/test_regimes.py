@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import config
-from bench import regimes
+from experiments import regimes
 
 
 def test_options_go_to_the_scripts_that_know_them():

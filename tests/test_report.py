@@ -8,15 +8,14 @@ import shutil
 import pandas as pd
 import pytest
 
-import catalog
 import config
-import gallery
 import report
 import training
-import values
+from checkpoints import catalog, scores
+from generation import covers
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
-SETTINGS = {name: 1 for name in values.ALIKE} | {
+SETTINGS = {name: 1 for name in scores.ALIKE} | {
     "score": "FD (EfficientNet-Lite0)",
     "fid_features": "efficientnet",
     "fid_resize": "clean",
@@ -311,7 +310,7 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
     ],
 )
 def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
-    monkeypatch.setattr(gallery, "load", lambda *_: pytest.fail("mistakes come before the long work"))
+    monkeypatch.setattr(covers, "load", lambda *_: pytest.fail("mistakes come before the long work"))
     with pytest.raises(config.UserError, match=message):
         make(trained, tmp_path / "r.html", *more)
     assert list(tmp_path.iterdir()) == []

@@ -12,12 +12,10 @@ import pytest
 from test_artifacts import SHARED, add_version, make_run, own_trackio, publish_all, read, write_state
 from wandb_stand_in import KEY, StandIn
 
-import artifacts
-import catalog
-import checkpoint
 import runs
-import trackers
+from checkpoints import catalog, state
 from config import TrainingOptions, UserError
+from tracking import artifacts, trackers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -336,7 +334,7 @@ def test_curves_that_fail_are_a_failure_too(options, shared_options, monkeypatch
 
 def test_a_run_that_trains_is_left_to_its_own_process(options, shared_options):
     run = make_run(shared_options)
-    with checkpoint.lock(run), pytest.raises(UserError, match="another process is training run one"):
+    with state.lock(run), pytest.raises(UserError, match="another process is training run one"):
         publish(options)
 
 
@@ -344,13 +342,13 @@ def test_the_command_that_the_warning_names_publishes(options, shared_options, m
     """Typed in another process, as people do."""
     import shlex
 
-    import mirror
+    from tracking import uploader
 
     run = make_run(shared_options)
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(trackers.Trackio, "start", lambda *_: (_ for _ in ()).throw(trackers.TrackerError("trackio: no")))
-        with mirror.Mirror(run, shared_options, 20, say=said.append):
+        with uploader.Mirror(run, shared_options, 20, say=said.append):
             pass
     words = shlex.split(said[-1].split("publish with: ")[1])
     assert words[:3] == ["python", "-m", "runs"]
@@ -414,7 +412,7 @@ def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
         assert (len(versions), len(states)) == (5, 2)
 
         # one goes on: v4, and its list keeps v2 (best), v3 and v4
-        ledger, name = checkpoint.add_version(catalog.read_ledger(run), 40, 0.9, 1)
+        ledger, name = state.add_version(catalog.read_ledger(run), 40, 0.9, 1)
         assert list(ledger["versions"]) == ["v2", "v3", "v4"]
         add_version(run, name)
         shutil.rmtree(run / "versions" / "v1")

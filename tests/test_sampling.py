@@ -5,14 +5,12 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 import config
-import diffusion
-import models
-import sampling
+from diffusion import objective, pipeline, sampling
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return models.load_parts("tiny")
+    return pipeline.load_parts("tiny")
 
 
 def draw(parts, rows, scheduler="dpm++", guidance_scale=7.5, steps=3, **given):
@@ -34,8 +32,8 @@ def test_ddim_equals_the_update_written_out(tiny):
     ids = tiny.tokenizer(["book 7", ""], padding="max_length", return_tensors="pt").input_ids
     alpha_bar = tiny.noise_scheduler.alphas_cumprod.double()
     with torch.no_grad():
-        text, empty = models.encode_text(tiny.text_encoder, ids)
-        x = diffusion.normal(0, diffusion.DRAWING, [7], (4, 6, 4))
+        text, empty = pipeline.encode_text(tiny.text_encoder, ids)
+        x = objective.normal(0, objective.DRAWING, [7], (4, 6, 4))
         steps = 4
         for t in [751, 501, 251, 1]:  # leading spacing with an offset of 1
             conditional = tiny.unet(x, torch.tensor(t), text[None]).sample
@@ -44,7 +42,7 @@ def test_ddim_equals_the_update_written_out(tiny):
             before = alpha_bar[max(t - 1000 // steps, 0)]
             x_0 = (x - (1 - alpha_bar[t]).sqrt() * eps) / alpha_bar[t].sqrt()
             x = (before.sqrt() * x_0 + (1 - before).sqrt() * eps).float()
-        wanted = models.decode_latents(tiny.vae, x)
+        wanted = pipeline.decode_latents(tiny.vae, x)
     found = draw(tiny, [7], "ddim", guidance_scale=3.0, steps=steps)
     assert (found.int() - wanted.int()).abs().max() <= 1
 
@@ -63,8 +61,8 @@ def test_tiles_are_decoded_one_at_a_time(tiny):
     """What memory tiling saves: no call sees more than one cover, nor more of it than a tile."""
     seen = []
     hook = tiny.vae.decoder.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
-    latents = diffusion.normal(0, diffusion.DRAWING, [1, 2], (4, 16, 8))
-    images = models.decode_latents(tiny.vae, latents, tiling=True)
+    latents = objective.normal(0, objective.DRAWING, [1, 2], (4, 16, 8))
+    images = pipeline.decode_latents(tiny.vae, latents, tiling=True)
     hook.remove()
     assert images.shape == (2, 128, 64, 3)
     assert len(seen) > 2 and all(batch == 1 and max(sides) <= 8 for batch, _, *sides in seen)

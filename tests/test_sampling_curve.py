@@ -1,11 +1,11 @@
-"""bench.sampling_curve: each combination is scored once by the real script, and told in a table."""
+"""experiments.sampling_curve: each combination is scored once by the real script, and told in a table."""
 
 import importlib
 
 import pytest
 
 import config
-from bench import sampling_curve
+from experiments import sampling_curve
 
 
 def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 import config
-import scoreboard
-import values as values_module
+from checkpoints import scores as values_module
 from config import UserError
+from page import comparison
 
 
 def value(figure, error=1.0, better="lower", real=None, n=50, note=None):
@@ -27,7 +27,7 @@ def score(*, name="FID", skipped=None, fid=10.0, **settings):
 def cells(first, *others):
     """The cells of a row whose base is `first`."""
     names = [f"v{i}" for i in range(1 + len(others))]
-    return scoreboard.table_row(dict(zip(names, (first, *others), strict=True)), names, "v0").cells
+    return comparison.table_row(dict(zip(names, (first, *others), strict=True)), names, "v0").cells
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,38 +42,38 @@ def test_the_score_that_most_versions_have_is_picked():
         "v3": {},
         "v4": {"FID": {"score": "FID", "distance": 3.0, "n": 5}},  # no values: it can't be shown beside others
     }
-    picked = scoreboard.pick(scores)
+    picked = comparison.pick(scores)
     assert {label: score["score"] for label, score in picked.items()} == {"v0": "FD", "v1": "FD", "v2": "FD"}
-    assert scoreboard.pick({}) == {} == scoreboard.pick({"v0": {}})
+    assert comparison.pick({}) == {} == comparison.pick({"v0": {}})
 
 
 def test_a_version_that_lacks_the_common_score_keeps_its_own():
     scores = {"v0": {"FD": score(name="FD")}, "v1": {"FD": score(name="FD")}, "v2": {"FID": score()}}
-    assert scoreboard.pick(scores)["v2"]["score"] == "FID"
+    assert comparison.pick(scores)["v2"]["score"] == "FID"
 
 
 @pytest.mark.parametrize("name", values_module.ALIKE)
 def test_scores_of_different_settings_are_refused_by_name(name):
-    scoreboard.require_alike({"v0": score(), "v1": score()})
+    comparison.require_alike({"v0": score(), "v1": score()})
     picked = {"v0": score(**{name: "8ce8"}), "v1": score(**{name: 20}), "v2": score(**{name: "8ce8"})}
-    called = scoreboard.WORDS.get(name, name)
+    called = comparison.WORDS.get(name, name)
     expected = f"{called} is 8ce8 for v0, v2 and 20 for v1"
-    if name in scoreboard.HASHES:
+    if name in comparison.HASHES:
         expected = rf"{called} differs \(v0, v2 / v1\)"
     with pytest.raises(UserError, match=f"different settings: {expected}; score them alike .* --mixed True"):
-        scoreboard.require_alike(picked)
+        comparison.require_alike(picked)
 
 
 def test_a_setting_that_a_score_does_not_tell_is_unknown():
     old = {key: value for key, value in score().items() if key not in ("rows", "steps")}
-    told = scoreboard.tell(scoreboard.differences({"v0": score(), "v1": old}))
+    told = comparison.tell(comparison.differences({"v0": score(), "v1": old}))
     assert told == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
 
 
 def test_every_setting_that_is_no_option_has_words():
     options = {field.name for field in dataclasses.fields(config.InferenceOptions)}
-    assert set(values_module.ALIKE) <= options | scoreboard.WORDS.keys()
-    assert set(scoreboard.HASHES) <= scoreboard.WORDS.keys() <= set(values_module.ALIKE)
+    assert set(values_module.ALIKE) <= options | comparison.WORDS.keys()
+    assert set(comparison.HASHES) <= comparison.WORDS.keys() <= set(values_module.ALIKE)
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_every_setting_that_is_no_option_has_words():
 def test_what_is_no_score_is_not_shown(broken):
     whole = score()
     bad = {key: value for key, value in (whole | broken).items() if value is not None}
-    assert scoreboard.pick({"v0": {"FID": bad}, "v1": {"FID": whole}}) == {"v1": whole}
+    assert comparison.pick({"v0": {"FID": bad}, "v1": {"FID": whole}}) == {"v1": whole}
 
 
 def test_a_score_of_weights_that_are_gone_is_not_shown():
     same, other, unknown = {"weights": "w"}, {"weights": "x"}, {}
-    shown, stale = scoreboard.current({"a": same, "b": other, "c": unknown}, dict.fromkeys("abcd", "w"))
+    shown, stale = comparison.current({"a": same, "b": other, "c": unknown}, dict.fromkeys("abcd", "w"))
     assert shown == {"a": same, "c": unknown} and stale == ["b"]
 
 
 def test_other_weights_and_names_are_no_other_settings():
-    scoreboard.require_alike({"a": score(version="v0", weights="x", run_id="a"), "b": score(version="v1", weights="y")})
-    scoreboard.require_alike({})
+    comparison.require_alike({"a": score(version="v0", weights="x", run_id="a"), "b": score(version="v1", weights="y")})
+    comparison.require_alike({})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -121,13 +121,13 @@ def test_without_errors_nothing_is_called_better():
 
 
 def test_the_base_is_v0_or_else_the_first_that_has_a_score():
-    assert scoreboard.table({"a": score(), "v0": score()}, ["a", "v0"])[0] == "v0"
-    assert scoreboard.table({"b": score(), "c": score()}, ["a", "b", "c"])[0] == "b"
-    assert scoreboard.table({}, ["a"]) == (None, [])
+    assert comparison.table({"a": score(), "v0": score()}, ["a", "v0"])[0] == "v0"
+    assert comparison.table({"b": score(), "c": score()}, ["a", "b", "c"])[0] == "b"
+    assert comparison.table({}, ["a"]) == (None, [])
 
 
 def verdicts(picked):
-    return [[(cell.verdict, cell.arrow) for cell in row.cells] for row in scoreboard.table(picked, list(picked))[1]]
+    return [[(cell.verdict, cell.arrow) for cell in row.cells] for row in comparison.table(picked, list(picked))[1]]
 
 
 def test_what_was_not_measured_alike_is_not_judged():
@@ -144,7 +144,7 @@ def test_what_has_another_name_is_another_metric():
     picked["v1"]["values"]["fid"]["name"] = "FD"
     for one in picked.values():
         one["values"]["kid"] = value(1.0)
-    base, rows = scoreboard.table(picked, list(picked))
+    base, rows = comparison.table(picked, list(picked))
     assert base == "v0" and [row.name for row in rows] == ["FID", "FD", "FID"]
     assert [cell.text for cell in rows[0].cells] == ["100.0", "", "1.0"]
     assert [cell.text for cell in rows[1].cells] == ["", "10.0", ""]
@@ -165,9 +165,9 @@ def test_numbers_of_a_row_have_the_decimals_of_its_least_error():
 
 
 def test_n_and_real_stand_once_where_they_are_one():
-    row = scoreboard.table_row({"v0": value(5, real=1.5), "v1": value(6, real=1.5)}, ["v0", "v1", "v2"], "v0")
-    assert row.real == "1.5" and "n = 50" in row.hint and row.cells[0].n is None and row.cells[2] == scoreboard.Cell()
-    row = scoreboard.table_row({"v0": value(5, real=1.5), "v1": value(6, real=2.5, n=7)}, ["v0", "v1"], "v0")
+    row = comparison.table_row({"v0": value(5, real=1.5), "v1": value(6, real=1.5)}, ["v0", "v1", "v2"], "v0")
+    assert row.real == "1.5" and "n = 50" in row.hint and row.cells[0].n is None and row.cells[2] == comparison.Cell()
+    row = comparison.table_row({"v0": value(5, real=1.5), "v1": value(6, real=2.5, n=7)}, ["v0", "v1"], "v0")
     assert row.real == "" and "n =" not in row.hint
     assert [(c.n, c.real) for c in row.cells] == [(50, "1.5"), (7, "2.5")]
 
@@ -176,4 +176,4 @@ def test_remarks_stand_once_with_their_versions():
     why = {"clip": "no model"}
     picked = {"v0": score(skipped=why), "v1": score(skipped=why), "v2": score()}
     picked["v2"]["values"]["fid"]["note"] = "few covers"
-    assert scoreboard.remarks(picked) == ([("clip", "no model", ["v0", "v1"])], [("FID", "few covers", ["v2"])])
+    assert comparison.remarks(picked) == ([("clip", "no model", ["v0", "v1"])], [("FID", "few covers", ["v2"])])

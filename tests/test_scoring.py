@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-import command_line
 import config
-import covers
 import dataset
-import features
-import scoring
-import stats_file
+from cli import parser
+from data import images
+from evaluation import evaluate, features
+from evaluation import reference as evaluation_reference
 
 
 @pytest.fixture(scope="module")
 def options(small_data):
     words = f"--data_root {small_data} --resolution 64x96 --fid_features efficientnet --split test --calc_fid".split()
-    return command_line.parse(config.InferenceOptions, words)[0]
+    return parser.parse(config.InferenceOptions, words)[0]
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +40,22 @@ def sides(options, data, extractor, tmp_path):
     """Makes Sides whose drawn covers are what `picture(book)` gives for each held-out book."""
 
     def make(picture, **changes):
+        from diffusion import sampling
+
         books = data.books("test")
         for book in books:
-            import sampling
-
             sampling.save_png(tmp_path / f"{book.row}.png", torch.from_numpy(picture(book)))
-        real = list(scoring.feature_cache.of_books(books, options, extractor, "real"))
-        moments = scoring.moments_of(np.concatenate(real))
-        reference = stats_file.Stats(moments.n, moments.mu, moments.sigma, {"fingerprint": "f"})
-        made = scoring.Sides(options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None)
+        real = list(evaluate.feature_cache.of_books(books, options, extractor, "real"))
+        moments = evaluate.moments_of(np.concatenate(real))
+        reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {"fingerprint": "f"})
+        made = evaluate.Sides(options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None)
         return dataclasses.replace(made, **changes)
 
     return make
 
 
 def real(book):
-    return covers.read(book.image, (64, 96)).copy()
+    return images.read(book.image, (64, 96)).copy()
 
 
 def blank(book):
@@ -64,7 +63,7 @@ def blank(book):
 
 
 def test_covers_that_are_the_real_ones(sides):
-    values, skipped = scoring.measure(sides(real))
+    values, skipped = evaluate.measure(sides(real))
     assert values["fid"]["value"] == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
     assert values["fid"]["real"] > 1
     for key in ("precision", "recall", "coverage"):
@@ -83,7 +82,7 @@ def test_covers_that_are_the_real_ones(sides):
 
 def test_covers_that_are_copies_of_learned_ones(sides, data):
     learned = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
-    values, _ = scoring.measure(sides(lambda book: real(learned[book.row])))
+    values, _ = evaluate.measure(sides(lambda book: real(learned[book.row])))
     assert values["memorisation"]["value"] == 1 and values["memorisation"]["real"] == pytest.approx(1 / 14)
     first = data.books("test")[0].row
     assert values["memorisation"]["note"].endswith(
@@ -93,7 +92,7 @@ def test_covers_that_are_copies_of_learned_ones(sides, data):
 
 
 def test_covers_without_anything_on_them(sides):
-    values, _ = scoring.measure(sides(blank))
+    values, _ = evaluate.measure(sides(blank))
     assert values["fid"]["value"] > 5 * values["fid"]["real"]
     assert values["precision"]["value"] == values["coverage"]["value"] == 0
     assert values["title_accuracy"]["value"] == values["titles_read"]["value"] == 0
@@ -109,7 +108,7 @@ def test_a_run_remembers_on_what_it_learned(sides, data, tmp_path):
 
 def test_only_what_was_asked_for_is_measured(sides, options):
     chosen = dataclasses.replace(options, metrics="precision, legibility")
-    values, skipped = scoring.measure(sides(blank, options=chosen))
+    values, skipped = evaluate.measure(sides(blank, options=chosen))
     assert list(values) == [
         "precision",
         "recall",
@@ -123,43 +122,43 @@ def test_only_what_was_asked_for_is_measured(sides, options):
 
 
 def test_the_floor_shares_no_book_and_has_as_many_where_it_can(data):
-    ours, reference = scoring.floor_books(data, "test", 5)
+    ours, reference = evaluate.floor_books(data, "test", 5)
     assert len(ours) == 5 and reference == data.books("test") and not {b.row for b in ours} & {b.row for b in reference}
-    halves = scoring.floor_books(data, "all", 20)
+    halves = evaluate.floor_books(data, "all", 20)
     assert [len(half) for half in halves] == [13, 13] and not {b.row for b in halves[0]} & {b.row for b in halves[1]}
 
 
 def test_a_floor_of_other_numbers_is_said(sides, options):
     made = sides(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
     made = dataclasses.replace(made, reference=dataclasses.replace(made.reference, n=26))
-    values, _ = scoring.measure(made)
+    values, _ = evaluate.measure(made)
     assert values["fid"]["note"] == "real: 13 covers against 13"
-    assert scoring.floor_note(sides(blank)) is None
+    assert evaluate.floor_note(sides(blank)) is None
 
 
 def test_usual_names_are_for_the_official_network_alone(sides, extractor):
     made = sides(blank)
-    assert scoring.named(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
+    assert evaluate.named(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
     official = dataclasses.replace(made, extractor=dataclasses.replace(extractor, score_name="FID"))
-    assert scoring.named(official, "KD", "KID") == "KID" and scoring.named(official, "recall") == "recall"
+    assert evaluate.named(official, "KD", "KID") == "KID" and evaluate.named(official, "recall") == "recall"
 
 
 def test_metrics_of_the_same_settings_gather():
     fid, kid = ({"value": number} for number in (5.0, 0.1))
-    first = scoring.merge({}, {"n": 3}, {"fid": fid}, {"clip": "why"})
+    first = evaluate.merge({}, {"n": 3}, {"fid": fid}, {"clip": "why"})
     assert first == {"n": 3, "distance": 5.0, "values": {"fid": fid}, "skipped": {"clip": "why"}}
     both = {"n": 3, "distance": 5.0, "values": {"fid": fid, "kid": kid}, "skipped": {}}
-    assert scoring.merge(first, {"n": 3}, {"kid": kid}, {}) == both
-    assert scoring.merge(first, {"n": 4}, {"kid": kid}, {}) == {"n": 4, "values": {"kid": kid}, "skipped": {}}
-    assert scoring.merge(both, {"n": 3}, {}, {"kid": "why", "clip": "why"})["skipped"] == {"clip": "why"}
+    assert evaluate.merge(first, {"n": 3}, {"kid": kid}, {}) == both
+    assert evaluate.merge(first, {"n": 4}, {"kid": kid}, {}) == {"n": 4, "values": {"kid": kid}, "skipped": {}}
+    assert evaluate.merge(both, {"n": 3}, {}, {"kid": "why", "clip": "why"})["skipped"] == {"clip": "why"}
 
 
 def test_without_ocr_the_other_metrics_stand(sides, monkeypatch):
     def none(*_):
-        raise scoring.legibility.NoOCR("no OCR here")
+        raise evaluate.legibility.NoOCR("no OCR here")
 
-    monkeypatch.setattr(scoring.legibility, "read_covers", none)
-    values, skipped = scoring.measure(sides(blank))
+    monkeypatch.setattr(evaluate.legibility, "read_covers", none)
+    values, skipped = evaluate.measure(sides(blank))
     assert values["fid"]["value"] > 0 and "title_accuracy" not in values
     assert skipped["legibility"] == "no OCR here"
 
@@ -182,7 +181,7 @@ def test_clip_scores_stand_with_their_ceiling(sides, options, tmp_path_factory):
         return np.broadcast_to(np.array([200, 0, 0], np.uint8), (96, 64, 3)).copy()
 
     chosen = dataclasses.replace(options, metrics="clip")
-    values, skipped = scoring.measure(sides(red, options=chosen, clip=Clip()))
+    values, skipped = evaluate.measure(sides(red, options=chosen, clip=Clip()))
     assert values["clip_score"]["value"] == pytest.approx(100) and values["clip_score"]["real"] < 99
     assert values["cmmd"]["value"] > values["cmmd"]["real"] and skipped == {}
 
@@ -192,10 +191,10 @@ def test_jpeg_in_disguise_and_mixed_sizes_are_refused(sides, data):
     first, second = (made.folder / f"{book.row}.png" for book in data.books("test")[:2])
     shutil.copy(data.books("test")[0].image, first)
     with pytest.raises(config.UserError, match=f"can't read {first} as a PNG image"):
-        scoring.measure(made)
+        evaluate.measure(made)
     from PIL import Image
 
     Image.new("RGB", (64, 96)).save(first)
     Image.new("RGB", (32, 96)).save(second)
     with pytest.raises(config.UserError, match="images of one score must have one size"):
-        scoring.measure(dataclasses.replace(made))
+        evaluate.measure(dataclasses.replace(made))

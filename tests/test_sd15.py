@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-import models
-import sd15
-import tiny
+from diffusion import pipeline, sd15, tiny
 
 
 @pytest.mark.parametrize(
@@ -16,7 +14,7 @@ def test_it_has_the_published_models_parameters(place, count):
 
 
 def test_its_tokenizer_fits_its_text_encoder():
-    tokenizer = models.load_tokenizer("sd15-random")
+    tokenizer = pipeline.load_tokenizer("sd15-random")
     assert tokenizer.model_max_length == sd15.TEXT_ENCODER["max_position_embeddings"]
     assert len(tokenizer) <= sd15.TEXT_ENCODER["vocab_size"]
 
@@ -29,8 +27,8 @@ def test_load_parts_builds_it_the_same_every_time_and_leaves_the_generator_alone
         smaller = {key: settings[key] for key in getattr(sd15, name)}
         monkeypatch.setattr(sd15, name, smaller)
     state = torch.get_rng_state()
-    first, second = models.load_parts("sd15-random"), models.load_parts("sd15-random")
+    first, second = pipeline.load_parts("sd15-random"), pipeline.load_parts("sd15-random")
     assert torch.equal(state, torch.get_rng_state())
-    assert models.weights_hash(first) == models.weights_hash(second)
+    assert pipeline.weights_hash(first) == pipeline.weights_hash(second)
     assert not any(p.requires_grad for p in first.unet.parameters())
     assert first.scheduler.config == small[4].config

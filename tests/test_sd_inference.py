@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import command_line
 import config
-import models
 import precalc_fid_stats
 import sd_inference
 import training
+from cli import parser
+from diffusion import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,10 @@ def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path,
 def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
     """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
     import dataset
-    import sampling
-    import stats_file
+    from diffusion import sampling
+    from evaluation import reference
 
-    options = command_line.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
+    options = parser.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
     folder = tmp_path / "v1"
     assert sd_inference.main(score(trained, stats, tmp_path, "--metrics", "fid")) == 0  # to be overwritten
     books = dataset.open_data(options).books("all")
@@ -97,11 +97,11 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
     assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(
         0, abs=1e-2
     )  # by rounding; see there
-    assert stats_file.load_stats(stats, {}).n == len(books) == 26
+    assert reference.load_stats(stats, {}).n == len(books) == 26
 
 
 def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
-    import prompts
+    from data import prompts
 
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--num_samples", "2"]
     for version in ("v0", "v2"):
@@ -203,7 +203,7 @@ def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp
 
 
 def test_an_explicit_model_is_never_ignored(trained, tmp_path):
-    models.build_tiny().pipeline().save_pretrained(tmp_path / "model")
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "model")
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a", "--resolution", "32x48"]
     words += ["--pretrained_model", str(tmp_path / "model"), "--steps", "2"]
     with pytest.raises(config.UserError, match="run run started from tiny, not from --pretrained_model"):
@@ -254,9 +254,10 @@ def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
 
 def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys):
     """Fewer covers, other metrics, nothing measured, a damaged file: the listing keeps what it had."""
-    import catalog
 
     def listed():
+        from checkpoints import catalog
+
         return catalog.read_scores(runs / "run")["v1"]["FD (EfficientNet-Lite0)"]
 
     runs = tmp_path / "runs"

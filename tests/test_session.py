@@ -1,7 +1,7 @@
 import pytest
 
 import config
-import session
+from trainer import session
 
 
 @pytest.mark.parametrize(

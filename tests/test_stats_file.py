@@ -6,11 +6,10 @@ import types
 import numpy as np
 import pytest
 
-import command_line
 import config
-import metrics
-import stats_file
+from cli import parser
 from config import UserError
+from evaluation import distances, reference
 
 INFO = dict(
     fid_features="inception", weights_hash="abc", fid_resize="clean", resolution="64x96", split="test", fingerprint="f0"
@@ -19,15 +18,15 @@ INFO = dict(
 
 @pytest.fixture
 def moments():
-    result = metrics.Moments(5)
+    result = distances.Moments(5)
     result.update(np.random.default_rng(8).standard_normal((9, 5)))
     return result
 
 
 def test_stats_come_back_exactly(tmp_path, moments):
     path = tmp_path / "new" / "fid_stats.npz"
-    stats_file.save_stats(path, moments, INFO)
-    stats = stats_file.load_stats(path, INFO)
+    reference.save_stats(path, moments, INFO)
+    stats = reference.load_stats(path, INFO)
     assert stats.n == 9
     assert np.array_equal(stats.mu, moments.mu)
     assert np.array_equal(stats.sigma, moments.sigma)
@@ -35,7 +34,7 @@ def test_stats_come_back_exactly(tmp_path, moments):
     assert "torch 2" in stats.info["created_by"]
     assert os.listdir(path.parent) == ["fid_stats.npz"]
     before = path.read_bytes()
-    stats_file.save_stats(path, moments, INFO)
+    reference.save_stats(path, moments, INFO)
     assert path.read_bytes() == before
 
 
@@ -43,7 +42,7 @@ def test_stats_are_what_pytorch_fid_reads(tmp_path, moments):
     from pytorch_fid.fid_score import compute_statistics_of_path
 
     path = tmp_path / "fid_stats.npz"
-    stats_file.save_stats(path, moments, INFO)
+    reference.save_stats(path, moments, INFO)
     mu, sigma = compute_statistics_of_path(str(path), None, 1, 5, "cpu")
     assert np.array_equal(mu, moments.mu)
     assert np.array_equal(sigma, moments.sigma)
@@ -51,9 +50,9 @@ def test_stats_are_what_pytorch_fid_reads(tmp_path, moments):
 
 @pytest.mark.parametrize("name", INFO)
 def test_stats_made_otherwise_are_refused(tmp_path, moments, name):
-    stats_file.save_stats(tmp_path / "s.npz", moments, INFO)
+    reference.save_stats(tmp_path / "s.npz", moments, INFO)
     with pytest.raises(UserError) as problem:
-        stats_file.load_stats(tmp_path / "s.npz", INFO | {name: "another"}, "python -m this --that")
+        reference.load_stats(tmp_path / "s.npz", INFO | {name: "another"}, "python -m this --that")
     message = str(problem.value)
     assert f"{name} {INFO[name]}" in message
     assert "another" in message
@@ -62,19 +61,19 @@ def test_stats_made_otherwise_are_refused(tmp_path, moments, name):
 
 
 def test_stats_of_another_version_are_refused(tmp_path, moments, monkeypatch):
-    stats_file.save_stats(tmp_path / "s.npz", moments, INFO)
-    monkeypatch.setattr(stats_file, "STATS_VERSION", stats_file.STATS_VERSION + 1)
+    reference.save_stats(tmp_path / "s.npz", moments, INFO)
+    monkeypatch.setattr(reference, "STATS_VERSION", reference.STATS_VERSION + 1)
     with pytest.raises(UserError, match="stats_version"):
-        stats_file.load_stats(tmp_path / "s.npz", INFO)
+        reference.load_stats(tmp_path / "s.npz", INFO)
 
 
 def test_stats_that_are_no_stats_are_refused(tmp_path, moments):
     path = tmp_path / "s.npz"
     with pytest.raises(UserError, match="no statistics of real covers"):
-        stats_file.load_stats(path, INFO)
+        reference.load_stats(path, INFO)
     with pytest.raises(UserError, match="not a stats file"):
-        stats_file.load_stats(tmp_path, INFO)
-    stats_file.save_stats(path, moments, INFO)
+        reference.load_stats(tmp_path, INFO)
+    reference.save_stats(path, moments, INFO)
     whole = path.read_bytes()
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, mu=np.array([{}], dtype=object))
@@ -83,14 +82,14 @@ def test_stats_that_are_no_stats_are_refused(tmp_path, moments):
     for data in (b"", b"hello", whole[: len(whole) // 2], pickled.read_bytes(), bytes(flipped)):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"not a stats file.*make it with"):
-            stats_file.load_stats(path, INFO)
+            reference.load_stats(path, INFO)
     with open(path, "wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(UserError, match="not a stats file"):
-        stats_file.load_stats(path, INFO)
+        reference.load_stats(path, INFO)
     np.savez(path, mu=moments.mu, sigma=moments.sigma)  # as pytorch-fid --save-stats writes it
     with pytest.raises(UserError, match="doesn't say its n,"):
-        stats_file.load_stats(path, INFO)
+        reference.load_stats(path, INFO)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +104,17 @@ def test_stats_that_are_no_stats_are_refused(tmp_path, moments):
     ],
 )
 def test_stats_with_broken_numbers_are_refused(tmp_path, moments, wrong):
-    whole = dict(mu=moments.mu, sigma=moments.sigma, n=9, stats_version=stats_file.STATS_VERSION)
+    whole = dict(mu=moments.mu, sigma=moments.sigma, n=9, stats_version=reference.STATS_VERSION)
     np.savez(tmp_path / "s.npz", **whole)
-    assert stats_file.load_stats(tmp_path / "s.npz", {}).n == 9
+    assert reference.load_stats(tmp_path / "s.npz", {}).n == 9
     np.savez(tmp_path / "s.npz", **(whole | wrong))
     with pytest.raises(UserError, match="doesn't hold a mean"):
-        stats_file.load_stats(tmp_path / "s.npz", {})
+        reference.load_stats(tmp_path / "s.npz", {})
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, moments, monkeypatch):
     path = tmp_path / "s.npz"
-    stats_file.save_stats(path, moments, INFO)
+    reference.save_stats(path, moments, INFO)
     before = path.read_bytes()
 
     def full(file, **_):
@@ -124,28 +123,28 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, moments, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match=r"s\.npz.*No space left.*--fid_stats_path"):
-        stats_file.save_stats(path, moments, INFO)
+        reference.save_stats(path, moments, INFO)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["s.npz"]
 
 
 def test_require_writable(tmp_path, monkeypatch):
-    stats_file.require_writable(tmp_path / "deep" / "s.npz")
+    reference.require_writable(tmp_path / "deep" / "s.npz")
     assert os.listdir(tmp_path / "deep") == []
     (tmp_path / "file").touch()
     (tmp_path / "folder.npz").mkdir()
     for path, match in (("s.txt", "must end in .npz"), ("folder.npz", "is a folder"), ("file/s.npz", "can't write")):
         with pytest.raises(UserError, match=match):
-            stats_file.require_writable(tmp_path / path)
-    monkeypatch.setattr(stats_file.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
+            reference.require_writable(tmp_path / path)
+    monkeypatch.setattr(reference.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="No space left"):
-        stats_file.require_writable(tmp_path / "s.npz")
+        reference.require_writable(tmp_path / "s.npz")
 
 
 def test_the_command_that_makes_the_right_file():
     given = ["--data_root", "my covers", "--resolution", "64x96", "--split", "all", "--fid_features", "efficientnet"]
-    options, _ = command_line.parse(config.InferenceOptions, [*given, "--fid_batch_size", "50"])
-    command = stats_file.stats_command(options)
+    options, _ = parser.parse(config.InferenceOptions, [*given, "--fid_batch_size", "50"])
+    command = reference.stats_command(options)
     assert command == (
         "python -m precalc_fid_stats --data_root 'my covers' --resolution 64x96 "
         "--fid_stats_path fid_stats.npz --fid_features efficientnet --split all"
@@ -155,13 +154,13 @@ def test_the_command_that_makes_the_right_file():
 def test_reference_of_the_options(tmp_path, moments):
     """load_reference ties options, extractor and data to the file."""
     path = tmp_path / "s.npz"
-    options, _ = command_line.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
+    options, _ = parser.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
     extractor = types.SimpleNamespace(name="inception", weights_hash="abc", resize="clean")
     data = types.SimpleNamespace(books=lambda split: [split, "book"], fingerprint="+".join)
-    info = stats_file.stats_info(options, extractor, data)
+    info = reference.stats_info(options, extractor, data)
     assert info == INFO | {"fingerprint": "test+book"}
-    stats_file.save_stats(path, moments, info)
-    assert stats_file.load_reference(options, extractor, data).n == 9
+    reference.save_stats(path, moments, info)
+    assert reference.load_reference(options, extractor, data).n == 9
     data.books = lambda split: [split, "another"]
     with pytest.raises(UserError, match=r"fingerprint test\+book.*precalc_fid_stats --data_root"):
-        stats_file.load_reference(options, extractor, data)
+        reference.load_reference(options, extractor, data)

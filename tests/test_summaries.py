@@ -7,11 +7,11 @@ import pytest
 import torch
 import transformers
 
-import summaries
 from config import DatasetOptions, UserError
+from data import summarizer as data_summarizer
+from data.prompts import Book, build_prompt
 from dataset import BookCoverDataset, descriptions
-from models import load_tokenizer
-from prompts import Book, build_prompt
+from diffusion.pipeline import load_tokenizer
 
 LONG = "the great king of the sea " * 20
 
@@ -64,23 +64,23 @@ def cached(tmp_path):
 
 
 def test_only_descriptions_that_do_not_fit_are_summarized(options, tmp_path, monkeypatch):
-    given, generate = [], summaries.generate
+    given, generate = [], data_summarizer.generate
     monkeypatch.setattr(
-        summaries,
+        data_summarizer,
         "generate",
         lambda tokenizer, model, texts: (given.extend(texts), generate(tokenizer, model, texts))[1],
     )
     books = [*make_books(2), Book(7, "T", desc="Short\n enough."), Book(8, "T"), Book(9, "T", desc=books_desc(0))]
-    texts = summaries.summarize(books, count_words, 77, options)
+    texts = data_summarizer.summarize(books, count_words, 77, options)
     assert texts[7] == "Short enough." and texts[8] == ""
     assert sorted(given) == sorted({books_desc(0), books_desc(1)})  # the same description is summarized once
     assert texts[0] == texts[9] and texts[0] != books_desc(0)
-    assert 0 < len(texts[0].split()) <= summaries.MAX_LENGTH and "<" not in texts[0]
+    assert 0 < len(texts[0].split()) <= data_summarizer.MAX_LENGTH and "<" not in texts[0]
 
 
 def test_summaries_are_made_once_and_go_on_after_a_stop(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(summaries, "BATCH_SIZE", 2)
-    books, generate = make_books(5), summaries.generate
+    monkeypatch.setattr(data_summarizer, "BATCH_SIZE", 2)
+    books, generate = make_books(5), data_summarizer.generate
     batches = []
 
     def stops(tokenizer, model, texts):
@@ -90,43 +90,45 @@ def test_summaries_are_made_once_and_go_on_after_a_stop(options, tmp_path, monke
         return generate(tokenizer, model, texts)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(summaries, "generate", stops)
-        summaries.summarize(books, count_words, 77, options)
+        patch.setattr(data_summarizer, "generate", stops)
+        data_summarizer.summarize(books, count_words, 77, options)
     assert len(cached(tmp_path)) == 4
 
     with monkeypatch.context() as patch:
         batches.clear()
-        patch.setattr(summaries, "generate", lambda *args: (batches.append(args[2]), generate(*args))[1])
-        texts = summaries.summarize(books, count_words, 77, options)
+        patch.setattr(data_summarizer, "generate", lambda *args: (batches.append(args[2]), generate(*args))[1])
+        texts = data_summarizer.summarize(books, count_words, 77, options)
     assert [len(batch) for batch in batches] == [1] and len(cached(tmp_path)) == 5
 
-    monkeypatch.setattr(summaries, "load", None)  # not even loaded when all are known
-    assert summaries.summarize(books, count_words, 77, options) == texts
+    monkeypatch.setattr(data_summarizer, "load", None)  # not even loaded when all are known
+    assert data_summarizer.summarize(books, count_words, 77, options) == texts
 
 
 def test_another_summarizer_has_summaries_of_its_own(options, tmp_path, summarizer):
     other = shutil.copytree(summarizer, tmp_path / "other")
     for chosen in (options, dataclasses.replace(options, summarizer=str(other))):
-        summaries.summarize(make_books(1), count_words, 77, chosen)
+        data_summarizer.summarize(make_books(1), count_words, 77, chosen)
     assert len(list((tmp_path / "summaries").iterdir())) == 2
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', ""])
 def test_a_damaged_cache_is_made_anew(options, tmp_path, text):
-    texts = summaries.summarize(make_books(1), count_words, 77, options)
+    texts = data_summarizer.summarize(make_books(1), count_words, 77, options)
     (path,) = (tmp_path / "summaries").iterdir()
     path.write_text(text)
-    assert summaries.summarize(make_books(1), count_words, 77, options) == texts
+    assert data_summarizer.summarize(make_books(1), count_words, 77, options) == texts
     assert list(cached(tmp_path).values()) == [texts[0]]
 
 
 def test_an_empty_summary_leaves_the_description(options, monkeypatch):
-    monkeypatch.setattr(summaries, "generate", lambda tokenizer, model, texts: [""] * len(texts))
-    assert summaries.summarize(make_books(1), count_words, 77, options) == {0: books_desc(0)}
+    monkeypatch.setattr(data_summarizer, "generate", lambda tokenizer, model, texts: [""] * len(texts))
+    assert data_summarizer.summarize(make_books(1), count_words, 77, options) == {0: books_desc(0)}
 
 
 def test_the_prompt_ends_with_the_summary_and_fits(options, monkeypatch):
-    monkeypatch.setattr(summaries, "generate", lambda tokenizer, model, texts: ["The king of the sea."] * len(texts))
+    monkeypatch.setattr(
+        data_summarizer, "generate", lambda tokenizer, model, texts: ["The king of the sea."] * len(texts)
+    )
     tokenizer, books = load_tokenizer("tiny"), make_books(1)
     data = BookCoverDataset(books, (32, 48), tokenizer, options)
     assert data.prompt(books[0]) == build_prompt(books[0]) + ". The king of the sea."
@@ -141,4 +143,4 @@ def test_a_summarizer_that_cannot_be_had(options, tmp_path, source):
         os.mkdir(source)
     options = dataclasses.replace(options, summarizer=source)
     with pytest.raises(UserError, match=r"can't get the summarizer .*--summarizer DIR; or leave out --summarize_desc"):
-        summaries.summarize(make_books(1), count_words, 77, options)
+        data_summarizer.summarize(make_books(1), count_words, 77, options)

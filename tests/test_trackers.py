@@ -18,9 +18,9 @@ from PIL import Image
 from test_artifacts import own_trackio
 from wandb_stand_in import ENTITY, KEY, StandIn
 
-import trackers
 from config import RunsOptions, UserError
-from trackers import STATES, VERSIONS, TrackerError
+from tracking import trackers
+from tracking.trackers import STATES, VERSIONS, TrackerError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tracking import MetricsLog, MetricsTail, memory_gib, read_metrics
+from checkpoints.metrics_log import MetricsLog, MetricsTail, memory_gib, read_metrics
 
 
 def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path):

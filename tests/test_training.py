@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
-import command_line
 import config
-import diffusion
-import models
 import training
+from checkpoints import state
+from checkpoints import state as checkpoints_state
+from cli import parser
+from diffusion import objective, pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEIGHTS = {
@@ -60,7 +60,7 @@ def digest(path):
 
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = checkpoint.read_position(run)
+    _, folder = state.read_position(run)
     return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
 
 
@@ -92,14 +92,14 @@ def wait_for_update(run, step, process):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_type):
     """Five updates, the last of them short and all in two batches, against the libraries' own functions."""
-    parts = models.build_tiny()
+    parts = pipeline.build_tiny()
     parts.scheduler.register_to_config(prediction_type=prediction_type)
     parts.pipeline().save_pretrained(tmp_path / "pretrained")
     words = arguments(*BOTH, "--max_steps", 5, "--optimizer", "adamw", "--batch_size", 3, "--grad_acc_steps", 2)
     assert training.main([*words, "--pretrained_model", str(tmp_path / "pretrained"), "--max_grad_norm", "0.5"]) == 0
 
     # The same in plain lines. 22 covers, 6 an update: the fourth has 4; the fifth is in the second epoch
-    options = command_line.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
+    options = parser.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
     import dataset
 
     books = dataset.open_data(options).books("train")
@@ -112,13 +112,13 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     plain = []  # (loss, norm of the gradient) of each update
     steady = {}  # weight -> least size of its gradient in any update
     for positions in ([*range(0, 6)], [*range(6, 12)], [*range(12, 18)], [*range(18, 22)], [*range(22, 28)]):
-        order = diffusion.epoch_order(0, positions[0] // 22, 22)
+        order = objective.epoch_order(0, positions[0] // 22, 22)
         batch = [covers[int(order[p % 22]), p] for p in positions]
         images, ids = (torch.stack([item[name] for item in batch]) for name in ("pixel_values", "input_ids"))
-        noise = diffusion.normal(0, diffusion.NOISE, positions, (4, 6, 4))
-        timesteps = diffusion.uniform_timesteps(0, positions, 1000)
+        noise = objective.normal(0, objective.NOISE, positions, (4, 6, 4))
+        timesteps = objective.uniform_timesteps(0, positions, 1000)
         posterior = parts.vae.encode(images).latent_dist
-        draws = diffusion.normal(0, diffusion.POSTERIOR, positions, (4, 6, 4))
+        draws = objective.normal(0, objective.POSTERIOR, positions, (4, 6, 4))
         latents = ((posterior.mean + posterior.std * draws) * parts.vae.config.scaling_factor).detach()
         prediction = parts.unet(
             scheduler.add_noise(latents, noise, timesteps), timesteps, parts.text_encoder(ids).last_hidden_state
@@ -138,9 +138,9 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     assert [norm for _, norm in log] == pytest.approx([norm for _, norm in plain], rel=1e-4)
     # Adam divides each gradient by its own size: where that is nothing but rounding, so is what becomes of the weight
     compared = 0
-    for name in models.PARTS:
+    for name in pipeline.PARTS:
         trained = load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name])
-        began = dict(getattr(models.build_tiny(), name).named_parameters())
+        began = dict(getattr(pipeline.build_tiny(), name).named_parameters())
         for key, wanted in getattr(parts, name).named_parameters():
             if steady[wanted] > 1e-5:
                 error, moved = (trained[key] - wanted).abs().mean(), (wanted - began[key]).abs().mean()
@@ -151,9 +151,9 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
 
 @pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, learning):
-    words = [f"--train_{name}={name in learning}" for name in models.PARTS]
+    words = [f"--train_{name}={name in learning}" for name in pipeline.PARTS]
     assert training.main(arguments(*words, "--max_steps", 2)) == 0
-    models.build_tiny().pipeline().save_pretrained(tmp_path / "v0")
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "v0")
     for name, file in WEIGHTS.items():
         same = digest(tmp_path / "v0" / file) == digest(runs / "run" / "versions" / "v1" / file)
         assert same == (name not in learning), name
@@ -187,7 +187,7 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     words = arguments(*common, "--batch_size", 3, name="two")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    assert checkpoint.read_position(runs / "two")[0]["window"] == 6
+    assert state.read_position(runs / "two")[0]["window"] == 6
     assert done.returncode == 0, done.stderr
     for name in ("loss", "validation_loss", "grad_norm"):
         one, two = ([line[name] for line in read_log(runs / run) if name in line] for run in ("one", "two"))
@@ -289,7 +289,7 @@ def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
         timeout=280,
     )
     assert process.returncode == 9, process.stderr
-    assert checkpoint.read_position(runs / "run")[0]["step"] == (6 if name == "versions.json" else 3)
+    assert state.read_position(runs / "run")[0]["step"] == (6 if name == "versions.json" else 3)
     assert training.main(resume(runs, "--num_workers", 0)) == 0
     assert_equals_unbroken(runs / "run", reference)
 
@@ -304,7 +304,7 @@ def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
     assert process.returncode == code, output
     assert "Traceback" not in output
     assert f"python -m training --output_dir {runs} --run_id run" in output
-    stopped = checkpoint.read_position(runs / "run")[0]["step"]
+    stopped = state.read_position(runs / "run")[0]["step"]
     assert 3 <= stopped < 12
     assert training.main(resume(runs, "--save_every", 3, "--num_workers", 0)) == 0
     assert final_state(runs / "run") == final_state(reference)
@@ -369,7 +369,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
     ledger = json.loads((runs / "run" / "versions.json").read_text())
     latest = ledger["aliases"]["latest"]
     assert f"the last good version is {latest}" in error
-    for name in models.PARTS:
+    for name in pipeline.PARTS:
         for tensor in load_file(runs / "run" / "versions" / latest / WEIGHTS[name]).values():
             assert tensor.isfinite().all()
     update, rows = error.split("update ")[1].split(":")[0], error.split("rows [")[1].split("]")[0]
@@ -396,7 +396,7 @@ def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
 @pytest.mark.parametrize("file", ["position.json", "optimizer.pt", "text_encoder.safetensors"])
 def test_a_damaged_state_is_named(arguments, runs, file):
     assert training.main(arguments("--max_steps", 1)) == 0
-    path = checkpoint.read_position(runs / "run")[1] / file
+    path = state.read_position(runs / "run")[1] / file
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(config.UserError, match=f"{file}"):
         training.main(resume(runs, "--max_steps", 2))
@@ -415,7 +415,7 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
 def test_epochs_given_on_resume_win_over_the_runs_max_steps(arguments, runs):
     assert training.main(arguments("--max_steps", 1)) == 0
     assert training.main(resume(runs, "--epochs", 1)) == 0
-    assert checkpoint.read_position(runs / "run")[0]["step"] == 5
+    assert state.read_position(runs / "run")[0]["step"] == 5
 
 
 def test_a_longer_cosine_is_said(arguments, runs, capsys):
@@ -425,9 +425,9 @@ def test_a_longer_cosine_is_said(arguments, runs, capsys):
 
 
 def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
-    usage = checkpoint.shutil.disk_usage("/")
+    usage = state.shutil.disk_usage("/")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with pytest.raises(config.UserError, match="nothing was written"):
             training.main(arguments("--max_steps", 1))
     assert not runs.exists()
@@ -480,13 +480,13 @@ def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
     train(*arguments(*words, "--max_steps", 2, "--sample_every", 1))
     version = runs / "run" / "versions" / "v1"
     unet = load_file(version / WEIGHTS["unet"])
-    state = load_file(checkpoint.read_position(runs / "run")[1] / "unet.safetensors")
+    state = load_file(checkpoints_state.read_position(runs / "run")[1] / "unet.safetensors")
     assert {tensor.dtype for tensor in unet.values()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(torch.equal(state[key].bfloat16(), unet[key]) for key in unet)
     assert any((state[key] != unet[key].float()).any() for key in unet)
     vae = load_file(version / WEIGHTS["vae"])
-    for key, tensor in models.build_tiny().vae.state_dict().items():
+    for key, tensor in pipeline.build_tiny().vae.state_dict().items():
         assert torch.equal(vae[key], tensor.bfloat16())
     assert os.path.samefile(version / WEIGHTS["vae"], runs / "run" / "untouched" / WEIGHTS["vae"])
 
@@ -508,7 +508,7 @@ def test_versions_may_have_another_precision_than_training(arguments, runs, save
     assert dtypes == {torch.float16 if save_dtype == "fp16" else torch.float32}
     for part in ("vae", "text_encoder"):
         saved = load_file(version / WEIGHTS[part])
-        for key, tensor in getattr(models.build_tiny(), part).state_dict().items():
+        for key, tensor in getattr(pipeline.build_tiny(), part).state_dict().items():
             assert torch.equal(saved[key], tensor)
     assert training.main(resume(runs, "--max_steps", 2)) == 0
     assert training.main(arguments(*words, "--max_steps", 2, name="whole")) == 0

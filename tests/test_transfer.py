@@ -1,4 +1,4 @@
-"""bench.transfer: three regimes trained and scored by the real scripts, a table, a picture; and again without work."""
+"""experiments.transfer: three regimes trained and scored by the real scripts, a table, a picture; and again without work."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import config
-from bench import regimes, transfer
+from experiments import regimes, transfer
 
 
 def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsys):
@@ -82,7 +82,7 @@ def test_an_error_in_drawing_processes_is_the_script_s_own(small_data, tmp_path)
 
 
 def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
-    command = [sys.executable, "-m", "bench.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
+    command = [sys.executable, "-m", "experiments.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
     done = subprocess.run(command, cwd=regimes.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 

@@ -2,12 +2,13 @@ import types
 
 import pytest
 
-import updates
+from trainer import batches
+from trainer import batches as trainer_batches
 
 
 @pytest.mark.parametrize(("count", "window"), [(22, 5), (20, 5), (3, 8), (7, 1)])
 def test_the_places_of_two_epochs_are_taken_once_each(count, window):
-    plan = updates.Plan(count, window, seed=0)
+    plan = batches.Plan(count, window, seed=0)
     assert plan.updates == -(-count // window)
     taken = [places for step in range(2 * plan.updates) for places in plan.pieces(step)]
     assert [place for places in taken for place in places] == list(range(2 * count))
@@ -18,15 +19,15 @@ def test_the_places_of_two_epochs_are_taken_once_each(count, window):
 @pytest.mark.parametrize(("processes", "size"), [(1, 22), (2, 22), (3, 22), (4, 5), (2, 1)])
 def test_processes_share_an_update_in_whole_batches(processes, size):
     ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
-    batches = [updates.batches_of([range(100, 100 + size)], 4, rank) for rank in ranks]
+    batches = [trainer_batches.batches_of([range(100, 100 + size)], 4, rank) for rank in ranks]
     assert sorted(place for own in batches for batch in own for place in batch) == list(range(100, 100 + size))
     assert all(1 <= len(batch) <= 4 for own in batches for batch in own)
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
 
 
 def test_every_cover_stands_at_one_place_of_an_epoch():
-    plan = updates.Plan(22, 5, seed=0)
+    plan = batches.Plan(22, 5, seed=0)
     first, second = (plan.indexes(range(start, start + 22)) for start in (0, 22))
     assert sorted(first) == sorted(second) == list(range(22)) and first != second
     assert plan.indexes(range(25, 30)) == second[3:8]  # however an epoch is cut into batches
-    assert updates.Plan(22, 5, seed=1).indexes(range(22)) != first
+    assert batches.Plan(22, 5, seed=1).indexes(range(22)) != first

@@ -2,7 +2,7 @@
 
 import pytest
 
-import values
+from checkpoints import scores
 
 
 def value(figure, error=None, real=None, better="lower", name="FD", n=10):
@@ -20,7 +20,7 @@ def value(figure, error=None, real=None, better="lower", name="FD", n=10):
     ],
 )
 def test_text(figure, error, text):
-    assert values.text(value(figure, error)) == text
+    assert scores.text(value(figure, error)) == text
 
 
 @pytest.mark.parametrize(
@@ -40,26 +40,26 @@ def test_text(figure, error, text):
 )
 def test_a_change_counts_beyond_twice_its_error(now, start, better, real, says):
     now, start = (value(*side, better=better, real=real) for side in (now, start))
-    assert values.change(now, start) == says
+    assert scores.change(now, start) == says
 
 
 def test_scores_of_two_networks_are_never_compared():
-    assert values.change(value(1, 0.1, name="CLIP score (a)"), value(9, 0.1, name="CLIP score (b)")) is None
+    assert scores.change(value(1, 0.1, name="CLIP score (a)"), value(9, 0.1, name="CLIP score (b)")) is None
 
 
 def test_a_value_is_of_plain_numbers():
     import numpy as np
 
-    made = values.make("FD", np.float32(2.5), n=np.int64(3), better="lower", error=np.float64(0.1))
+    made = scores.make("FD", np.float32(2.5), n=np.int64(3), better="lower", error=np.float64(0.1))
     assert made == {"name": "FD", "value": 2.5, "error": 0.1, "real": None, "n": 3, "better": "lower", "note": None}
     assert {type(made[key]) for key in ("value", "error", "n")} == {float, int}
 
 
 def test_differences_are_named():
-    score = dict.fromkeys(values.ALIKE, 1)
-    assert values.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []
-    assert values.differences([score, {**score, "n": 2}, {**score, "steps": 9}]) == ["n", "steps"]
-    assert values.differences([{}, score]) == list(values.ALIKE)
+    score = dict.fromkeys(scores.ALIKE, 1)
+    assert scores.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []
+    assert scores.differences([score, {**score, "n": 2}, {**score, "steps": 9}]) == ["n", "steps"]
+    assert scores.differences([{}, score]) == list(scores.ALIKE)
 
 
 def test_a_row_for_each_metric_that_any_version_has():
@@ -67,10 +67,10 @@ def test_a_row_for_each_metric_that_any_version_has():
         "v0": {"fid": value(300.0, 2, real=40.0), "kid": value(0.5, name="KD")},
         "v2": {"fid": value(200.0, 2, real=41.5), "titles_read": value(0.25, name="titles read")},
     }
-    assert values.rows(versions) == [
+    assert scores.rows(versions) == [
         ("metric", "v0", "v2", "real covers"),
         ("FD", "300.00 ± 2", "200.00 ± 2", "41.50"),
         ("titles read", "", "0.25", ""),
         ("KD", "0.5", "", ""),
     ]
-    assert values.table([("a", "bb"), ("ccc", "")]) == "  a    bb\n  ccc\n"
+    assert scores.table([("a", "bb"), ("ccc", "")]) == "  a    bb\n  ccc\n"

@@ -1,0 +1,1 @@
+"""The run folder: catalog, versions, training state, scores, metrics log."""

@@ -1,0 +1,1 @@
+"""Command line and saved JSON <-> options; checks across options; launching."""

@@ -1,0 +1,1 @@
+"""What knows no book and no model: errors, files, hashing, random numbers, PNG, threads."""

@@ -1,0 +1,1 @@
+"""A data folder -> books, images, prompts."""

@@ -1,0 +1,1 @@
+"""Invented books with covers drawn by code, in the Goodreads layout."""

@@ -1,0 +1,67 @@
+"""sd15-random: the exact architecture of Stable Diffusion 1.5 with random weights, for plans and benchmarks.
+
+It takes the memory and the time of the real model and has learned nothing. The configurations are those that the model
+was published with (arXiv:2112.10752, appendix E; CLIP ViT-L/14, arXiv:2103.00020).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from diffusion import tiny
+
+UNET = dict(  # 859,520,964 parameters
+    sample_size=64,
+    in_channels=4,
+    out_channels=4,
+    block_out_channels=(320, 640, 1280, 1280),
+    layers_per_block=2,
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    cross_attention_dim=768,
+    attention_head_dim=8,
+    norm_num_groups=32,
+)
+VAE = dict(  # 83,653,863 parameters
+    sample_size=512,
+    latent_channels=4,
+    block_out_channels=(128, 256, 512, 512),
+    layers_per_block=2,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    norm_num_groups=32,
+    scaling_factor=0.18215,
+)
+TEXT_ENCODER = dict(  # 123,060,480 parameters
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=77,
+    projection_dim=768,
+    hidden_act="quick_gelu",
+    bos_token_id=0,
+    eos_token_id=2,
+    pad_token_id=1,
+)
+
+
+def build():
+    """(tokenizer, text_encoder, vae, unet, scheduler), in the order of models.Parts; the same weights every time.
+
+    4 GiB. The tokenizer is tiny's: the table of 49,408 token vectors is there, a few hundred of them are used. Leaves
+    torch's global generator alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text_encoder, vae, unet = build_networks()
+    return tiny.build_tokenizer(), text_encoder, vae, unet, tiny.build_scheduler()
+
+
+def build_networks():
+    """(text_encoder, vae, unet) on torch's current device: under torch.device("meta") they take no memory."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)), AutoencoderKL(**VAE), UNet2DConditionModel(**UNET)

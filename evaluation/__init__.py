@@ -1,0 +1,1 @@
+"""Features and metrics of drawn covers; OCR of their titles."""

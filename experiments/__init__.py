@@ -1,0 +1,1 @@
+"""Studies made with the scripts: training regimes, the transfer comparison, the sampling curve."""

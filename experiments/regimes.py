@@ -1,0 +1,208 @@
+"""The five regimes of the original experiment, and the one that it wanted and never ran: train, draw, score, report.
+
+    python -m experiments.regimes --out DIR                        # as it was, on the whole Goodreads set: days on one GPU
+    python -m experiments.regimes --out DIR --scale 0.05 --data_root demo --pretrained_model tiny --resolution 64x96 \\
+        --test_fraction 0.5 --fid_features efficientnet --num_imgs 100       # minutes on a laptop, without internet
+
+Options of training, sd_inference and precalc_fid_stats are handed on to those that know them. What is done is not done
+again: after Ctrl-C or a crash the same command goes on, a training run from where it last saved; an option
+that would change what was learned already is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+import config
+from cli import checks, parser
+from cli import parser as cli_parser
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Regime(NamedTuple):
+    """What learns, for how long, on how many covers."""
+
+    train_unet: bool
+    train_text_encoder: bool
+    epochs: int
+    covers: int
+
+
+REGIMES = {
+    "unet-8x3000": Regime(True, False, 8, 3000),
+    "text-2x500": Regime(False, True, 2, 500),
+    "text-8x5000": Regime(False, True, 8, 5000),
+    "text-2x6000": Regime(False, True, 2, 6000),
+    "both-8x5000": Regime(True, True, 8, 5000),  # never run then: as long as the longest that was
+}
+
+
+def main(argv=None):
+    """Train and score each regime, then v0, then write the page."""
+    parser = cli_parser.Parser(
+        prog="python -m experiments.regimes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an option of a script must not be taken for one of ours
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, statistics, page")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the covers that each regime learns from")
+    options, handed_on = parser.parse_known_args(argv)
+    if not 0 < options.scale <= 1:
+        raise config.UserError(f"--scale {options.scale}: expected a factor above 0, at most 1")
+    words = sort_words(handed_on)
+
+    counts = count_covers(words[config.TrainingOptions], options.scale)
+
+    runs, stats_path = options.out.resolve() / "runs", options.out.resolve() / "fid_stats.npz"
+    run_script("precalc_fid_stats", *words[config.StatsOptions], "--fid_stats_path", stats_path)
+    scored = ("--calc_fid", True, "--fid_stats_path", stats_path)
+    for number, (name, regime) in enumerate(REGIMES.items()):
+        asked, covers = counts[name]
+        told = f"{covers:,} covers" if covers == asked else f"all {covers:,} covers of the {asked:,} asked for"
+        print(f"== {number + 1} of {len(REGIMES)}: {name}, {told}, {regime.epochs} epochs", flush=True)
+        learning = {**regime._asdict(), "num_examples": covers}
+        del learning["covers"]
+        learning = [word for key, value in learning.items() for word in (f"--{key}", value)]
+        # To a run that is there everything is said again: training refuses what would change its past
+        identity = "--run_id" if (runs / name / "config.json").exists() else "--run_name"
+        run_script("training", *words[config.TrainingOptions], *learning, "--output_dir", runs, identity, name)
+        start = ("--output_dir", runs, "--run_id", name)
+        for version in ("v0", "latest") if number == 0 else ("latest",):
+            run_script("sd_inference", *words[config.InferenceOptions], *start, "--version", version, *scored)
+    page = options.out.resolve() / "report.html"
+    run_script(
+        *("report", "--output_dir", runs, "--run_id", ",".join(REGIMES), "--version", "v0,latest"),
+        *("--report_path", page),
+    )
+    return 0
+
+
+def count_covers(words, scale):
+    """{regime: (covers asked for, covers it learns from)}: the data may have fewer. words: those for training.
+
+    UserError if two regimes that differ in their covers alone would be the same."""
+    import dataset
+
+    training = config.TrainingOptions(**parser.read_command_line(config.TrainingOptions, words))
+    available = len(dataset.open_data(training).books("train"))
+    counts, names = {}, {}
+    for name, regime in REGIMES.items():
+        asked = math.ceil(regime.covers * scale)
+        counts[name] = asked, min(asked, available)
+        same = names.setdefault(regime._replace(covers=counts[name][1]), name)
+        if same != name:
+            change = "smaller --scale, or more data" if asked > available else "larger --scale"
+            raise config.UserError(
+                f"--scale {scale}: {same} and {name} would be the same, both with {counts[name][1]:,} of the "
+                f"{available:,} training covers: give a {change}"
+            )
+    return counts
+
+
+def sort_words(given):
+    """{options class: [--name, value, ...]}: what was given, for each script that knows it. UserError for the rest."""
+    classes = (config.StatsOptions, config.TrainingOptions, config.InferenceOptions)
+    words = {cls: [] for cls in classes}
+    ours = {"run_id", "run_name", "output_dir", "version", "calc_fid", "fid_stats_path", "num_examples", "epochs"}
+    ours |= {"train_unet", "train_text_encoder", "max_steps", "save_dir", "prompt", "wandb_key"}
+    known = {cls: {field.name for field in dataclasses.fields(cls)} - ours for cls in classes}
+    pairs, last = [], None
+    for word in parser.normalize_argv(given):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            pairs.append(last := [name, *([value] if equals else [])])
+        elif last is None or len(last) == 2:
+            raise config.UserError(f"{word} stands where an option should be")
+        else:
+            last.append(word)
+    for name, *values in pairs:
+        knowing = [cls for cls in classes if name in known[cls]]
+        if not knowing:
+            if name in ours:
+                raise config.UserError(f"--{name} can't be given here: see --help for what each regime is")
+            near = difflib.get_close_matches(name, {"out", "scale"}.union(*known.values()), n=1)
+            raise config.UserError(
+                f"unknown option --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help")
+            )
+        for cls in knowing:
+            words[cls] += [f"--{name}", *values]
+    always = {config.InferenceOptions: ["--calc_fid", "True"]}
+    for cls in classes:  # before anything long begins
+        checks.check(cls(**parser.read_command_line(cls, words[cls] + always.get(cls, []))))
+    return words
+
+
+def run_script(script, *words, processes=1):
+    """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours.
+
+    processes > 1: as many of one thread each, on the CPU, share its work; the first that fails ends the others.
+
+    To stop is the script's affair, for it may have to save: Ctrl-C reaches it as it reaches us, SIGTERM is handed on,
+    and we leave when it has ended, with 128 + the signal's number if it has no status of its own.
+    """
+    running, stop, failed = [], 0, 0
+
+    def hand_on(number, _frame):
+        nonlocal stop
+        stop = number
+        end(running)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        command = [sys.executable, ROOT / f"{script}.py", *map(str, words)]
+        for environment in environments(processes):
+            running.append(subprocess.Popen(command, env=environment))
+        if stop:  # it came while the processes were made
+            end(running)
+        while any(process.poll() is None for process in running):
+            try:
+                for process in running:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = process.wait(timeout=None if processes == 1 else 0.2)
+                        if status and not failed:
+                            failed = status
+                            end(running)
+            except KeyboardInterrupt:
+                stop = signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    status = failed or next((process.returncode for process in running if process.returncode), 0)
+    status = status if status >= 0 else 128 - status
+    if status or stop:
+        sys.exit(status or 128 + stop)
+
+
+def end(processes):
+    """SIGTERM for those that still run; terminate leaves the others alone."""
+    for process in processes:
+        process.terminate()
+
+
+def environments(processes):
+    """The environment of each process that takes part, as Accelerate reads it; [None], ours, for one alone."""
+    if processes == 1:
+        return [None]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": 1}
+    each = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+    return [os.environ | {name: str(value) for name, value in one.items()} for one in each]
+
+
+if __name__ == "__main__":
+    parser.run_script(main)

@@ -1,0 +1,88 @@
+"""How few sampling steps keep the distance: each scheduler with several numbers of steps, one version, the same covers.
+
+    python -m experiments.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo --resolution 128x192 \\
+        --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
+
+Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on. Each
+combination has a folder of its own in --out; one that is half done is deleted and begun anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import config
+from bench import positive
+from cli import parser
+from cli import parser as cli_parser
+from common import files
+from experiments.regimes import run_script
+
+
+def main(argv=None):
+    """Draw and score each combination, and print the table after each."""
+    parser = cli_parser.Parser(
+        prog="python -m experiments.sampling_curve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the covers and the table")
+    parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"])
+    parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
+    options, handed_on = parser.parse_known_args(argv)
+    given = cli_parser.read_command_line(config.InferenceOptions, handed_on)
+    if {"steps", "scheduler", "save_dir"} & set(given):
+        raise config.UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name != "wandb_key"}
+    cli_parser.hold_to(options.out / "asked.json", asked)
+
+    import torch
+
+    drawing = 1 if torch.cuda.is_available() else os.cpu_count()
+    found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring
+    for scheduler in options.schedulers:
+        for steps in options.numbers:
+            folder = options.out.resolve() / f"{scheduler.replace('+', 'p')}-{steps}"
+            words = ("--scheduler", scheduler, "--steps", steps, "--save_dir", folder, "--calc_fid", True)
+            if not (folder / "seconds.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # half a drawing could not be timed
+                began = time.monotonic()
+                run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
+                files.write_json(folder / "seconds.json", {"seconds": time.monotonic() - began})
+            (metrics,) = folder.glob("*/metrics.json")
+            found[scheduler, steps] = files.read_json(metrics), files.read_json(folder / "seconds.json")["seconds"]
+            files.write_text(options.out / "table.md", table(found, options.numbers))
+            print(table(found, options.numbers), flush=True)
+    return 0
+
+
+def table(found, numbers):
+    """Markdown: a line a scheduler, a column a number of steps: distance ± its error, and seconds a cover."""
+    told, _ = next(iter(found.values()))
+    lines = [
+        f"{told['score']} of {told['n']} covers (± one standard error), and seconds a cover with start and scoring",
+        "",
+        "| scheduler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
+        "|---|" + "---|" * len(numbers),
+    ]
+    for scheduler in dict.fromkeys(scheduler for scheduler, _ in found):
+        cells = []
+        for steps in numbers:
+            if (scheduler, steps) in found:
+                told, seconds = found[scheduler, steps]
+                fid = told["values"]["fid"]
+                error = f" ± {fid['error']:.1f}" if fid.get("error") is not None else ""
+                cells.append(f"{fid['value']:.1f}{error}, {seconds / told['n']:.2f} s")
+        lines.append(f"| {scheduler} | " + " | ".join(cells + [""] * (len(numbers) - len(cells))) + " |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(parser.run_script(main))

@@ -1,0 +1,1 @@
+"""A version's name -> pictures."""

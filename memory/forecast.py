@@ -1,0 +1,296 @@
+"""What a configuration will need of a GPU's memory, known before it starts.
+
+The update itself is traced, with no GPU and no memory: the networks are built from their architecture, on torch's fake
+tensors, which have shapes and types but no values. On them run the functions that a run calls (updates.denoising_loss
+and all below it, the backward pass, clipping, the optimizer that optimizers.make makes), while LiveBytes counts
+the bytes of all tensors alive. Fake tensors of a GPU need its driver in the backward pass, so these are the CPU's, and
+what torch does in another way on a GPU is set right: see devices.py.
+
+What no trace of tensors can see is the allowance CUDA_CONTEXT. Fragmentation is not in the forecast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+import pathlib
+import types
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import config
+from checkpoints.state import GIB
+from common.files import read_json, write_json
+from data import buckets
+from diffusion import architecture as architectures
+from diffusion import ema, pipeline, tiny
+from memory import device_rules
+from memory.live_bytes import ELSEWHERE, LiveBytes
+from trainer import batches, optimizers
+
+# The driver's context, the kernels that are loaded, cuBLAS' and cuDNN's workspaces. 0.27 GiB after the first kernel
+# (pytorch/pytorch#86509), "around 400 MB" in use (pytorch/pytorch#109888), with kernels loaded when first needed
+CUDA_CONTEXT = int(0.45 * GIB)
+KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their average; activations: all other
+
+# Options that change the size of no tensor. All others, and any new one, make another forecast
+IRRELEVANT = {
+    *("data_root", "cache_dir", "test_fraction", "min_ascii", "include_desc", "summarize_desc", "summarizer"),
+    *("num_workers", "pretrained_model", "output_dir", "num_gpus", "seed", "tracker", "wandb_key", "wandb_project"),
+    *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
+    *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
+    *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
+}
+ROOMS = ("common", "data", "diffusion", "memory", "trainer")  # packages whose code the trace depends on
+LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The highest moment of each phase of a run."""
+
+    phases: dict  # "encoding", "training", "validation", "sampling" -> {kind: bytes}; the first, for cached latents
+    context: int  # bytes beside all tensors
+
+    def total(self, phase):
+        """Bytes at the highest moment of a phase."""
+        return sum(self.phases[phase].values()) + self.context
+
+    @property
+    def worst(self):
+        """Name of the phase that needs most."""
+        return max(self.phases, key=self.total)
+
+    @property
+    def peak(self):
+        """Bytes."""
+        return self.total(self.worst)
+
+    @property
+    def parts(self):
+        """{kind: bytes} at the peak, with the context."""
+        return {**self.phases[self.worst], "context": self.context}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A forecast, kept
+
+
+def forecast(options, architecture, device="cuda"):
+    """The Forecast of a run with these options on a "cuda" or a "cpu" device; seconds, or at once if it is kept."""
+    path = config.cache_dir(options) / "plans" / f"{key(options, architecture, device)}.json"
+    phases = kept(path)
+    if phases is None:
+        phases = trace(options, architecture, device)
+        with contextlib.suppress(config.UserError):  # a full or read-only disk: it is traced again the next time
+            write_json(path, phases)
+    return Forecast(phases, CUDA_CONTEXT if device == "cuda" else 0)
+
+
+def kept(path):
+    """The phases in a file, or None if it is not there or damaged."""
+    with contextlib.suppress(config.UserError):
+        phases = read_json(path)
+        sizes = [kinds.get(kind) for kinds in phases.values() if isinstance(kinds, dict) for kind in KINDS]
+        if "training" in phases and len(sizes) == len(KINDS) * len(phases) and all(isinstance(n, int) for n in sizes):
+            return phases
+    return None
+
+
+def key(options, architecture, device):
+    """Name of what is kept: a hash over all that the trace depends on, the code included."""
+    settings = {name: value for name, value in vars(options).items() if name not in IRRELEVANT}
+    settings |= {
+        "mixed_precision": precision_on(device, options),
+        "grad_acc_steps": min(2, options.grad_acc_steps),
+        "sample_every": bool(options.sample_every),
+        "guidance_scale": options.guidance_scale > 1,
+        "ema_decay": bool(options.ema_decay),
+    }
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    code = [path.read_text(encoding="utf-8") for path in code_files()]
+    everything = json.dumps([settings, architecture, device, versions, code], sort_keys=True)
+    return hashlib.blake2b(everything.encode(), digest_size=16).hexdigest()
+
+
+def code_files():
+    """The source files whose code the trace runs, or that decide which: rooms below and beside this one."""
+    root = pathlib.Path(__file__).parent.parent
+    return sorted(path for room in ROOMS for path in (root / room).glob("*.py")) + [root / "config.py"]
+
+
+def precision_on(device, options):
+    """'half' or 'no': what --mixed_precision comes to there. fp16 and bf16 take the same memory."""
+    if options.weights_dtype == "bf16":
+        return "half"
+    auto = {"cuda": "half", "cpu": "no"}[device]
+    return {"auto": auto, "no": "no"}.get(options.mixed_precision, "half")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The trace
+
+
+def trace(options, architecture, device):
+    """{phase: {kind: bytes}}: each phase of a run at its highest moment, when the optimizer has its states already."""
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller tells in one line
+    half = precision_on(device, options) == "half"
+    learning = [name for name in pipeline.PARTS if getattr(options, f"train_{name}")]
+    with torch.device("meta"):
+        parts = architectures.build(architecture)
+    parts.scheduler = tiny.build_scheduler()
+    pipeline.freeze(parts, learning)
+    if options.grad_ckpt:
+        pipeline.enable_checkpointing(parts, learning)
+    pipeline.place(parts, "meta", "bf16" if half else "no", learning, options.weights_dtype)
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
+    with fakes:
+        for network in (parts.text_encoder, parts.vae, parts.unet):
+            network.to_empty(device="cpu")
+    live, highest = (
+        LiveBytes(device_rules.ROUNDING[device], device_rules.cpu_workspace if device == "cpu" else None),
+        {},
+    )
+
+    def tell_gradient(p):
+        if p.grad is not None:
+            live.mark([p.grad], "gradients")
+
+    for name in learning:
+        for p in getattr(parts, name).parameters():
+            p.register_post_accumulate_grad_hook(tell_gradient)  # before the optimizer's own, which may drop it
+    run = stand_in(options, parts, learning, half)
+
+    with fakes, live, device_rules.like_cuda() if device == "cuda" else contextlib.nullcontext():
+
+        def reach(name, phase):
+            live.restart()
+            phase()
+            highest[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
+
+        # The autoencoder, alone if latents are cached; it comes back for previews
+        live.mark(tensors_of(parts.vae), "weights")
+        if options.cache_latents:
+            reach("encoding", lambda: encode(run))
+            live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
+        live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
+        if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
+            run.average = ema.Average(parts, learning, options.ema_decay)
+            live.mark([average for _, average in run.average.pairs()], "weights")
+        make_states(run, live)
+        reach("training", lambda: update(run))
+        reach("validation", lambda: validate(run))
+        if options.sample_every:
+            live.mark(tensors_of(parts.vae), "weights")
+            reach("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
+    return highest
+
+
+def stand_in(options, parts, learning, half):
+    """What the functions that are traced take for a session.Session."""
+    accelerator = types.SimpleNamespace(
+        device=torch.device("cpu"),
+        autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
+        scaler=None,
+        prepare=lambda optimizer: optimizer,
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+    )
+    return types.SimpleNamespace(
+        options=options,
+        parts=parts,
+        noise_scheduler=parts.noise_scheduler,
+        optimizer=optimizers.make(options, parts, learning, accelerator),
+        average=None,
+        accelerator=accelerator,
+    )
+
+
+def tensors_of(network):
+    """Parameters and buffers."""
+    return [*network.parameters(), *network.buffers()]
+
+
+def make_states(run, live):
+    """A step for gradients of 0, as in a short update that has no batch: the optimizer has its states from now on."""
+    for group in run.optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # as the learning rates' schedule sets it
+    run.optimizer.begin(0, 1.0)
+    (sum(p.sum() for p in run.optimizer.parameters) * 0).backward()
+    run.optimizer.clip()
+    run.optimizer.step()
+    states = [value for state in run.optimizer.state.values() for value in state.values()]
+    live.mark([value for value in states if isinstance(value, torch.Tensor)], "optimizer")
+
+
+def encode(run):
+    """A cover of latents.encode."""
+    width, height = largest(run.options)
+    with run.accelerator.autocast():
+        torch.cat(pipeline.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
+
+
+def largest(options):
+    """(width, height) of the largest pictures that training meets."""
+    return max(buckets.sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
+
+
+def denoise(run, batch_size):
+    """updates.denoising_loss of a batch."""
+    width, height = size = largest(run.options)
+    latent_shape = pipeline.latent_shape(run.parts, size)
+    positions = run.parts.text_encoder.config.max_position_embeddings
+    if run.options.cache_latents:
+        pictures = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
+    else:
+        pictures = {"pixel_values": torch.empty(batch_size, 3, height, width)}
+    return batches.denoising_loss(
+        run,
+        {**pictures, "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64)},
+        torch.empty(batch_size, *latent_shape),
+        torch.empty(batch_size, *latent_shape),
+        torch.zeros(batch_size, dtype=torch.int64),
+        run.options.snr_gamma,
+    )
+
+
+def update(run):
+    """What training.train does for an optimizer update; from its second batch on there are gradients already."""
+    run.optimizer.begin(0, 1.0)
+    for _ in range(min(2, run.options.grad_acc_steps)):
+        losses = denoise(run, run.options.batch_size)
+        losses.sum().backward()
+    run.optimizer.clip()
+    run.optimizer.step()
+    if run.average:
+        run.average.update(0)
+
+
+def validate(run):
+    """A batch of updates.validate."""
+    with ema.applied(run.average), pipeline.evaluating(run.parts):
+        denoise(run, min(run.options.batch_size, run.options.validation_rows))
+
+
+def sample(run, at_once):
+    """The networks' work in training.preview, for `at_once` covers. The samplers look at values, which fake tensors
+    have not; what they keep beside are a few latents, a thousandth of the rest.
+
+    In inference mode, as sampling.draw: autocast then keeps no cast weights, which under no_grad it does.
+    """
+    parts, options = run.parts, run.options
+    rows = at_once * (2 if options.guidance_scale > 1 else 1)
+    latent_shape = pipeline.latent_shape(parts, config.size(options))
+    positions = parts.text_encoder.config.max_position_embeddings
+    averaged, evaluating = ema.applied(run.average), pipeline.evaluating(parts)
+    with averaged, evaluating, run.accelerator.autocast(), torch.inference_mode():
+        prompt_embeds = pipeline.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
+        latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
+        timestep = torch.zeros((), dtype=torch.int64)
+        latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
+        pipeline.decode_latents(parts.vae, latents[:at_once], options.vae_tiling)

@@ -1,0 +1,249 @@
+"""What the page shows -> the text of one HTML file that needs nothing else: pictures, style and script are in it.
+
+Titles, prompts and names are data. They reach the page through jinja2's autoescape, or as JSON that the script only
+ever shows as text; and the page's own policy (CSP) lets nothing run but the script whose hash it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import datetime
+import hashlib
+import io
+import pathlib
+import shlex
+
+import jinja2
+from PIL import Image
+from tqdm import tqdm
+
+import config
+from checkpoints import catalog, metrics_log
+from cli import parser
+from common import files
+from data import images
+from evaluation import features
+from generation import covers
+from page import charts as page_charts
+from page import comparison
+
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
+QUALITY = 90  # of WebP, of 100
+SMALL = 256 * 256  # pixels; smaller pictures are embedded without loss
+MOST_GENRES = 8
+
+
+def make(columns, scores, data, books):
+    """The text of the page.
+
+    columns: see report.Column, with covers and settings; scores: {label: score}, see scoreboard.pick; data:
+    dataset.Data; books: whose covers are shown. UserError names a cover that can't be read.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    width, height = config.size(columns[0].options)
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style = f":root {{ --columns: {len(columns) + 1}; --ratio: {width / height:.4f}; }}\n{style}"
+    runs = list(dict.fromkeys(run for column in columns for run in column.runs))
+    rows = picture_rows(columns, books)
+    return environment.get_template("report.html").render(
+        style=style,
+        style_hash=csp_hash(style),
+        script=script,
+        script_hash=csp_hash(script),
+        labels=[column.label for column in columns],
+        runs=[run_facts(run, columns) for run in runs],
+        strangers=[version_facts(column, None) for column in columns if not column.runs],
+        data=data_facts(data),
+        drawn=drawing_facts(columns[0].options),
+        written=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        scores=score_facts(columns, scores),
+        rows=rows,
+        viewer=viewer_data(rows),
+        charts=curve_facts(runs, columns),
+        pictures="lossless WebP" if width * height <= SMALL else f"WebP at quality {QUALITY}",
+        pixelated=width < 192,
+    )
+
+
+def csp_hash(text):
+    """The text's SHA-256 as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def picture_rows(columns, books):
+    """For each book: title, by, prompt, and cells (first the real cover) with label, src, alt, prompt, about."""
+    prompts = {column.label: files.read_json(column.folder / covers.SETTINGS)["prompts"] for column in columns}
+    drawn = {column.label: drawing_facts(column.options) for column in columns}
+    rows = []
+    with tqdm(total=len(books) * (len(columns) + 1), desc="embedding pictures", unit="cover", delay=2) as bar:
+        for book in books:
+            size = config.size(columns[0].options)
+            about = f"row {book.row} of the data folder, resized to {size[0]}x{size[1]}"
+            cells = [cell("real", images.read(book.image, size), f"Real cover of {book.title}", "", about)]
+            bar.update()
+            for column in columns:
+                pixels = features.read_png(column.folder / f"{book.row}.png")
+                alt = f"Cover of {book.title}, drawn by {column.label}"
+                about = f"row {book.row}, {drawn[column.label]}"
+                cells.append(cell(column.label, pixels, alt, prompts[column.label][str(book.row)], about))
+                bar.update()
+            by = ", ".join(book.authors)
+            rows.append(dict(title=book.title, by=by, prompt=cells[1]["prompt"], row=book.row, cells=cells))
+    return rows
+
+
+def viewer_data(rows):
+    """What the script shows beside an enlarged picture."""
+    texts = ("label", "prompt", "about")
+    return [
+        dict(title=row["title"], cells=[{text: cell[text] for text in texts} for cell in row["cells"]]) for row in rows
+    ]
+
+
+def cell(label, pixels, alt, prompt, about):
+    return dict(label=label, src=picture_uri(pixels), alt=alt, prompt=prompt, about=about)
+
+
+def picture_uri(pixels):
+    """uint8 (H, W, 3) -> a data: URI. WebP has a fifth of the bytes of PNG; small pictures lose nothing by it."""
+    file = io.BytesIO()
+    lossless = pixels.shape[0] * pixels.shape[1] <= SMALL
+    Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, lossless=lossless, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def drawing_facts(options):
+    """How pictures are drawn, in words."""
+    return (
+        f"seed {options.seed}, {options.steps} steps of {options.scheduler}, guidance {options.guidance_scale:g}, "
+        f"{options.resolution}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def data_facts(data):
+    """[(what, number, note)] of the data folder."""
+    genres = collections.Counter(genre for book in data.kept for genre in book.genres)
+    common = ", ".join(f"{genre} {count}" for genre, count in genres.most_common(MOST_GENRES))
+    more = len(genres) - MOST_GENRES
+    why = collections.Counter(kind for _, kind, _ in data.dropped).most_common()
+    return [
+        ("covers to train on", len(data.books("train")), ""),
+        ("held out", len(data.books("test")), data.split_rule),
+        ("left out", len(data.dropped), ", ".join(f"{kind} {count}" for kind, count in why)),
+        ("genres", len(genres), common + (f", and {more} more" if more > 0 else "")),
+    ]
+
+
+def score_facts(columns, scores):
+    """The score table, and what is to be said beside it."""
+    labels = [column.label for column in columns]
+    scores, stale = comparison.current(scores, {column.label: column.settings["weights"] for column in columns})
+    base, rows = comparison.table(scores, labels)
+    skipped, notes = comparison.remarks(scores)
+    like = next(iter(scores.values()), None)
+    missing = [
+        dict(label=c.label, command=score_command(c, like), stale=c.label in stale)
+        for c in columns
+        if c.label not in scores
+    ]
+    return dict(
+        base=base,
+        rows=rows,
+        names=sorted({score["score"] for score in scores.values()}),
+        mixed=comparison.tell(comparison.differences(scores)),
+        missing=missing,
+        skipped=skipped,
+        notes=notes,
+    )
+
+
+def curve_facts(runs, columns):
+    """[(title, note, SVG)] of the runs' learning curves, with the shown versions marked."""
+    metrics = {run.name: metrics_log.read_metrics(run / "metrics.jsonl") for run in runs}
+    marks = [(c.label, catalog.version_of(c.runs[0], c.version.name)["step"]) for c in columns if c.runs]
+    charts = page_charts.charts(metrics, [mark for mark in marks if mark[1]])
+    covers_of = {run.name: files.read_json(run / "config.json").get("validation_rows") for run in runs}
+    if len(set(covers_of.values())) > 1:
+        counts = ", ".join(f"{name} {count}" for name, count in covers_of.items())
+        warning = f" The runs validate on different numbers of covers ({counts}): compare slopes, not heights."
+        charts = [(title, note + warning * title.startswith("Validation"), svg) for title, note, svg in charts]
+    return charts
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs and versions
+
+
+def run_facts(run, columns):
+    """How a run was trained, and its versions on this page."""
+    saved = files.read_json(run / "config.json")
+    return dict(
+        name=run.name,
+        command=parser.command(config.TrainingOptions, saved),
+        settings=sorted((name, "none" if value is None else value) for name, value in saved.items()),
+        versions=[version_facts(column, run) for column in columns if run in column.runs],
+    )
+
+
+def version_facts(column, run):
+    """What is known of a version, and the commands that draw with it and score it."""
+    facts = dict(label=column.label, weights=column.settings["weights"], folder=str(column.folder), aliases="")
+    facts |= dict(step=0, validation_loss=None, source=column.version.source, precision=column.settings["precision"])
+    if run:
+        about = catalog.version_of(run, column.version.name)
+        _, home = catalog.find_version(run, column.version.name)
+        aliases = catalog.aliases_of(catalog.read_ledger(home), column.version.name) if home else []
+        facts |= dict(step=about["step"], validation_loss=about["validation_loss"], aliases=", ".join(sorted(aliases)))
+        if column.version.name == "v0":
+            told = metrics_log.read_metrics(run / "metrics.jsonl")
+            start = [line["validation_loss"] for line in told if line["step"] == 0 and "validation_loss" in line]
+            facts["validation_loss"] = start[0] if start else None
+    facts["command"] = shlex.join(drawing_words(column))
+    return facts
+
+
+def drawing_words(column):
+    """The words of a command that draws the grid with a version as it is drawn here."""
+    options, run = column.options, column.version.run
+    words = ["python", "-m", "sd_inference", "--version", column.version.name if run else column.version.source]
+    if run:
+        words += ["--output_dir", options.output_dir, "--run_id", run.name]
+    elif column.version.name == "v0":
+        words = [*words[:-1], "v0", "--pretrained_model", column.version.source]
+    defaults = {field.name: field.default for field in dataclasses.fields(config.InferenceOptions)}
+    saved = files.read_json(run / "config.json") if run else {}
+    fields = [field for group in (config.DataOptions, config.DrawingOptions) for field in dataclasses.fields(group)]
+    for name in [*(field.name for field in fields), "seed", "mixed_precision"]:
+        value = getattr(options, name)
+        inherits = name != "mixed_precision" and name in saved
+        if value != (saved[name] if inherits else defaults[name]):
+            words += [f"--{name}", str(value)]
+    return [*words, "--save_dir", str(column.folder.parent)]
+
+
+def score_command(column, like):
+    """The command that scores a version; like: another version's score, to measure in the same way; or None."""
+    words = [*drawing_words(column), "--calc_fid", "True"]
+    if like:
+        words += ["--num_imgs", str(like["n"])]
+        for field in dataclasses.fields(config.FidOptions):
+            if like.get(field.name, field.default) != field.default:
+                words += [f"--{field.name}", str(like[field.name])]
+    return shlex.join(words)

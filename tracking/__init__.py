@@ -1,0 +1,1 @@
+"""wandb, trackio, tensorboard; uploads and downloads; listing and publishing."""

@@ -1,0 +1,1 @@
+"""One training process: session, loop, batches, losses, validation, optimizers, resume."""
