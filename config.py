@@ -1,6 +1,6 @@
-"""Every option of every script, once: dataclass fields with unit, default and what None means.
+"""Every option of every script, once: dataclass fields with unit, default and what None means. And the presets.
 
-checks.py reads their values, command_line.py makes command lines from them. Only the standard library is imported here.
+cli/ reads their values and makes command lines from them. Only the standard library is imported here.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ import pathlib
 import re
 from dataclasses import dataclass
 
-import presets
-
-
-class UserError(Exception):
-    """A mistake a person can mend. The message is one line: what, where, how to mend it. Scripts exit with 2."""
+from common.errors import UserError
 
 
 def option(default, help, *, none="", choices=None, least=None, above=None, most=None, resume="fixed", saved=True):
@@ -26,6 +22,21 @@ def option(default, help, *, none="", choices=None, least=None, above=None, most
     """
     meta = dict(help=help, none=none, choices=choices, least=least, above=above, most=most, resume=resume, saved=saved)
     return dataclasses.field(default=default, metadata=meta)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Presets: options for a GPU with this much memory. UNet and text encoder may both learn, at 512x768.
+# A preset stands between the defaults and what was given, and is then forgotten: a run's config.json has what it set.
+
+SMALL = dict(  # needs a GPU that computes in bf16: half the bytes, gradients one at a time, the rest off the GPU
+    fused_backward=True, weights_dtype="bf16", grad_ckpt=True, cache_latents=True, ema_device="cpu", vae_tiling=True
+)
+PRESETS = {
+    "6gb": dict(batch_size=1, optimizer="paged_adamw8bit", **SMALL),
+    "8gb": dict(batch_size=4, optimizer="adamw8bit", **SMALL),
+    "12gb": dict(batch_size=4, optimizer="adamw8bit", grad_ckpt=True, cache_latents=True, ema_device="cpu"),
+    "24gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=True, cache_latents=True),
+}
 
 
 METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # what --metrics picks from
@@ -171,7 +182,7 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         "flags that fit a card with so much memory at 512x768, where they are not given; those that it sets are "
         "printed. 6gb and 8gb need a GPU that computes in bf16, such as an RTX 30xx or later",
         none="the defaults",
-        choices=tuple(presets.PRESETS),
+        choices=tuple(PRESETS),
         saved=False,
     )
     train_unet: bool = option(False, "fine-tune the UNet")
@@ -388,3 +399,23 @@ def tracker(options):
 def num_workers(options):
     """How many threads or processes read images."""
     return min(8, os.cpu_count() or 1) if options.num_workers is None else options.num_workers
+
+
+SCRIPTS = {
+    TrainingOptions: "training",
+    InferenceOptions: "sd_inference",
+    StatsOptions: "precalc_fid_stats",
+    ReportOptions: "report",
+    RunsOptions: "runs",
+    DatasetOptions: "dataset",
+}
+
+
+def preset_gb(preset):
+    """GB of the card that a preset is for."""
+    return float(preset.removesuffix("gb"))
+
+
+def preset_options(preset, given, known):
+    """{flag: value}: what a preset sets of the flags that are `known`, beside those that were `given`."""
+    return {name: value for name, value in PRESETS[preset].items() if name in known and name not in given}

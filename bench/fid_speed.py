@@ -21,8 +21,14 @@ import tracemalloc
 
 import config
 from bench import positive, resolution
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from common.png import read_png
+from common.prefetch import read_ahead
+from data.folder import open_data
+from data.images import read_cover
+from demo_data import folder as demo_data_folder
+from evaluation import features
 
 
 def main(argv=None):
@@ -51,10 +57,6 @@ def compare_statistics(folder, wishes):
     from PIL import Image
     from pytorch_fid import fid_score, inception
 
-    import dataset
-    from data import images
-    from demo_data import folder as demo_data_folder
-
     # The same network, with random weights, and the same files for all
     torch.manual_seed(0)
     with (
@@ -70,25 +72,24 @@ def compare_statistics(folder, wishes):
         data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
     )
     paths = []
-    for book in dataset.open_data(options).kept:
+    for book in open_data(options).kept:
         paths.append(folder / f"{book.row}.png")
-        Image.fromarray(images.read(book.image, config.size(options))).save(paths[-1])
+        Image.fromarray(read_cover(book.image, config.size(options))).save(paths[-1])
 
     def peer():
         names = list(map(str, paths))
         return fid_score.calculate_activation_statistics(names, theirs, wishes.batch_size, 2048, "cpu", num_workers=2)
 
     def ours(resize):
-        from evaluation import features
 
         settings = dict(fid_weights=str(folder / "weights.pt"), fid_resize=resize, fid_batch_size=wishes.batch_size)
         extractor = features.load_extractor(config.StatsOptions(**settings), torch.device("cpu"))
 
         def run():
-            from evaluation import distances, features
+            from evaluation import distances
 
             moments = distances.Moments(extractor.dims)
-            images = features.read_ahead(features.read_png, paths, 2)
+            images = read_ahead(read_png, paths, 2)
             while batch := list(itertools.islice(images, wishes.batch_size)):
                 moments.update(extractor(batch))
             return moments.mu, moments.sigma
@@ -158,4 +159,4 @@ def watch_memory(dims=2048, batch=50):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

@@ -16,8 +16,10 @@ import time
 
 import config
 from bench import positive, resolution
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from diffusion import encoding, pipeline
+from diffusion.parts import set_trainable
 
 WAYS = {  # way: (channels_last, compiled)
     "plain": (False, False),
@@ -68,12 +70,10 @@ def make_step(wishes):
     """(update, kind of device): update(channels_last, compiled) makes a step on a fixed batch, less the optimizer's."""
     import torch
 
-    from diffusion import pipeline
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = pipeline.load_parts(wishes.pretrained_model)
-    unet = pipeline.freeze(parts, ["unet"]).unet.to(device)
-    latents = torch.randn(wishes.batch_size, *pipeline.latent_shape(parts, config.parse_size(wishes.resolution)))
+    unet = set_trainable(parts, ["unet"]).unet.to(device)
+    latents = torch.randn(wishes.batch_size, *encoding.latent_shape(parts, config.parse_size(wishes.resolution)))
     noise = torch.randn_like(latents).to(device)
     text = torch.randn(wishes.batch_size, 77, unet.config.cross_attention_dim, device=device)
     timesteps = torch.full((wishes.batch_size,), 500, device=device)
@@ -94,4 +94,4 @@ def make_step(wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

@@ -19,8 +19,10 @@ import time
 
 import config
 from bench import positive, resolution
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from demo_data import folder as demo_data_folder
+from trainer.losses import training_loss
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -51,7 +53,6 @@ def main(argv=None):
 
 def measure(folder, wishes):
     """{way: [images/s in each turn]}."""
-    from demo_data import folder as demo_data_folder
     from trainer.batches import make_loader
     from trainer.session import set_up
 
@@ -85,7 +86,6 @@ def measure(folder, wishes):
 
 def images_per_s(session, batches, updates):
     """Images a second over some updates, as training makes them. batches: (batch, its places), as many as are asked."""
-    from trainer.batches import training_loss
 
     images, began = 0, time.monotonic()
     for batch, places in itertools.islice(batches, updates):
@@ -116,4 +116,4 @@ def tell(speeds, wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

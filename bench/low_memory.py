@@ -18,9 +18,9 @@ import statistics
 import subprocess
 import sys
 
-import config
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from common.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXED = """--pretrained_model tiny --data_root demo --resolution 64x96 --train_unet True --train_text_encoder True
@@ -52,7 +52,7 @@ def main(argv=None):
     )
     wishes = parser.parse_args(argv)
     if wishes.seeds < 2 or wishes.updates < 4:
-        raise config.UserError("--seeds must be at least 2, and --updates at least 4")
+        raise UserError("--seeds must be at least 2, and --updates at least 4")
     plain = next(iter(MODES))
 
     curves = {}  # (mode, seed) -> {update: loss / loss before training}
@@ -88,7 +88,7 @@ def train(out, mode, seed, words, updates):
         command = [sys.executable, "-m", "training", "--output_dir", str(out.resolve()), *which]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            raise config.UserError(f"training {name} failed: {done.stderr.strip().splitlines()[-1]}")
+            raise UserError(f"training {name} failed: {done.stderr.strip().splitlines()[-1]}")
     losses = losses_of(run)
     return {update: loss / losses[0] for update, loss in losses.items()}
 
@@ -102,4 +102,4 @@ def losses_of(run):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

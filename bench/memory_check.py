@@ -20,9 +20,13 @@ import tempfile
 from typing import NamedTuple
 
 import config
+import training
 from bench import resolution
-from cli import parser
+from cli import launch, parser
 from cli import parser as cli_parser
+from diffusion import pipeline
+from memory import forecast
+from memory import forecast as memory_forecast
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB, MIB = 2**30, 2**20
@@ -134,7 +138,6 @@ def main(argv=None):
 def check(name, words, folder):
     """One line: the forecast and the measurement of a configuration. folder: for the run and the model."""
     from diffusion import architecture
-    from memory import forecast as memory_forecast
 
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
@@ -154,8 +157,6 @@ def make_middle(folder):
     import torch
     from diffusers import UNet2DConditionModel
 
-    from diffusion import pipeline
-
     if not folder.exists():
         parts = pipeline.build_tiny()
         torch.manual_seed(0)
@@ -166,7 +167,6 @@ def make_middle(folder):
 
 def measure(words):
     """Highest number of bytes that torch had allocated at a time while the script trained with these options."""
-    import training
 
     return allocated(lambda: training.main(words))
 
@@ -192,10 +192,9 @@ def allocated(work):
 def tell_plan(name, words, most):
     """One line: the forecast of a configuration, and what it should not exceed."""
     from diffusion import architecture
-    from memory import forecast
 
     options, _ = parser.parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
-    peak = forecast.forecast(options, architecture.of_source("sd15-random")).peak / GIB
+    peak = forecast.forecast_memory(options, architecture.of_source("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
 
@@ -206,7 +205,6 @@ def tell_plan(name, words, most):
 def compare(figure):
     """One line: the forecast of training alone, for those scripts drew no previews, beside a published figure."""
     from diffusion import architecture
-    from memory import forecast as memory_forecast
 
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
     options, _ = parser.parse(config.TrainingOptions, words)
@@ -232,4 +230,4 @@ def half_weights(described, *networks):
 
 
 if __name__ == "__main__":
-    parser.run_script(main)
+    launch.run_script(main)

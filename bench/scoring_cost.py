@@ -16,16 +16,18 @@ import time
 
 import config
 from bench import positive, resolution
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from common.png import save_png
+from data.folder import open_data
+from data.images import read_cover
+from demo_data import folder as demo_data_folder
+from evaluation import evaluate, features
 
 
 def main(argv=None):
     """Print a line for each metric, as it is done."""
-    from data import images
-    from demo_data import folder as demo_data_folder
-    from diffusion import sampling
-    from evaluation import distances, evaluate, features
+    from evaluation import distances
     from evaluation import reference as evaluation_reference
 
     parser = cli_parser.Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
@@ -38,21 +40,19 @@ def main(argv=None):
 
     import torch
 
-    import dataset
-
     # Covers to score: those of training, under the names of as many held-out books
     root = demo_data_folder.ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
     words = ["--data_root", root, "--cache_dir", wishes.out / "cache", "--resolution", wishes.resolution]
     words += ["--test_fraction", 0.5, "--fid_features", "efficientnet", "--num_imgs", wishes.covers]
     options, _ = cli_parser.parse(config.InferenceOptions, list(map(str, words)))
-    data = dataset.open_data(options)
+    data = open_data(options)
     pairs = list(zip(data.books("test"), data.books("train"), strict=False))[: wishes.covers]
     folder = wishes.out / "drawn"
     folder.mkdir(exist_ok=True)
     for book, shown in pairs:
         if not (folder / f"{book.row}.png").exists():
-            pixels = torch.from_numpy(images.read(shown.image, config.size(options)).copy())
-            sampling.save_png(folder / f"{book.row}.png", pixels)
+            pixels = torch.from_numpy(read_cover(shown.image, config.size(options)).copy())
+            save_png(folder / f"{book.row}.png", pixels)
     books = [book for book, _ in pairs]
 
     # One metric after the other
@@ -65,7 +65,7 @@ def main(argv=None):
         moments.update(block)
     tell("statistics of the real covers", began)
     reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {})
-    sides = evaluate.Sides(options, folder, None, data, books, [], extractor, reference, None)
+    sides = evaluate.EvaluationInputs(options, folder, None, data, books, [], extractor, reference, None)
     for metric in config.METRICS:
         if metric != "clip":
             began = time.monotonic()
@@ -80,4 +80,4 @@ def tell(name, began):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

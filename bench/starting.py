@@ -18,8 +18,10 @@ import time
 
 import config
 from bench import positive
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from data.folder import open_data
+from demo_data.books import COLUMNS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -46,8 +48,6 @@ def main(argv=None):
     for name, taken in seconds.items():
         print(f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f} ... {max(taken):.2f} |", flush=True)
 
-    import dataset
-
     root = draw(wishes.out.resolve() / f"data-{wishes.rows}", wishes.rows)
     cache = wishes.out.resolve() / f"cache-{time.time_ns()}"
     options = config.StatsOptions(data_root=str(root), cache_dir=str(cache))
@@ -55,7 +55,7 @@ def main(argv=None):
     taken = []
     for _ in range(1 + wishes.repeats):
         began = time.monotonic()
-        kept = len(dataset.open_data(options).kept)
+        kept = len(open_data(options).kept)
         taken.append(time.monotonic() - began)
     print(f"| the first time, every picture is decoded | {taken[0]:.1f} | {kept} |")
     later = taken[1:]
@@ -69,8 +69,6 @@ def draw(root, rows):
     import numpy as np
     from PIL import Image
 
-    from demo_data import folder
-
     if (root / "book_data.csv").exists():
         return root
     images = root / "images" / "images"
@@ -83,7 +81,7 @@ def draw(root, rows):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(save, range(rows)))
     with open(root / ".book_data.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, folder.COLUMNS, restval="")
+        table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
         for row in range(rows):
             told = dict(
@@ -95,4 +93,4 @@ def draw(root, rows):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

@@ -27,8 +27,14 @@ import time
 
 import config
 from bench import positive
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
+from common.errors import UserError
+from data import prompts
+from data.folder import open_data
+from demo_data import folder
+from diffusion import encoding, pipeline
+from diffusion.parts import set_trainable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not timed
@@ -62,7 +68,7 @@ def main(argv=None):
     if wishes.bare:
         return loop(wishes)
     if wishes.example and not wishes.example.is_file():
-        raise config.UserError(f"--example {wishes.example}: no such file; it is in the repository of diffusers")
+        raise UserError(f"--example {wishes.example}: no such file; it is in the repository of diffusers")
     wishes.out.mkdir(parents=True, exist_ok=True)
     commands = prepare(wishes)
     found = {way: [] for way in commands}  # (steps/s, GiB) of each turn
@@ -77,7 +83,6 @@ def main(argv=None):
 
 def prepare(wishes):
     """{way: words after python}, with the model and the data that they need in place."""
-    from demo_data import folder
 
     root = folder.ensure(wishes.out.resolve(), wishes.covers, workers=2)
     model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
@@ -113,14 +118,12 @@ def prepare(wishes):
 
 def lay_out(root, folder, cache):
     """The pictures of a data folder as `datasets` reads them: links, and metadata.jsonl with the prompts."""
-    import dataset
-    from data import prompts
 
     options = config.StatsOptions(data_root=str(root), cache_dir=str(cache))
     unfinished = folder.with_name(".unfinished")
     unfinished.mkdir(exist_ok=True)
     lines = []
-    for book in dataset.open_data(options).books("train"):
+    for book in open_data(options).books("train"):
         link = unfinished / f"{book.row}.jpg"
         if not link.exists():
             link.symlink_to(pathlib.Path(book.image).resolve())
@@ -152,7 +155,7 @@ def measure(command, total, log):
     process.returncode = os.waitstatus_to_exitcode(status)
     timed = {done: moment for done, moment in moments.items() if done >= WARM_UP}
     if process.returncode or len(timed) < 2:
-        raise config.UserError(f"no speed from {' '.join(map(str, command[:3]))} ...; see {log}")
+        raise UserError(f"no speed from {' '.join(map(str, command[:3]))} ...; see {log}")
     first, last = min(timed), max(timed)
     return (last - first) / (timed[last] - timed[first]), used.ru_maxrss / 2**20  # kilobytes, on Linux
 
@@ -162,19 +165,17 @@ def loop(wishes):
     import torch
     from tqdm import tqdm
 
-    from diffusion import pipeline
-
     parts = pipeline.load_parts(wishes.pretrained_model)
-    unet = pipeline.freeze(parts, ["unet"]).unet
+    unet = set_trainable(parts, ["unet"]).unet
     optimizer = torch.optim.AdamW(unet.parameters(), lr=float(LR), fused=True)
-    latents = torch.randn(wishes.batch_size, *pipeline.latent_shape(parts, (wishes.resolution, wishes.resolution)))
+    latents = torch.randn(wishes.batch_size, *encoding.latent_shape(parts, (wishes.resolution, wishes.resolution)))
     del parts.vae  # as with cached latents
     noise, timesteps = torch.randn_like(latents), torch.full((wishes.batch_size,), 500)
     positions = parts.text_encoder.config.max_position_embeddings
     input_ids = torch.zeros(wishes.batch_size, positions, dtype=torch.int64)
     for _ in tqdm(range(WARM_UP + wishes.updates), mininterval=0):
         with torch.no_grad():
-            text = pipeline.encode_text(parts.text_encoder, input_ids)
+            text = encoding.encode_text(parts.text_encoder, input_ids)
         loss = torch.nn.functional.mse_loss(unet(latents, timesteps, text, return_dict=False)[0], noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -212,4 +213,4 @@ def table(found, wishes):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pathlib
 import re
 
-from common.files import read_json, write_json
-from config import UserError
+from common.errors import UserError
+from common.files import read_json
 
-NAMES = r"v\d+|latest|best"  # of versions; anything else is a folder
-POSITION, SCORES, FETCHED = "position.json", "scores.json", "fetched"
+VERSION_NAME = r"v\d+|latest|best"  # of versions; anything else is a folder
+POSITION = "position.json"
+FETCHED = "fetched"
+FREE_SPACE_HINT = (
+    "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -33,7 +37,7 @@ def find_run(output_dir, run_id, tracker="none"):
                 f"there is no run in {output_dir}: train one first, or say where they are with --output_dir"
             )
         return runs[-1]
-    folder = run_folder(output_dir, run_id)
+    folder = run_path(output_dir, run_id)
     if folder not in runs:
         names = ", ".join(run.name for run in runs[-8:]) or "none"
         there = f"there: {names}" if len(runs) <= 8 else f"the last 8 of {len(runs)} there: {names}"
@@ -46,7 +50,7 @@ def find_run(output_dir, run_id, tracker="none"):
     return folder
 
 
-def run_folder(output_dir, run_id):
+def run_path(output_dir, run_id):
     """Where the run is or would be."""
     return pathlib.Path(output_dir).expanduser() / run_id
 
@@ -60,7 +64,7 @@ def steps_on_disk(run):
 # Versions
 
 
-def read_ledger(run):
+def read_version_index(run):
     """What versions.json says, or that there are none yet."""
     path = run / "versions.json"
     ledger = read_json(path) if path.exists() else {"versions": {}, "aliases": {}}
@@ -79,7 +83,7 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
 
     UserError if there is no such run or version, and which there are.
     """
-    if not re.fullmatch(NAMES, version):
+    if not re.fullmatch(VERSION_NAME, version):
         folder = pathlib.Path(version).expanduser()
         if not folder.is_dir():
             raise UserError(f"--version {version}: expected v0, v1 ..., latest, best, or a folder, and no such folder")
@@ -96,8 +100,10 @@ def resolve_version(output_dir, run_id, version, pretrained_model):
         return "v0", read_json(run / "config.json").get("pretrained_model", pretrained_model), run
     name, home = find_version(run, version)
     if home is None:
-        ledger = read_ledger(run)
-        there = ", ".join(["v0", *ledger["versions"], *read_ledger(run / FETCHED)["versions"], *ledger["aliases"]])
+        ledger = read_version_index(run)
+        there = ", ".join(
+            ["v0", *ledger["versions"], *read_version_index(run / FETCHED)["versions"], *ledger["aliases"]]
+        )
         raise UserError(f"run {run.name} has no version {version}; there: {there}")
     return name, version_folder(home, name), run
 
@@ -107,17 +113,17 @@ def find_version(run, version):
     folder, or <run>/fetched, whose versions a tracker had and which training never touches; the one with the files
     comes first. An alias means what it means in the run's own list, if that knows it.
     """
-    ledgers = {home: read_ledger(home) for home in (run, run / FETCHED)}
+    ledgers = {home: read_version_index(home) for home in (run, run / FETCHED)}
     name = next((ledger["aliases"][version] for ledger in ledgers.values() if version in ledger["aliases"]), version)
     homes = [home for home, ledger in ledgers.items() if name in ledger["versions"]]
     homes.sort(key=lambda home: not (home / "versions" / name).is_dir())
     return name, homes[0] if homes else None
 
 
-def version_of(run, name):
+def version_entry(run, name):
     """What versions.json says of a version: {"step": ..., "validation_loss": ...}; of v0, step 0."""
     _, home = find_version(run, name)
-    return read_ledger(home)["versions"][name] if home else {"step": 0, "validation_loss": None}
+    return read_version_index(home)["versions"][name] if home else {"step": 0, "validation_loss": None}
 
 
 def version_folder(run, name):
@@ -129,18 +135,3 @@ def version_folder(run, name):
             "--tracker that has it"
         )
     return str(folder)
-
-
-def read_scores(run):
-    """{version: {name of the score: what metrics.json says}} of a run."""
-    scores = read_json(run / SCORES) if (run / SCORES).exists() else {}
-    for of_version in scores.values():
-        if not isinstance(of_version, dict) or not all(isinstance(score, dict) for score in of_version.values()):
-            raise UserError(f"can't read {run / SCORES}: it holds no scores; delete it, and score again")
-    return scores
-
-
-def add_score(run, version, score):
-    """Remember the newest score of a version, for listings. score: see metrics.json; "score" names it."""
-    scores = read_scores(run)
-    write_json(run / SCORES, {**scores, version: {**scores.get(version, {}), score["score"]: score}})

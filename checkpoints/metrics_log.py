@@ -6,12 +6,9 @@ from __future__ import annotations
 import contextlib
 import json
 
-import psutil
-import torch
-
-from checkpoints.state import GIB, ROOM
+from checkpoints.catalog import FREE_SPACE_HINT
+from common.errors import UserError
 from common.files import write_text
-from config import UserError
 
 
 class MetricsLog:
@@ -32,7 +29,7 @@ class MetricsLog:
                 self.file.write(json.dumps({"step": step, **values}) + "\n")
                 self.file.flush()
             except OSError as problem:
-                raise UserError(f"can't write {self.file.name}: {problem.strerror}; {ROOM}") from None
+                raise UserError(f"can't write {self.file.name}: {problem.strerror}; {FREE_SPACE_HINT}") from None
 
 
 def read_metrics(path):
@@ -83,10 +80,3 @@ class MetricsTail:
         values, self.newest = self.newest, {}
         self.after = values.pop("step")
         return self.after, values
-
-
-def memory_gib(device):
-    """Most memory that torch has used on a GPU so far; on a CPU, what the process takes now. GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
-    return psutil.Process().memory_info().rss / GIB

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 
+from common.errors import UserError
+from common.files import read_json, write_json
+
 ALIKE = (  # what scores must have in common to stand side by side; versions differ in run, version and weights
     *("score", "n", "n_reference", "fid_resize", "features_hash", "reference", "rows"),
     *("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling", "precision"),
@@ -81,3 +84,21 @@ def table(lines):
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["  ".join(word.ljust(width) for word, width in zip(words, widths, strict=True)) for words in lines]
     return "".join(f"  {line.rstrip()}\n" for line in padded)
+
+
+SCORES = "scores.json"
+
+
+def read_scores(run):
+    """{version: {name of the score: what metrics.json says}} of a run."""
+    scores = read_json(run / SCORES) if (run / SCORES).exists() else {}
+    for of_version in scores.values():
+        if not isinstance(of_version, dict) or not all(isinstance(score, dict) for score in of_version.values()):
+            raise UserError(f"can't read {run / SCORES}: it holds no scores; delete it, and score again")
+    return scores
+
+
+def add_score(run, version, score):
+    """Remember the newest score of a version, for listings. score: see metrics.json; "score" names it."""
+    scores = read_scores(run)
+    write_json(run / SCORES, {**scores, version: {**scores.get(version, {}), score["score"]: score}})

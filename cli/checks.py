@@ -9,7 +9,7 @@ import math
 import re
 
 import config
-from config import UserError
+from common.errors import UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Text -> value. Each parser takes the text and returns the value or raises ValueError with what was expected.

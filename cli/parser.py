@@ -12,34 +12,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import logging
 import os
 import re
-import shlex
 import sys
 
-import presets
-from cli.checks import check, check_value
-from common.files import read_json, write_json
+import config
+from cli.checks import check
+from cli.saved_options import checked, load_json
+from common.errors import UserError
 from config import (
+    SCRIPTS,
     DatasetOptions,
     InferenceOptions,
     ReportOptions,
     RunsOptions,
     StatsOptions,
-    TrackingOptions,
     TrainingOptions,
-    UserError,
 )
 
-SCRIPTS = {
-    TrainingOptions: "training",
-    InferenceOptions: "sd_inference",
-    StatsOptions: "precalc_fid_stats",
-    ReportOptions: "report",
-    RunsOptions: "runs",
-    DatasetOptions: "dataset",
-}
 EXAMPLES = {
     TrainingOptions: """
   python -m training --num_gpus=1 --train_text_encoder True --train_unet False
@@ -130,33 +120,6 @@ def normalize_argv(argv):
     return result
 
 
-def known_fields():
-    """name -> field, over all scripts."""
-    return {field.name: field for cls in SCRIPTS for field in dataclasses.fields(cls)}
-
-
-def load_json(path):
-    """Raw options of a --config or config.json file. UserError if it can't be read or has an unknown option."""
-    raw = read_json(path)
-    for name in raw.keys() - known_fields().keys():
-        near = difflib.get_close_matches(name, known_fields(), n=1)
-        raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    return raw
-
-
-def checked(cls, raw, where):
-    """{name: checked value} for those of the raw options that `cls` has. UserError names the option and `where`."""
-    values = {}
-    for field in dataclasses.fields(cls):
-        if field.name in raw:
-            try:
-                values[field.name] = check_value(field, raw[field.name])
-            except ValueError as problem:
-                got = "" if "wandb_key" in f"{field.name} {raw[field.name]}" else f", got {raw[field.name]!r}"
-                raise UserError(f"{where}--{field.name}: {problem}{got}") from None
-    return values
-
-
 def read_command_line(cls, argv=None):
     """{name: checked value} of what the user typed or put in --config, and of what a --preset sets beside that.
 
@@ -184,7 +147,7 @@ def set_by_preset(cls, given):
             "--preset is for a new run, and a resumed one keeps what it has: leave it out, or give flags that may "
             "change (--batch_size with --grad_acc_steps, --grad_ckpt, --ema_device, --vae_tiling)"
         )
-    chosen = presets.flags(preset, given, {field.name for field in dataclasses.fields(cls)})
+    chosen = config.preset_options(preset, given, {field.name for field in dataclasses.fields(cls)})
     told = " ".join(f"--{name} {value}" for name, value in chosen.items()) or "nothing, since all was given"
     print(f"preset {preset} sets {told}", file=sys.stderr)
     return chosen
@@ -211,100 +174,3 @@ def parse(cls, argv=None):
     """(options, given) from the command line. UserError for any mistake."""
     given = read_command_line(cls, argv)
     return check(cls(**given)), given
-
-
-def inherit(cls, saved_path, given, names=None):
-    """Options of a run with `given` on top: what the user did not say comes from the run's config.json.
-
-    names: the options to take from the run; None = all that are saved.
-    """
-    saved = {k: v for k, v in load_json(saved_path).items() if names is None or k in names}
-    return check(cls(**(checked(cls, saved, f"{saved_path}: ") | given)))
-
-
-def inherit_tracker(cls, saved_path, given):
-    """The options that were given, and the tracker of the run, if it is on this disk."""
-    tracking = {field.name for field in dataclasses.fields(TrackingOptions)}
-    return inherit(cls, saved_path, given, tracking) if saved_path.exists() else check(cls(**given))
-
-
-def refuse_changes(cls, saved_path, given):
-    """UserError that names the first given option which would change what the run has already done."""
-    saved = checked(cls, load_json(saved_path), f"{saved_path}: ")
-    for field in dataclasses.fields(cls):
-        name = field.name
-        if name in given and field.metadata["resume"] == "fixed" and field.metadata["saved"]:
-            was = saved.get(name, field.default)
-            if given[name] != was:
-                raise UserError(
-                    f"--{name} {given[name]} would change the past of this run, which has {was}: "
-                    f"leave --{name} out to go on, or start a new run without --run_id"
-                )
-
-
-def hold_to(path, asked):
-    """Keep what a folder is made for, {option: value}, in the JSON file `path`. UserError if it was made for something
-    else: what lies there would pass for what is asked for now."""
-    before = read_json(path) if path.exists() else asked
-    for name, value in asked.items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{path.parent} was made with --{name} {before.get(name)}, and now it is {value}: choose another "
-                "folder, or remove this one"
-            )
-    write_json(path, asked)
-
-
-def command(cls, values, always=()):
-    """The command line that gives the script of `cls` these options {name: value}: those that are not the default, and
-    those named in `always`; nothing that is never saved."""
-    words = ["python", "-m", SCRIPTS[cls]]
-    for field in dataclasses.fields(cls):
-        value = values.get(field.name, field.default)
-        if field.metadata["saved"] and (value != field.default or field.name in always):
-            words += [f"--{field.name}", str(value)]
-    return shlex.join(words)
-
-
-def of_run(script, options, run):
-    """The command line that has a script go on with a run. run: its folder."""
-    return f"python -m {script} --output_dir {shlex.quote(options.output_dir)} --run_id {run.name}"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# How a script begins and ends
-
-
-def launch_on_gpus(num_gpus, script, argv=None):
-    """Run `script` again in num_gpus processes through `accelerate launch` and never return; nothing to do for one
-    process, or inside a launched one. UserError if the machine has fewer GPUs."""
-    if num_gpus == 1 or "LOCAL_RANK" in os.environ:
-        return
-    import torch
-
-    if torch.cuda.device_count() < num_gpus:
-        raise UserError(f"--num_gpus {num_gpus}: this machine has {torch.cuda.device_count()} that torch can use")
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_gpus)]
-    os.execv(sys.executable, [*words, script, *(sys.argv[1:] if argv is None else argv)])
-
-
-def run_script(main):
-    """Run a script's main() and leave: a UserError becomes one line on standard error and exit status 2."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels that we do not use
-    try:
-        code = main()
-    except UserError as problem:
-        # a DataLoader worker hands its error on inside the text of a traceback: the sentence is at the end
-        print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
-        code = 2
-    except OSError as problem:  # BrokenPipeError: `... | head` closed our output, and nothing is wrong
-        if isinstance(problem, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        else:
-            print(f"error: {problem}", file=sys.stderr)
-            code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)

@@ -12,13 +12,13 @@ import os
 import pathlib
 import shutil
 
-from config import UserError
+from common.errors import UserError
 
-ROOM = "free some space there or choose another folder"
+FREE_SPACE_HINT = "free some space there or choose another folder"
 
 
 @contextlib.contextmanager
-def publish(path, hint=ROOM):
+def atomic_write(path, hint=FREE_SPACE_HINT):
     """A temporary path to write a file to, or to make a folder at; it becomes `path` when the block ends well.
 
     path's folder is made when needed. If the block fails the temporary path is gone and `path` is as it was; what the
@@ -30,19 +30,19 @@ def publish(path, hint=ROOM):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        bring_to_disk(temporary)
+        flush_to_disk(temporary)
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException as problem:
         remove(temporary)
-        if blames_disk(problem):
+        if is_write_error(problem):
             reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:200]
             raise UserError(f"can't write {path}: {reason}; {hint}") from None
         raise
 
 
-def bring_to_disk(path):
+def flush_to_disk(path):
     """Have the file, or each file of the folder, survive a power cut, and be readable as the umask says."""
     umask = os.umask(0)
     os.umask(umask)
@@ -53,7 +53,7 @@ def bring_to_disk(path):
                 os.fsync(opened.fileno())
 
 
-def blames_disk(problem):
+def is_write_error(problem):
     """Whether an error is one of writing. torch and safetensors tell of a full disk by errors of their own."""
     return isinstance(problem, OSError) or any(
         words in str(problem) for words in ("No space left", "PytorchStreamWriter", "inline_container", "os error")
@@ -80,12 +80,35 @@ def read_json(path):
     return value
 
 
-def write_text(path, text, hint=ROOM):
+def write_text(path, text, hint=FREE_SPACE_HINT):
     """Write a UTF-8 text file, line ends as they are."""
-    with publish(path, hint) as temporary:
+    with atomic_write(path, hint) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def write_json(path, value, hint=ROOM):
+def write_json(path, value, hint=FREE_SPACE_HINT):
     """Write one JSON value, readable, with a line end."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", hint)
+
+
+GIB = 2**30
+
+
+def require_free_space(
+    folder, needed, what, hint="free some space, lower --keep_versions or choose another --output_dir"
+):
+    """UserError unless the disk of `folder` has `needed` bytes to spare for `what`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{what} needs {needed / GIB:.2f} GiB in {folder}, and {free / GIB:.2f} GiB are free: {hint}; "
+            "nothing was written"
+        )
+
+
+def link_or_copy(source, destination):
+    """A hard link where the file system has them."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)

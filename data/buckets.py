@@ -13,13 +13,13 @@ import math
 import numpy as np
 
 import config
-from diffusion import objective
+from common import randomness
 
 LONGEST = 2  # the longer side against the shorter
 LEAST_AREA = 3 / 4  # of that of --resolution; smaller steps in shape are not worth still fewer pixels
 
 
-def multiple(resolution):
+def side_multiple(resolution):
     """Pixels that the sides of all buckets are multiples of, for a --resolution (W, H).
 
     64 is what Stable Diffusion 1.x shrinks by: 8 in the autoencoder and 8 in the UNet. Under 256 pixels that leaves
@@ -28,9 +28,9 @@ def multiple(resolution):
     return 64 if min(resolution) >= 256 else 16
 
 
-def sizes(resolution):
+def bucket_sizes(resolution):
     """All buckets [(W, H)], rising, for a --resolution (W, H): areas from LEAST_AREA of its own up to its own."""
-    step = multiple(resolution)
+    step = side_multiple(resolution)
     most = math.prod(resolution) // step**2  # squares of that step
     least = math.prod(resolution) / step**2 * LEAST_AREA
     return [
@@ -41,7 +41,7 @@ def sizes(resolution):
     ]
 
 
-def nearest(shape, choice):
+def nearest_bucket(shape, choice):
     """That of the sizes [(W, H)] whose width / height is nearest to the shape's, by ratio; of equals the largest."""
 
     def distance(size):
@@ -50,23 +50,23 @@ def nearest(shape, choice):
     return min(choice, key=lambda size: (round(distance(size), 9), -math.prod(size), size))
 
 
-def sizes_of(books, options):
+def cover_sizes(books, options):
     """The size (W, H) that each book's cover gets: --resolution, or with --buckets the nearest bucket."""
     resolution = config.size(options)
     if not options.buckets:
         return [resolution] * len(books)
-    choice = sizes(resolution)
-    known = {shape: nearest(shape, choice) for shape in {(book.width, book.height) for book in books}}
+    choice = bucket_sizes(resolution)
+    known = {shape: nearest_bucket(shape, choice) for shape in {(book.width, book.height) for book in books}}
     return [known[book.width, book.height] for book in books]
 
 
-def told(sizes):
+def summary_line(sizes):
     """One line: the sizes that there are, and how many covers have each."""
     counts = collections.Counter(sizes)
     return "buckets: " + ", ".join(f"{w}x{h} {counts[w, h]}" for w, h in sorted(counts))
 
 
-def group(sizes):
+def group_by_size(sizes):
     """[[index, ...], ...]: which of the sizes [(W, H)] are alike; each group and the list of groups in rising order."""
     groups = collections.defaultdict(list)
     for index, size in enumerate(sizes):
@@ -80,7 +80,7 @@ def epoch_order(seed, epoch, groups, batch_size):
     order: int64 (count,), batch after batch; ends: [0, ..., count], where each begins and the last ends. Shuffled are
     the covers within each group and the batches; the last batch that is cut from a group may be short.
     """
-    random = objective.rng(seed, objective.ORDER, epoch)
+    random = randomness.rng(seed, randomness.ORDER, epoch)
     batches = []
     for members in groups:
         shuffled = random.permutation(members)

@@ -14,8 +14,8 @@ import unicodedata
 
 import pandas as pd
 
-from config import UserError
-from data.prompts import Book, tidy
+from common.errors import UserError
+from data.book import Book, tidy
 
 COLUMNS = ["book_title", "book_authors", "genres", "book_desc"]  # those that are needed
 IMAGES = "images/images"

@@ -6,7 +6,8 @@ The templates follow the original experiment ("A fantasy book cover with author 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from data.book import tidy
 
 # A part in [brackets] is left out when its field is empty; {an}/{An} is the article of what follows it.
 TEMPLATES = (
@@ -18,29 +19,6 @@ TEMPLATES = (
 )
 MAX_GENRES = 3
 MAX_TOKENS = 77  # what CLIP's text encoder reads, start and end included
-
-
-@dataclass(frozen=True)
-class Book:
-    """One usable row of book_data.csv. `row` is its index there and names the image file."""
-
-    row: int
-    title: str
-    authors: tuple[str, ...] = ()
-    genres: tuple[str, ...] = ()
-    desc: str = ""
-    image: str = ""  # path of the cover
-    content: str = ""  # hash of the image file's bytes
-    width: int = 0  # of the cover as it is seen (after EXIF rotation), pixels
-    height: int = 0
-    split: str = ""  # 'train' or 'test'
-
-
-def tidy(text):
-    """The text in one line: every run of whitespace, control and zero-width characters becomes one space."""
-    if not text.isprintable():
-        text = re.sub(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2060\ufeff]", " ", text)
-    return " ".join(text.split())
 
 
 def build_prompt(book, template=TEMPLATES[0], count_tokens=None, max_tokens=MAX_TOKENS, desc=""):
@@ -110,3 +88,8 @@ def longest_start(start, words, max_tokens, fits):
         else:
             high = count - 1
     return best
+
+
+def count_tokens(tokenizer, text):
+    """How many tokens the text has, start and end included; it may be more than the model reads."""
+    return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])

@@ -12,10 +12,11 @@ from tqdm import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import config
+from common.errors import UserError
 from common.files import write_text
-from config import UserError
-from data.images import ROOM_IN_CACHE
-from data.prompts import TEMPLATES, build_prompt, tidy
+from data.book import tidy
+from data.image_index import CACHE_HINT
+from data.prompts import TEMPLATES, build_prompt
 
 BATCH_SIZE = 8
 MAX_LENGTH = 64  # tokens of a summary: title and author leave about this much room
@@ -50,11 +51,11 @@ def summarize(books, count_tokens, max_tokens, options):
                 known.update(zip(keys, generate(tokenizer, model, batch), strict=True))
                 bar.update(len(keys))
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    write_text(path, json.dumps(known), ROOM_IN_CACHE)
+                    write_text(path, json.dumps(known), CACHE_HINT)
                     saved = time.monotonic()
         finally:
             bar.close()
-            write_text(path, json.dumps(known), ROOM_IN_CACHE)
+            write_text(path, json.dumps(known), CACHE_HINT)
     return texts | {row: known[key] or texts[row] for row, key in long.items()}
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageOps
 
+from typesetting.colour import rgb
+
 
 class Palette(NamedTuple):
     sky: str  # the upper background
@@ -17,11 +19,6 @@ class Palette(NamedTuple):
     light: str  # what shines: moon, sun, lamp
     far: str  # objects far off, or the main accent
     near: str  # objects close by, or the darkest tone
-
-
-def rgb(colour):
-    """'#rrggbb' or an (r, g, b) tuple -> (r, g, b)."""
-    return tuple(bytes.fromhex(colour[1:])) if isinstance(colour, str) else colour
 
 
 def mix(a, b, t):

@@ -8,19 +8,18 @@ Pillow carries: the same arguments give the same pixels wherever the same Pillow
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
 from demo_data import day, night
-from demo_data.canvas import Art, Palette, rgb
+from demo_data.canvas import Art, Palette
+from typesetting.colour import contrast, rgb
+from typesetting.lines import LEADING, advance, break_lines, font, line_width
 
 SIZES = ((256, 384), (256, 384), (256, 384), (256, 400), (264, 384), (250, 388))  # pixels; real covers are near 2:3
 MIN_CONTRAST = 4.5  # letters to what is behind them, as WCAG 2.2 (1.4.3) asks of text
-LEADING = 1.08  # line distance in font sizes
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What each genre looks like
@@ -181,46 +180,6 @@ LOOKS = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Lettering
-
-
-@functools.lru_cache(maxsize=256)
-def font(size):
-    """Pillow's own Aileron at `size` pixels, laid out by Pillow itself (no system font, no Raqm)."""
-    return ImageFont.load_default(size)
-
-
-@functools.lru_cache(maxsize=4096)
-def advance(character):
-    """Width of a character in font sizes."""
-    return font(100).getlength(character) / 100
-
-
-def line_width(text, tracking):
-    """Width of a line in font sizes."""
-    return sum(map(advance, text)) + tracking * (len(text) - 1)
-
-
-def break_lines(text, width, height, tracking, largest):
-    """(lines, size in pixels): the line breaks that allow the largest letters in a box of width x height pixels."""
-    words = text.split()
-    spans = {
-        line_width(" ".join(words[i:j]), tracking) for i in range(len(words)) for j in range(i + 1, len(words) + 1)
-    }
-    longest = max(line_width(word, tracking) for word in words)
-    best = (0, 0, [])
-    for limit in sorted(span for span in spans if span >= longest):
-        lines = [words[0]]
-        for word in words[1:]:
-            joined = f"{lines[-1]} {word}"
-            fits = line_width(joined, tracking) <= limit + 1e-6
-            lines[-1:] = [joined] if fits else [lines[-1], word]
-        size = int(min(width / limit, height / (LEADING * len(lines)), largest))
-        best = max(best, (size, -len(lines), lines))
-    return best[2], best[0]
-
-
 def letter_mask(art, lines, size, top, style, left):
     """An L image of the whole cover, 255 where the letters are. left: their left edge in pixels; None centres them."""
     mask = Image.new("L", (art.w, art.h))
@@ -238,26 +197,6 @@ def letter_mask(art, lines, size, top, style, left):
         lean = (1, style["slant"], -style["slant"] * middle, 0, 1, 0)
         mask = mask.transform(mask.size, Image.Transform.AFFINE, lean, Image.Resampling.BILINEAR)
     return mask
-
-
-LINEAR = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in range(256))])
-
-
-def luminance(pixels):
-    """WCAG relative luminance in [0, 1] of uint8 pixels (..., 3)."""
-    return LINEAR[np.asarray(pixels)] @ np.array([0.2126, 0.7152, 0.0722])
-
-
-def contrast(ink, pixels):
-    """WCAG contrast, 1 to 21, of an ink to the 2 % and 98 % luminance of uint8 pixels (..., 3), the worse of the two.
-
-    1 when the ink lies between them.
-    """
-    low, high = np.percentile(luminance(pixels), (2, 98))
-    mine = luminance(rgb(ink))
-    if low <= mine <= high:
-        return 1.0
-    return float(min((max(mine, y) + 0.05) / (min(mine, y) + 0.05) for y in (low, high)))
 
 
 def backed(art, box, look, opacity):

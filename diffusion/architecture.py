@@ -8,9 +8,13 @@ from __future__ import annotations
 import json
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from config import ModelOptions, UserError
+from common.errors import UserError
+from config import ModelOptions
 from diffusion import pipeline, sd15
+from diffusion.parts import Parts
 
 
 def of_source(source):
@@ -23,10 +27,7 @@ def of_source(source):
         return of_networks(pipeline.build_tiny())
     if source in ("sd15-random", ModelOptions.pretrained_model):
         with torch.device("meta"):
-            return of_networks(pipeline.Parts(None, *sd15.build_networks(), None))
-
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig
+            return of_networks(Parts(None, *sd15.build_networks(), None))
 
     where = pipeline.local_folder(source) or source
     try:
@@ -59,10 +60,8 @@ def settings(network):
 
 def build(architecture):
     """models.Parts with just the networks, on torch's current device; under torch.device("meta") without memory."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    return pipeline.Parts(
+    return Parts(
         tokenizer=None,
         text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(architecture["text_encoder"])),
         vae=AutoencoderKL.from_config(architecture["vae"]),

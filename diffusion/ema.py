@@ -11,7 +11,7 @@ import contextlib
 import torch
 
 
-class Average:
+class EMA:
     """Exponential moving average of the weights of the learning parts, in fp32 whatever they are, on `device`.
 
     After update n = 0, 1 ...: average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)), and
@@ -55,7 +55,7 @@ class Average:
 
 
 @contextlib.contextmanager
-def applied(average):
+def ema_weights(average):
     """Inside, the parts have their averages for weights, rounded to the weights' precision; None: nothing happens.
 
     The weights wait on the device of the average, so that with the average on the CPU the GPU needs no more memory.

@@ -7,39 +7,10 @@ Positions count training samples from the first of epoch 0; they do not depend o
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from diffusers.training_utils import compute_snr
 
-from config import UserError
-
-# What a random number is for. The values are part of every run's identity: never change or reuse one.
-ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
-
-
-def rng(seed, purpose, position):
-    """The numpy generator that belongs to one purpose at one position."""
-    return np.random.default_rng([seed, purpose, position])
-
-
-def normal(seed, purpose, positions, shape):
-    """Standard normal float32 (len(positions), *shape), one generator for each position."""
-    return torch.from_numpy(np.stack([rng(seed, purpose, p).standard_normal(shape, np.float32) for p in positions]))
-
-
-def uniform_timesteps(seed, positions, num_train_timesteps):
-    """int64 (len(positions),), uniform over 0 ... num_train_timesteps - 1, one generator for each position."""
-    return torch.tensor([int(rng(seed, TIMESTEP, p).integers(num_train_timesteps)) for p in positions])
-
-
-def stratified_timesteps(count, num_train_timesteps):
-    """int64 (count,): the middles of `count` equal strata of 0 ... num_train_timesteps - 1, in rising order."""
-    return ((torch.arange(count, dtype=torch.float64) + 0.5) / count * num_train_timesteps).long()
-
-
-def epoch_order(seed, epoch, count):
-    """int64 (count,): the order in which epoch `epoch` visits the `count` training covers."""
-    return rng(seed, ORDER, epoch).permutation(count)
+from common.errors import UserError
 
 
 def require_trainable(noise_scheduler):

@@ -6,13 +6,14 @@ it was drawn in, of its place there, or of what was drawn before.
 
 from __future__ import annotations
 
+import diffusers
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 import config
-from common import files
-from diffusion import objective, pipeline
+from common import randomness
+from diffusion import encoding
 from diffusion import pipeline as diffusion_pipeline
+from diffusion.noise import normal
 
 
 def make_sampler(config, name):
@@ -23,7 +24,6 @@ def make_sampler(config, name):
     from_config, a scheduler read from disk would keep settings (timestep_spacing) that one from the hub leaves open,
     and v0 would be drawn in another way than v1.
     """
-    import diffusers
 
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
     schedule = {key: config[key] for key in keys}
@@ -40,11 +40,11 @@ def make_sampler(config, name):
 
 def starting_latents(parts, seed, rows, size):
     """Fixed standard normal latents float32 (len(rows), 4, H/8, W/8): a function of (seed, row) alone."""
-    return objective.normal(seed, objective.DRAWING, rows, pipeline.latent_shape(parts, size))
+    return normal(seed, randomness.DRAWING, rows, encoding.latent_shape(parts, size))
 
 
 @torch.inference_mode()
-def draw(parts, prompts, rows, options):
+def draw_images(parts, prompts, rows, options):
     """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
 
     options: any class with DrawingOptions' fields, seed and resolution.
@@ -73,43 +73,3 @@ def draw(parts, prompts, rows, options):
         )[0]
         images.append(diffusion_pipeline.decode_latents(parts.vae, latents, options.vae_tiling))
     return torch.cat(images)
-
-
-def save_png(path, image, hint="free some space or choose another --save_dir"):
-    """Write a picture (uint8 (H, W, 3) or PIL image) as PNG, whole or not at all."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
-    with files.publish(path, hint) as temporary:
-        image.save(temporary, format="PNG")
-
-
-def grid(images, columns, labels=()):
-    """One PIL picture of many: uint8 images (N, H, W, 3) row by row, `columns` a row, each under its label.
-
-    Pictures higher than 384 pixels are shrunk to that height; those of less than half are enlarged, pixel by pixel, to
-    be seen at all. Labels may be fewer than images, or none.
-    """
-    height, width = images.shape[1:3]
-    scale = min(1, 384 / height) if height >= 192 else -(-192 // height)
-    width, height = round(width * scale), round(height * scale)
-    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    text, gap = (16 if any(labels) else 0), 6
-    lines = -(-len(images) // columns)
-    page = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + text + gap) + gap), "white")
-    pen = ImageDraw.Draw(page)
-    font = ImageFont.load_default(11)
-    for i, image in enumerate(images):
-        x = gap + i % columns * (width + gap)
-        y = gap + i // columns * (height + text + gap)
-        if i < len(labels):
-            pen.text((x, y), shorten(labels[i], width, font), fill="black", font=font)
-        page.paste(Image.fromarray(image.numpy()).resize((width, height), resampling), (x, y + text))
-    return page
-
-
-def shorten(text, width, font):
-    """As much of a label as fits into `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

@@ -7,6 +7,8 @@ was published with (arXiv:2112.10752, appendix E; CLIP ViT-L/14, arXiv:2103.0002
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffusion import tiny
 
@@ -61,7 +63,5 @@ def build():
 
 def build_networks():
     """(text_encoder, vae, unet) on torch's current device: under torch.device("meta") they take no memory."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)), AutoencoderKL(**VAE), UNet2DConditionModel(**UNET)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 WORDS = """
 a an and the of in with by for to is book cover title author titled written
@@ -18,8 +21,6 @@ def build():
 
     UNet and text encoder have random weights, the autoencoder has those of see_mean_colours.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -62,7 +63,6 @@ def build():
 
 def build_scheduler():
     """The noise schedule and the sampler that Stable Diffusion 1.5 came with."""
-    from diffusers import PNDMScheduler
 
     return PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
@@ -112,8 +112,6 @@ def see_mean_colours(vae):
 
 def build_tokenizer():
     """A byte-level BPE tokenizer in CLIP's format: every byte, with and without end of word, and a few whole words."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
 
     letters = sorted(ByteLevel.alphabet())
     vocab = letters + [letter + "</w>" for letter in letters]

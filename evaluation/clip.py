@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import transformers
 
-from config import UserError
-from diffusion import pipeline
+from common.errors import UserError, first_line
+from diffusion import pipeline, weights
 from evaluation import features
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's own training
@@ -45,7 +46,6 @@ def load(source, batch_size, device):
     Covers are shrunk whole to CLIP's square, antialiased and bicubic, as CMMD's authors do; CLIP's usual cut of the
     middle square would lose the bands where title and author stand.
     """
-    import transformers
 
     pipeline.quiet_libraries()
     try:
@@ -53,7 +53,7 @@ def load(source, batch_size, device):
         tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         raise UserError(
-            f"--clip_model {source} can't be loaded as a CLIP model: {features.first_line(problem)[:200]}; give a "
+            f"--clip_model {source} can't be loaded as a CLIP model: {first_line(problem)[:200]}; give a "
             "hub id such as openai/clip-vit-large-patch14-336, or a folder with such a model"
         ) from None
     if told["missing_keys"]:  # transformers would go on with random weights
@@ -61,7 +61,7 @@ def load(source, batch_size, device):
             f"--clip_model {source} lacks {len(told['missing_keys'])} of CLIP's weights, such as "
             f"{sorted(told['missing_keys'])[0]}: bring the whole model"
         )
-    weights_hash = pipeline.networks_hash(model)
+    weights_hash = weights.networks_hash(model)
     model = model.eval().to(device, torch.float32)
     mean, deviation = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (MEAN, DEVIATION))
     side = model.config.vision_config.image_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from config import UserError
+from common.errors import UserError
 
 CHUNK = 1024  # rows of a matrix of distances that are in memory together
 

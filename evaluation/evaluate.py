@@ -17,8 +17,10 @@ import numpy as np
 
 import config
 from checkpoints import scores
-from common import files
-from data import goodreads, images
+from common.files import read_json
+from common.png import png_paths, read_png
+from data import goodreads
+from data.images import read_cover
 from evaluation import distances, feature_cache, features, ocr, precision_recall
 from evaluation.clip import Clip
 from evaluation.reference import Stats
@@ -27,7 +29,7 @@ COPY_SHARE = 0.01  # of real held-out covers are as near to a training cover as 
 
 
 @dataclasses.dataclass(frozen=True)
-class Sides:
+class EvaluationInputs:
     """What is scored and what it is held against. Features are computed when a metric first asks for them."""
 
     options: config.InferenceOptions
@@ -73,7 +75,7 @@ class Sides:
 
     def learned_books(self):
         """The covers that the run learned from; of the pretrained model alone, all of the training split."""
-        saved = files.read_json(self.run / "config.json") if self.run else {}
+        saved = read_json(self.run / "config.json") if self.run else {}
         return self.data.books("train")[: saved.get("num_examples")]
 
 
@@ -226,10 +228,10 @@ def measure_memorisation(sides):
 def measure_legibility(sides):
     """How much of title and author can be read; the ceiling is what can be read on the same books' real covers."""
     home, size = config.cache_dir(sides.options) / "readings", config.size(sides.options)
-    paths = features.png_paths(sides.folder, [book.row for book in sides.books])
-    real = (images.read(book.image, size) for book in sides.books)
+    paths = png_paths(sides.folder, [book.row for book in sides.books])
+    real = (read_cover(book.image, size) for book in sides.books)
     real = ocr.read_covers(real, len(paths), home, "reading real covers")
-    drawn = ocr.read_covers(map(features.read_png, paths), len(paths), home, f"reading {sides.folder.name}")
+    drawn = ocr.read_covers(map(read_png, paths), len(paths), home, f"reading {sides.folder.name}")
     return ocr.legibility(drawn, sides.books, ocr.legibility(real, sides.books))
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 import config
-from common import files
-from data import images
-from evaluation import features
+from common.files import atomic_write
+from common.hashing import file_sha256
+from common.png import png_paths, read_png
+from common.prefetch import read_ahead
+from data.images import INDEX_VERSION, read_cover
 
 BLOCK = 500  # images; 500 x 2048 float32 are 4 MB
 VERSION = 2  # raise it when the same images would get other features
@@ -27,18 +29,18 @@ def of_drawn(folder, rows, extractor):
 
     UserError, before the first image, if one is missing, no PNG, or of another size; on reaching it, if it is damaged.
     """
-    paths = features.png_paths(folder, rows)
-    names = [features.sha256(path) for path in paths]
-    return blocks(extractor, names, paths, features.read_png, folder / "features", f"features of {folder.name}")
+    paths = png_paths(folder, rows)
+    names = [file_sha256(path) for path in paths]
+    return blocks(extractor, names, paths, read_png, folder / "features", f"features of {folder.name}")
 
 
 def of_books(books, options, extractor, desc):
     """Features of the covers of `books` at options.resolution, block by block; kept in the cache folder. See blocks."""
     size = config.size(options)
-    names = [f"{book.content} {options.resolution} {images.INDEX_VERSION}" for book in books]
+    names = [f"{book.content} {options.resolution} {INDEX_VERSION}" for book in books]
     workers = config.num_workers(options)
     home = config.cache_dir(options) / "features"
-    return blocks(extractor, names, books, lambda book: images.read(book.image, size), home, desc, workers)
+    return blocks(extractor, names, books, lambda book: read_cover(book.image, size), home, desc, workers)
 
 
 def blocks(extractor, names, items, read, home, desc, workers=4):
@@ -55,9 +57,9 @@ def blocks(extractor, names, items, read, home, desc, workers=4):
             path = home / f"{extractor.name}-{key}.npy"
             block = read_block(path, len(names[chunk]), extractor.dims)
             if block is None:
-                images = features.read_ahead(read, items[chunk], workers)
+                images = read_ahead(read, items[chunk], workers)
                 block = compute(extractor, images, bar)
-                with files.publish(path) as temporary, open(temporary, "wb") as file:
+                with atomic_write(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, block)
             else:
                 bar.update(len(block))

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import hashlib
 import http.client
 import pathlib
 import pickle
 import socket
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
-import numpy as np
 import torch
-from PIL import Image
 
-from config import UserError
+from common.errors import UserError, first_line
+from common.hashing import file_sha256
 
 OFFICIAL_INCEPTION = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # sha256 of the file
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte
-PNG_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a broken file
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -77,7 +73,6 @@ def load_extractor(options, device):
 
 def load_inception(options, device):
     """Heusel et al.'s Inception-v3, 2048-d, as pytorch-fid has it."""
-    from unittest import mock
 
     from pytorch_fid import inception
 
@@ -154,19 +149,11 @@ def read_weights(path):
     """(state dict, sha256 in hex) of a PyTorch weights file. UserError if it can't be read."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        return weights, sha256(path)
+        return weights, file_sha256(path)
     except FileNotFoundError:
         raise UserError(f"no weights file {path}") from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as problem:
         raise UserError(f"{path} can't be read as PyTorch weights: {first_line(problem)}; get a new copy") from None
-
-
-def sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def official_weights():
@@ -192,70 +179,8 @@ def official_weights():
     return path
 
 
-def first_line(problem):
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(":.")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Image files -> images
-
-
-def read_ahead(function, items, workers):
-    """function(item) for each item, in order, from `workers` threads that are at most 2 * workers items ahead."""
-    if workers < 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def warn_of_jpeg(folder):
     """Tell of JPEG files beside the covers: they don't count, as their losses would count as the model's."""
     others = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
     if others:
         print(f"warning: {folder}: {len(others)} JPEG files don't count, such as {others[0]}", file=sys.stderr)
-
-
-def png_paths(folder, rows):
-    """Paths of <folder>/<row>.png for each of `rows`, whose pixels read_png reads.
-
-    UserError if one is missing or no PNG, or if their sizes differ.
-    """
-    folder = pathlib.Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder} with images to score")
-    paths = [folder / f"{row}.png" for row in rows]
-    sizes = {}  # (width, height) -> first path
-    for path in paths:
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                sizes.setdefault(image.size, path)
-        except PNG_ERRORS as problem:
-            raise unreadable(path, problem) from None
-        if len(sizes) > 1:
-            (first, where), (second, there) = sizes.items()
-            raise UserError(
-                "images of one score must have one size: {} is {}x{} and {} is {}x{}; "
-                "keep those of other drawings elsewhere".format(where, *first, there, *second)
-            )
-    return paths
-
-
-def read_png(path):
-    """uint8 (H, W, 3) of a PNG file. UserError names the file if it is damaged."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"))
-    except PNG_ERRORS as problem:
-        raise unreadable(path, problem) from None
-
-
-def unreadable(path, problem):
-    reason = "it is not there" if isinstance(problem, FileNotFoundError) else first_line(problem)
-    return UserError(f"can't read {path} as a PNG image: {reason}; remove it, if it is there, and draw it again")

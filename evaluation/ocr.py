@@ -21,11 +21,13 @@ import threading
 from importlib.metadata import version
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from checkpoints import scores
-from config import UserError
-from evaluation import features
+from common.errors import UserError, first_line
+from common.hashing import file_sha256
+from common.prefetch import read_ahead
 from evaluation.text_accuracy import Line, author_accuracy, normalise, title_accuracy
 
 READ = 0.8  # of the letters: the eye completes a word with one letter in five wrong; other books' titles stay below
@@ -74,7 +76,7 @@ def network_paths():
         import rapidocr.main
     except ImportError as problem:  # also of a library that OpenCV wants from the system
         raise NoOCR(
-            f"covers can't be read by OCR: {features.first_line(problem)}; pip install -r requirements.txt brings "
+            f"covers can't be read by OCR: {first_line(problem)}; pip install -r requirements.txt brings "
             "packages, the system's package manager brings a lib*.so (libgl1 has libGL.so.1)"
         ) from None
     folder = pathlib.Path(rapidocr.__file__).parent / "models"
@@ -91,7 +93,7 @@ def network_paths():
 @functools.cache
 def engine_hash():
     """16 hex digits of what readings depend on besides the cover: the code here and of rapidocr, and the networks."""
-    networks = [features.sha256(path) for path in network_paths().values()]  # first: it tells if rapidocr isn't there
+    networks = [file_sha256(path) for path in network_paths().values()]  # first: it tells if rapidocr isn't there
     made = [READING_VERSION, SHORT, LONG, version("rapidocr"), *networks]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]
 
@@ -109,7 +111,6 @@ def read_text(image):
 
 def enlarge(image):
     """The cover, if small enlarged as SHORT and LONG say: letters are cut out of it, and small ones are read worse."""
-    from PIL import Image
 
     scale = min(SHORT / min(image.shape[:2]), LONG / max(image.shape[:2]))
     if scale <= 1:
@@ -148,7 +149,7 @@ def read_covers(images, total, cache_folder, desc="reading covers", workers=None
     """
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     kept = Readings(pathlib.Path(cache_folder).expanduser() / f"readings-{engine_hash()}.jsonl")
-    readings = features.read_ahead(kept.read, images, workers)
+    readings = read_ahead(kept.read, images, workers)
     with tqdm(readings, desc=desc, total=total, unit=" covers") as bar:
         return list(bar)
 

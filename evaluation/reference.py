@@ -14,9 +14,9 @@ from importlib.metadata import version
 import numpy as np
 
 import config
-from cli import parser
-from common.files import publish
-from config import UserError
+from cli import saved_options
+from common.errors import UserError
+from common.files import atomic_write
 
 ROOM = "choose another --fid_stats_path"
 STATS_VERSION = 1  # raise it when the meaning of an entry of the stats file changes
@@ -56,7 +56,7 @@ def load_reference(options, extractor, data):
 def stats_command(options):
     """The command that makes the stats file that `options` (see stats_info) ask for."""
     always = ("data_root", "resolution", "fid_features", "fid_stats_path")
-    return parser.command(config.StatsOptions, vars(options), always)
+    return saved_options.command(config.StatsOptions, vars(options), always)
 
 
 def require_writable(path):
@@ -67,7 +67,7 @@ def require_writable(path):
     if path.is_dir():
         raise UserError(f"--fid_stats_path {path} is a folder: give the name of a file")
     trial = path.with_name(f".tmp-{os.getpid()}-{path.name}.trial")
-    with publish(trial, ROOM) as temporary:
+    with atomic_write(trial, ROOM) as temporary:
         temporary.touch()
         if shutil.disk_usage(path.parent).free < STATS_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -81,7 +81,7 @@ def save_stats(path, moments, info):
     """
     libraries = ("torch", "torchvision", "numpy", "pillow", "pytorch-fid")
     made = dict(stats_version=STATS_VERSION, created_by=" ".join(f"{x} {version(x)}" for x in libraries))
-    with publish(path, ROOM) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path, ROOM) as temporary, open(temporary, "wb") as file:
         np.savez(file, mu=moments.mu, sigma=moments.sigma, n=moments.n, **info, **made)
 
 

@@ -25,8 +25,10 @@ import sys
 from typing import NamedTuple
 
 import config
-from cli import checks, parser
+from cli import checks, launch, parser
 from cli import parser as cli_parser
+from common.errors import UserError
+from data.folder import open_data
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -61,7 +63,7 @@ def main(argv=None):
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the covers that each regime learns from")
     options, handed_on = parser.parse_known_args(argv)
     if not 0 < options.scale <= 1:
-        raise config.UserError(f"--scale {options.scale}: expected a factor above 0, at most 1")
+        raise UserError(f"--scale {options.scale}: expected a factor above 0, at most 1")
     words = sort_words(handed_on)
 
     counts = count_covers(words[config.TrainingOptions], options.scale)
@@ -94,10 +96,9 @@ def count_covers(words, scale):
     """{regime: (covers asked for, covers it learns from)}: the data may have fewer. words: those for training.
 
     UserError if two regimes that differ in their covers alone would be the same."""
-    import dataset
 
     training = config.TrainingOptions(**parser.read_command_line(config.TrainingOptions, words))
-    available = len(dataset.open_data(training).books("train"))
+    available = len(open_data(training).books("train"))
     counts, names = {}, {}
     for name, regime in REGIMES.items():
         asked = math.ceil(regime.covers * scale)
@@ -105,7 +106,7 @@ def count_covers(words, scale):
         same = names.setdefault(regime._replace(covers=counts[name][1]), name)
         if same != name:
             change = "smaller --scale, or more data" if asked > available else "larger --scale"
-            raise config.UserError(
+            raise UserError(
                 f"--scale {scale}: {same} and {name} would be the same, both with {counts[name][1]:,} of the "
                 f"{available:,} training covers: give a {change}"
             )
@@ -125,18 +126,16 @@ def sort_words(given):
             name, equals, value = word[2:].partition("=")
             pairs.append(last := [name, *([value] if equals else [])])
         elif last is None or len(last) == 2:
-            raise config.UserError(f"{word} stands where an option should be")
+            raise UserError(f"{word} stands where an option should be")
         else:
             last.append(word)
     for name, *values in pairs:
         knowing = [cls for cls in classes if name in known[cls]]
         if not knowing:
             if name in ours:
-                raise config.UserError(f"--{name} can't be given here: see --help for what each regime is")
+                raise UserError(f"--{name} can't be given here: see --help for what each regime is")
             near = difflib.get_close_matches(name, {"out", "scale"}.union(*known.values()), n=1)
-            raise config.UserError(
-                f"unknown option --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help")
-            )
+            raise UserError(f"unknown option --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
         for cls in knowing:
             words[cls] += [f"--{name}", *values]
     always = {config.InferenceOptions: ["--calc_fid", "True"]}
@@ -205,4 +204,4 @@ def environments(processes):
 
 
 if __name__ == "__main__":
-    parser.run_script(main)
+    launch.run_script(main)

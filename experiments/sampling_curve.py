@@ -16,11 +16,14 @@ import shutil
 import sys
 import time
 
+import torch
+
 import config
 from bench import positive
-from cli import parser
+from cli import launch
 from cli import parser as cli_parser
-from common import files
+from common.errors import UserError
+from common.files import read_json, write_json, write_text
 from experiments.regimes import run_script
 
 
@@ -38,12 +41,10 @@ def main(argv=None):
     options, handed_on = parser.parse_known_args(argv)
     given = cli_parser.read_command_line(config.InferenceOptions, handed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
-        raise config.UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
+        raise UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
     options.out.mkdir(parents=True, exist_ok=True)
     asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name != "wandb_key"}
     cli_parser.hold_to(options.out / "asked.json", asked)
-
-    import torch
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()
     found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring
@@ -55,10 +56,10 @@ def main(argv=None):
                 shutil.rmtree(folder, ignore_errors=True)  # half a drawing could not be timed
                 began = time.monotonic()
                 run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
-                files.write_json(folder / "seconds.json", {"seconds": time.monotonic() - began})
+                write_json(folder / "seconds.json", {"seconds": time.monotonic() - began})
             (metrics,) = folder.glob("*/metrics.json")
-            found[scheduler, steps] = files.read_json(metrics), files.read_json(folder / "seconds.json")["seconds"]
-            files.write_text(options.out / "table.md", table(found, options.numbers))
+            found[scheduler, steps] = read_json(metrics), read_json(folder / "seconds.json")["seconds"]
+            write_text(options.out / "table.md", table(found, options.numbers))
             print(table(found, options.numbers), flush=True)
     return 0
 
@@ -85,4 +86,4 @@ def table(found, numbers):
 
 
 if __name__ == "__main__":
-    sys.exit(parser.run_script(main))
+    sys.exit(launch.run_script(main))

@@ -16,11 +16,24 @@ import os
 import pathlib
 import statistics
 
+import torch
+from tqdm import tqdm
+
 import config
-from cli import parser
+import dataset
+from checkpoints import catalog
+from cli import launch, parser, saved_options
 from cli import parser as cli_parser
-from common import files
+from common.errors import UserError
+from common.files import write_json, write_text
+from common.png import read_png, save_png
+from data import images as data_images
+from data.folder import open_data
+from diffusion import encoding, pipeline
+from evaluation import distances, evaluate, feature_cache, features
+from evaluation import reference as evaluation_reference
 from experiments.regimes import run_script
+from generation import grid
 
 REGIMES = {
     "text encoder": (False, True),
@@ -56,8 +69,6 @@ def main(argv=None):
     features = ("--fid_features", "efficientnet", "--fid_stats_path", options.out / "fid_stats.npz")
     learned = check(options, data)
 
-    import torch
-
     # So small a network gains little from a second thread: on a CPU, one process a core draws
     drawing = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), 8, options.num_imgs)
     plan = [(seed, regime) for seed in options.seeds for regime in REGIMES]
@@ -88,7 +99,7 @@ def main(argv=None):
                 run_script("sd_inference", *start, *data, *DRAW, *features, *asked, processes=drawing)
             result = result_of(run, version, options.num_imgs, learned)
             results.append(dict(name=regime if version == "latest" else "v0", seed=seed) | result)
-        files.write_text(options.out / "table.md", table(options, floor, results))
+        write_text(options.out / "table.md", table(options, floor, results))
         draw_picture(options, data, results)
     print((options.out / "table.md").read_text(encoding="utf-8"))
     print(f"table and picture: {options.out / 'table.md'}, {options.out / 'covers.png'}")
@@ -100,14 +111,13 @@ def check(options, data):
 
     UserError if fewer are held out than are to be scored, or if --out holds another comparison's results.
     """
-    import dataset
 
-    books = dataset.open_data(stats_options_of(data))
+    books = open_data(stats_options_of(data))
     held_out = len(books.books("test"))
     if not 2 <= options.num_imgs <= held_out:
-        raise config.UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
+        raise UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
     asked = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
-    parser.hold_to(options.out / "asked.json", asked)
+    saved_options.hold_to(options.out / "asked.json", asked)
     return len(books.books("train"))
 
 
@@ -117,9 +127,8 @@ def check(options, data):
 
 def scored(run, version, count):
     """(folder of the covers, what its metrics.json says), or None if `count` covers were not scored yet."""
-    from checkpoints import catalog
 
-    found = run / "covers" / catalog.read_ledger(run)["aliases"].get(version, version) / "metrics.json"
+    found = run / "covers" / catalog.read_version_index(run)["aliases"].get(version, version) / "metrics.json"
     told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
     return (found.parent, told) if told.get("n") == count and "fid" in told["values"] else None
 
@@ -149,37 +158,29 @@ def stats_options_of(words):
 
 def autoencoder_floor(options, words):
     """The distance of the autoencoder's copies of covers to learn from: what its blur alone costs."""
-    from diffusion import pipeline
-    from evaluation import distances, evaluate, feature_cache, features
-    from evaluation import reference as evaluation_reference
 
     path = options.out / "autoencoder.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["distance"]
-    import torch
-    from tqdm import tqdm
-
-    import dataset
 
     stats_options = stats_options_of(words)
-    data = dataset.open_data(stats_options)
+    data = open_data(stats_options)
     extractor = features.load_extractor(stats_options, torch.device("cpu"))
     reference = evaluation_reference.load_reference(stats_options, extractor, data)
     vae, size = pipeline.load_parts(options.pretrained_model).vae, config.size(stats_options)
     books = data.books("train")[: options.num_imgs]
 
     def copy(book):
-        from diffusion import pipeline
 
         pixels = dataset.load_image(book.image, size)[None]
         with torch.inference_mode():
             latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
-            return pipeline.decode_latents(vae, latents)[0].numpy()
+            return encoding.decode_latents(vae, latents)[0].numpy()
 
     with tqdm(total=len(books), desc="autoencoder's copies", unit="image") as bar:
         copies = evaluate.moments_of(feature_cache.compute(extractor, map(copy, books), bar))
     distance = distances.frechet_distance(reference.mu, reference.sigma, copies.mu, copies.sigma)
-    files.write_json(path, {"distance": distance, "n": len(books)})
+    write_json(path, {"distance": distance, "n": len(books)})
     return distance
 
 
@@ -228,24 +229,18 @@ def table(options, floor, results):
 def draw_picture(options, data, results, columns=10):
     """covers.png: real held-out covers, below them v0's and each regime's of the first seed, a book a column."""
     import numpy as np
-    import torch
-
-    import dataset
-    from data import images as data_images
-    from diffusion import sampling
-    from evaluation import features
 
     data_options = stats_options_of(data)
-    books = dataset.open_data(data_options).books("test")[: min(columns, options.num_imgs)]
+    books = open_data(data_options).books("test")[: min(columns, options.num_imgs)]
     rows = [("real covers, held out", [data_images.read(book.image, config.size(data_options)) for book in books])]
     for result in results:
         if result["seed"] == options.seeds[0]:
-            rows.append((result["name"], [features.read_png(result["covers"] / f"{book.row}.png") for book in books]))
+            rows.append((result["name"], [read_png(result["covers"] / f"{book.row}.png") for book in books]))
     images = [image for _, some in rows for image in some]
     labels = [label for name, some in rows for label in [name, *(book.title for book in books[1:])][: len(some)]]
-    page = sampling.grid(torch.from_numpy(np.stack(images)), len(books), labels)
-    sampling.save_png(options.out / "covers.png", page)
+    page = grid.image_grid(torch.from_numpy(np.stack(images)), len(books), labels)
+    save_png(options.out / "covers.png", page)
 
 
 if __name__ == "__main__":
-    parser.run_script(main)
+    launch.run_script(main)

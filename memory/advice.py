@@ -11,24 +11,24 @@ import torch
 from tqdm import tqdm
 
 import config
-import presets
-from checkpoints.state import GIB
-from cli import checks, parser
+from cli import checks, saved_options
+from common.errors import UserError
+from common.files import GIB
 from diffusion import architecture as architectures
 from memory import forecast
 from memory import forecast as memory_forecast
 
-CARD = 12.0  # GiB, where there is no GPU to ask
-TIGHT = 0.87  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
+DEFAULT_VRAM_GIB = 12.0  # GiB, where there is no GPU to ask
+TIGHT_FRACTION = 0.87  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
 
 
-def card_gib(options):
+def vram_gib(options):
     """Memory of the GPU that is planned for, in GiB."""
     if options.vram_gb:
         return options.vram_gb
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB
-    return presets.card(options.preset) if options.preset else CARD
+    return config.preset_gb(options.preset) if options.preset else DEFAULT_VRAM_GIB
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def smaller_batches(options):
     return changes
 
 
-def flags(change):
+def format_options(change):
     """--batch_size 2 --grad_acc_steps 2"""
     return " ".join(f"--{name} {value}" for name, value in change.items())
 
@@ -85,9 +85,9 @@ def suggest(options, architecture, room, only=None):
             bar.update()
             try:
                 changed = checks.check(dataclasses.replace(options, **change))
-            except config.UserError:
+            except UserError:
                 return math.inf
-            return forecast.forecast(changed, architecture).peak
+            return forecast.forecast_memory(changed, architecture).peak
 
         def allowed(changes):
             return [change for change in changes if only is None or set(change) <= set(only)]
@@ -121,7 +121,7 @@ def suggest(options, architecture, room, only=None):
 
 def last_resorts(options):
     """Changes {option: value} that need least of all: as the smallest preset, then Adafactor, then no UNet."""
-    smallest = {**presets.PRESETS["6gb"], "grad_acc_steps": 1, "num_samples": 1, "mixed_precision": "auto"}
+    smallest = {**config.PRESETS["6gb"], "grad_acc_steps": 1, "num_samples": 1, "mixed_precision": "auto"}
     changes = [smallest, {**smallest, "optimizer": "adafactor"}]
     if options.train_unet and options.train_text_encoder:
         changes += [{"train_unet": False}, {**smallest, "train_unet": False}]
@@ -137,10 +137,10 @@ def merged(changes):
 # --plan
 
 
-def show(options):
+def print_plan(options):
     """Print the plan, as a table or as JSON. Returns the exit status: 0, whether or not it fits."""
     architecture = architectures.of_source(options.pretrained_model)
-    forecast, card = memory_forecast.forecast(options, architecture), card_gib(options)
+    forecast, card = memory_forecast.forecast(options, architecture), vram_gib(options)
     fits = forecast.peak <= card * GIB
     alone, enough = ([], None) if fits or hopeless(forecast, card) else suggest(options, architecture, card * GIB)
     told = forecast, card, alone, enough
@@ -156,13 +156,13 @@ def hopeless(forecast, card):
 def as_json(forecast, card, alone, enough):
     def told(change, peak):
         saves = (forecast.peak - peak) / GIB
-        return {"flags": flags(change), "peak_gib": peak / GIB, "saves_gib": saves, "fits": peak <= card * GIB}
+        return {"flags": format_options(change), "peak_gib": peak / GIB, "saves_gib": saves, "fits": peak <= card * GIB}
 
     plan = {
         "peak_gib": forecast.peak / GIB,
         "vram_gib": card,
         "fits": forecast.peak <= card * GIB,
-        "tight": TIGHT * card * GIB < forecast.peak <= card * GIB,
+        "tight": TIGHT_FRACTION * card * GIB < forecast.peak <= card * GIB,
         "phase": forecast.worst,
         "parts": {part: size / GIB for part, size in forecast.parts.items()},
         "phases": {phase: forecast.total(phase) / GIB for phase in forecast.phases},
@@ -179,17 +179,19 @@ def as_table(forecast, card, alone, enough, weights_dtype):
     lines.append(f"  {'CUDA context, an allowance':<27}" + f"{forecast.context / GIB:12.2f}" * len(forecast.phases))
     lines.append(f"  {'all':<27}" + "".join(f"{forecast.total(phase) / GIB:12.2f}" for phase in forecast.phases))
     fits = forecast.peak <= card * GIB
-    verdict = ("it fits" if forecast.peak <= TIGHT * card * GIB else "it just fits") if fits else "it does not fit"
+    verdict = (
+        ("it fits" if forecast.peak <= TIGHT_FRACTION * card * GIB else "it just fits") if fits else "it does not fit"
+    )
     lines.append(f"peak: {forecast.peak / GIB:.2f} GiB, in {forecast.worst}; {verdict} into {card:.2f} GiB")
     if verdict == "it just fits":
         lines.append("that is tight: fragmentation, which no forecast knows, may need 15 % more")
-    width = max((len(flags(change)) for change, _ in alone), default=0)
+    width = max((len(format_options(change)) for change, _ in alone), default=0)
     for change, peak in alone:
         word = "fits" if peak <= card * GIB else "not yet"
         saved = (forecast.peak - peak) / GIB
-        lines.append(f"  {flags(change):<{width}}{peak / GIB:8.2f} GiB, {saved:.2f} less: {word}")
+        lines.append(f"  {format_options(change):<{width}}{peak / GIB:8.2f} GiB, {saved:.2f} less: {word}")
     if enough:
-        lines.append(f"enough: {flags(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
+        lines.append(f"enough: {format_options(enough[0])}, which needs {enough[1] / GIB:.2f} GiB")
     elif hopeless(forecast, card):
         lines.append("CUDA alone takes that: no option can help")
     elif not fits:
@@ -203,7 +205,7 @@ def as_table(forecast, card, alone, enough, weights_dtype):
 # In a run
 
 
-def expect(options, parts, device):
+def announce_forecast(options, parts, device):
     """Print the one-line forecast of a run that starts, and return it; None if there can't be one.
 
     It is traced here even where it was not kept: that takes seconds, as much as a few updates.
@@ -220,7 +222,7 @@ def expect(options, parts, device):
         line += f", of {card / GIB:.2f}"
         if forecast.peak > card:
             line += "; the same command with --plan says which flags would bring it under"
-        elif forecast.peak > TIGHT * card:
+        elif forecast.peak > TIGHT_FRACTION * card:
             line += "; that is tight"
     else:
         line += ", beside the program itself"
@@ -228,7 +230,7 @@ def expect(options, parts, device):
     return forecast
 
 
-def compare(forecast, device, optimizer):
+def compare_with_measured(forecast, device, optimizer):
     """The forecast beside what was measured on a GPU: tensors beside tensors, and what torch held.
 
     optimizer: --optimizer; paged moments are the driver's, and torch does not count them.
@@ -256,35 +258,35 @@ def out_of_memory(options, session, run):
         architecture = (
             architectures.of_networks(session.parts) if session else architectures.of_source(options.pretrained_model)
         )
-        peak = forecast.forecast(options, architecture).peak
-        there = min(room(options), 0.95 * peak)  # if it should have fitted: a bit less
+        peak = forecast.forecast_memory(options, architecture).peak
+        there = min(available_bytes(options), 0.95 * peak)  # if it should have fitted: a bit less
         for only in ([free] if run else []) + [None]:
             _, enough = suggest(options, architecture, there, only)
             changed = dataclasses.replace(options, **enough[0]) if enough else options
             goes_on = only is not None and changed.batch_size * changed.grad_acc_steps == window
             if enough and (goes_on or only is None):
                 break
-    except (config.UserError, RuntimeError):
+    except (UserError, RuntimeError):
         enough = None
     if not enough:
-        return config.UserError(
+        return UserError(
             "the GPU's memory is full: use a lower --resolution, or see what other options need with --plan"
         )
     change, less = enough
     if goes_on:
-        return config.UserError(
+        return UserError(
             f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about {less / GIB:.1f} GiB, "
-            f"with: {parser.of_run('training', options, run)} {flags(change)}"
+            f"with: {saved_options.command_for_run('training', options, run)} {format_options(change)}"
         )
-    return config.UserError(
-        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {flags(change)}, which "
+    return UserError(
+        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {format_options(change)}, which "
         f"needs about {less / GIB:.1f} GiB"
     )
 
 
-def room(options):
+def available_bytes(options):
     """Bytes that this process can have on its GPU: what is free, what it holds, and its context."""
     if not torch.cuda.is_available():
-        return card_gib(options) * GIB
+        return vram_gib(options) * GIB
     free, _ = torch.cuda.mem_get_info()
     return free + torch.cuda.memory_reserved() + forecast.CUDA_CONTEXT

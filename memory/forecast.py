@@ -25,14 +25,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import config
-from checkpoints.state import GIB
-from common.files import read_json, write_json
+from common.errors import UserError
+from common.files import GIB, read_json, write_json
 from data import buckets
 from diffusion import architecture as architectures
-from diffusion import ema, pipeline, tiny
+from diffusion import ema, encoding, tiny
+from diffusion.parts import PARTS, enable_checkpointing, eval_mode, set_trainable
+from diffusion.placement import to_device
 from memory import device_rules
 from memory.live_bytes import ELSEWHERE, LiveBytes
-from trainer import batches, optimizers
+from trainer import optimizers
+from trainer.losses import denoising_loss
 
 # The driver's context, the kernels that are loaded, cuBLAS' and cuDNN's workspaces. 0.27 GiB after the first kernel
 # (pytorch/pytorch#86509), "around 400 MB" in use (pytorch/pytorch#109888), with kernels loaded when first needed
@@ -82,20 +85,20 @@ class Forecast:
 # A forecast, kept
 
 
-def forecast(options, architecture, device="cuda"):
+def forecast_memory(options, architecture, device="cuda"):
     """The Forecast of a run with these options on a "cuda" or a "cpu" device; seconds, or at once if it is kept."""
-    path = config.cache_dir(options) / "plans" / f"{key(options, architecture, device)}.json"
-    phases = kept(path)
+    path = config.cache_dir(options) / "plans" / f"{cache_key(options, architecture, device)}.json"
+    phases = read_cached(path)
     if phases is None:
         phases = trace(options, architecture, device)
-        with contextlib.suppress(config.UserError):  # a full or read-only disk: it is traced again the next time
+        with contextlib.suppress(UserError):  # a full or read-only disk: it is traced again the next time
             write_json(path, phases)
     return Forecast(phases, CUDA_CONTEXT if device == "cuda" else 0)
 
 
-def kept(path):
+def read_cached(path):
     """The phases in a file, or None if it is not there or damaged."""
-    with contextlib.suppress(config.UserError):
+    with contextlib.suppress(UserError):
         phases = read_json(path)
         sizes = [kinds.get(kind) for kinds in phases.values() if isinstance(kinds, dict) for kind in KINDS]
         if "training" in phases and len(sizes) == len(KINDS) * len(phases) and all(isinstance(n, int) for n in sizes):
@@ -103,7 +106,7 @@ def kept(path):
     return None
 
 
-def key(options, architecture, device):
+def cache_key(options, architecture, device):
     """Name of what is kept: a hash over all that the trace depends on, the code included."""
     settings = {name: value for name, value in vars(options).items() if name not in IRRELEVANT}
     settings |= {
@@ -141,14 +144,14 @@ def trace(options, architecture, device):
     """{phase: {kind: bytes}}: each phase of a run at its highest moment, when the optimizer has its states already."""
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller tells in one line
     half = precision_on(device, options) == "half"
-    learning = [name for name in pipeline.PARTS if getattr(options, f"train_{name}")]
+    learning = [name for name in PARTS if getattr(options, f"train_{name}")]
     with torch.device("meta"):
         parts = architectures.build(architecture)
     parts.scheduler = tiny.build_scheduler()
-    pipeline.freeze(parts, learning)
+    set_trainable(parts, learning)
     if options.grad_ckpt:
-        pipeline.enable_checkpointing(parts, learning)
-    pipeline.place(parts, "meta", "bf16" if half else "no", learning, options.weights_dtype)
+        enable_checkpointing(parts, learning)
+    to_device(parts, "meta", "bf16" if half else "no", learning, options.weights_dtype)
     fakes = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
     with fakes:
         for network in (parts.text_encoder, parts.vae, parts.unet):
@@ -181,7 +184,7 @@ def trace(options, architecture, device):
             live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
-            run.average = ema.Average(parts, learning, options.ema_decay)
+            run.average = ema.EMA(parts, learning, options.ema_decay)
             live.mark([average for _, average in run.average.pairs()], "weights")
         make_states(run, live)
         reach("training", lambda: update(run))
@@ -232,24 +235,24 @@ def encode(run):
     """A cover of latents.encode."""
     width, height = largest(run.options)
     with run.accelerator.autocast():
-        torch.cat(pipeline.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
+        torch.cat(encoding.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
 
 
 def largest(options):
     """(width, height) of the largest pictures that training meets."""
-    return max(buckets.sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
+    return max(buckets.bucket_sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
 
 
 def denoise(run, batch_size):
     """updates.denoising_loss of a batch."""
     width, height = size = largest(run.options)
-    latent_shape = pipeline.latent_shape(run.parts, size)
+    latent_shape = encoding.latent_shape(run.parts, size)
     positions = run.parts.text_encoder.config.max_position_embeddings
     if run.options.cache_latents:
         pictures = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         pictures = {"pixel_values": torch.empty(batch_size, 3, height, width)}
-    return batches.denoising_loss(
+    return denoising_loss(
         run,
         {**pictures, "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64)},
         torch.empty(batch_size, *latent_shape),
@@ -273,7 +276,7 @@ def update(run):
 
 def validate(run):
     """A batch of updates.validate."""
-    with ema.applied(run.average), pipeline.evaluating(run.parts):
+    with ema.ema_weights(run.average), eval_mode(run.parts):
         denoise(run, min(run.options.batch_size, run.options.validation_rows))
 
 
@@ -285,12 +288,12 @@ def sample(run, at_once):
     """
     parts, options = run.parts, run.options
     rows = at_once * (2 if options.guidance_scale > 1 else 1)
-    latent_shape = pipeline.latent_shape(parts, config.size(options))
+    latent_shape = encoding.latent_shape(parts, config.size(options))
     positions = parts.text_encoder.config.max_position_embeddings
-    averaged, evaluating = ema.applied(run.average), pipeline.evaluating(parts)
+    averaged, evaluating = ema.ema_weights(run.average), eval_mode(parts)
     with averaged, evaluating, run.accelerator.autocast(), torch.inference_mode():
-        prompt_embeds = pipeline.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
+        prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
-        pipeline.decode_latents(parts.vae, latents[:at_once], options.vae_tiling)
+        encoding.decode_latents(parts.vae, latents[:at_once], options.vae_tiling)

@@ -12,8 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from common import files
-from diffusion import objective, pipeline
+from common import randomness
+from common.files import atomic_write
+from diffusion import encoding, objective
+from diffusion.noise import normal, uniform_timesteps
+from diffusion.parts import Parts, set_trainable
 from mini_sd import learning, pictures
 
 STAGE = 2
@@ -72,7 +75,7 @@ def build(tokenizer, vae):
         steps_offset=1,
         prediction_type="v_prediction",
     )
-    return pipeline.Parts(tokenizer, text_encoder, vae, unet, scheduler)
+    return Parts(tokenizer, text_encoder, vae, unet, scheduler)
 
 
 def encode_all(path, vae, pixels, prepare=None):
@@ -86,7 +89,7 @@ def encode_all(path, vae, pixels, prepare=None):
             for first in tqdm(range(0, len(pixels), 20), desc="encoding posters", unit="x20"):
                 some = prepare(pixels[first : first + 20]) if prepare else pixels[first : first + 20]
                 parts.append(vae.encode(pictures.to_tensor(some)).latent_dist.mean.half().numpy())
-        with files.publish(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate(parts))
     return np.load(path)
 
@@ -152,11 +155,11 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             rows = random.integers(len(captions), size=BATCH)
             dropped = random.random(BATCH) < CAPTION_DROPOUT
             x = torch.from_numpy(latents[rows].astype(np.float32)) * parts.vae.config.scaling_factor
-            noise = objective.normal(SEED, objective.NOISE, places, latents.shape[1:])
-            timesteps = objective.uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
+            noise = normal(SEED, randomness.NOISE, places, latents.shape[1:])
+            timesteps = uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
             # The mathematical attention: its backward pass is faster here than the fused one, the maps being small
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
-                text = pipeline.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
+                text = encoding.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
                 loss = objective.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
                 loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
@@ -171,4 +174,4 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, learning_parts, average, optimizer, step + 1)
     average.copy_to(parameters)
-    return pipeline.freeze(parts)
+    return set_trainable(parts)

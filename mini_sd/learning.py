@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from common import files
+from common.files import atomic_write
 
 
 def rng(*key):
@@ -41,7 +41,7 @@ def save(path, modules, average, optimizer, step):
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with files.publish(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 

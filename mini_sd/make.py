@@ -9,14 +9,17 @@ import argparse
 import json
 import pathlib
 
-import config
-from cli import parser
+import torch
+
+from cli import launch
 from cli import parser as cli_parser
-from common import files
+from common.errors import UserError
+from common.files import atomic_write, read_json, write_text
+from diffusion import pipeline, weights
+from mini_sd import autoencoder, denoiser, pictures, words
 
 
 def main(argv=None):
-    from diffusion import pipeline
 
     parser = cli_parser.Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for pictures and states, about 2 GB")
@@ -32,14 +35,13 @@ def main(argv=None):
     asked = {name: value for name, value in vars(options).items() if name not in ("work", "out")}
     for name, value in asked.items():
         if name in ("posters", "sheets") and (value < 100 or value % 100):
-            raise config.UserError(f"--{name} {value}: expected a multiple of 100")
+            raise UserError(f"--{name} {value}: expected a multiple of 100")
         if name.endswith("_steps") and value < 1:
-            raise config.UserError(f"--{name} {value}: expected at least 1")
+            raise UserError(f"--{name} {value}: expected at least 1")
     cli_parser.hold_to(options.work / "asked.json", asked)
     out = options.out or options.work / "mini"
     if out.exists():
-        raise config.UserError(f"{out} is there already: choose another --out, or remove it")
-    from mini_sd import autoencoder, denoiser, pictures, words
+        raise UserError(f"{out} is there already: choose another --out, or remove it")
 
     pipeline.quiet_libraries()
     posters, captions = pictures.ensure(options.work, "posters", pictures.draw_posters, options.posters)
@@ -61,23 +63,20 @@ def main(argv=None):
 
 def publish(parts, folder):
     """Save the pipeline in half precision, its tokenizer also as vocab.json and merges.txt, as CLIP's is known."""
-    import torch
 
-    from diffusion import pipeline
-
-    with files.publish(folder) as temporary:
+    with atomic_write(folder) as temporary:
         parts.pipeline().save_config(temporary)
         for name in ("tokenizer", "scheduler"):
             getattr(parts, name).save_pretrained(temporary / name)
         for name in ("vae", "unet", "text_encoder"):
-            pipeline.save_network(getattr(parts, name), temporary / name, torch.float16)
-        tokenizer = files.read_json(temporary / "tokenizer" / "tokenizer.json")["model"]
-        files.write_text(temporary / "tokenizer" / "vocab.json", json.dumps(tokenizer["vocab"], ensure_ascii=False))
+            weights.save_network(getattr(parts, name), temporary / name, torch.float16)
+        tokenizer = read_json(temporary / "tokenizer" / "tokenizer.json")["model"]
+        write_text(temporary / "tokenizer" / "vocab.json", json.dumps(tokenizer["vocab"], ensure_ascii=False))
         merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["merges"]]
-        files.write_text(temporary / "tokenizer" / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
+        write_text(temporary / "tokenizer" / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
     print(f"mini is in {folder}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    parser.run_script(main)
+    launch.run_script(main)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common import files
+from common.files import atomic_write, write_json
 from mini_sd import posters
 
 WIDTH, HEIGHT = posters.SIZE
@@ -41,12 +41,12 @@ def ensure(folder, name, draw, count):
     path, texts = folder / f"{name}-{count}.npy", folder / f"{name}-{count}.json"
     if not path.exists():
         shape, captions = (count, HEIGHT, WIDTH, 3), []
-        with files.publish(path) as temporary, concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        with atomic_write(path) as temporary, concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
             pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             jobs = pool.map(draw, range(0, count, CHUNK))
             for k, (images, words) in enumerate(tqdm(jobs, f"drawing {name}", count // CHUNK, unit=f"x{CHUNK}")):
                 pixels[k * CHUNK : (k + 1) * CHUNK] = images
                 captions += words
             pixels.flush()
-            files.write_json(texts, captions)  # first, so that pictures that are there have captions
+            write_json(texts, captions)  # first, so that pictures that are there have captions
     return np.load(path, mmap_mode="r"), json.loads(texts.read_text(encoding="utf-8"))

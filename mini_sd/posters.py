@@ -17,6 +17,7 @@ import random
 from demo_data import jacket
 from demo_data.canvas import Art, Palette, mix
 from mini_sd.motifs import MOTIFS
+from typesetting.lines import LEADING, break_lines
 
 SEED = "posters 1"
 SIZE = (128, 192)  # pixels
@@ -114,10 +115,10 @@ def lettering(art, rng, zone, largest, count, ink, plate=None):
     style["slant"] = rng.choice((0.0, 0.0, 0.0, 0.2))
     margin = rng.uniform(0.08, 0.13)
     width, height = (1 - 2 * margin) * art.w, (zone[1] - zone[0]) * art.h
-    lines, size = jacket.break_lines(some_words(rng, count), width, height, style["tracking"], round(largest * art.w))
+    lines, size = break_lines(some_words(rng, count), width, height, style["tracking"], round(largest * art.w))
     if size < 6:
         return
-    top = zone[0] * art.h + (height - jacket.LEADING * size * len(lines)) / 2
+    top = zone[0] * art.h + (height - LEADING * size * len(lines)) / 2
     mask = jacket.letter_mask(art, lines, size, top, style, rng.choice((None, None, None, margin * art.w)))
     if plate is not None and (box := mask.getbbox()):
         pad = round(0.03 * art.w)

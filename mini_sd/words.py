@@ -6,8 +6,11 @@ import collections
 import itertools
 import re
 
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
+
 from data import prompts
-from demo_data import folder
+from demo_data.books import FIRST, GENRES, LAST, PLACES, TITLES
 
 VOCABULARY = 1600  # tokens at most, with the 512 bytes and the 2 that mark start and end; mini has 1,529
 MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
@@ -15,8 +18,8 @@ MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attent
 
 def corpus(captions):
     """All text whose words should be cheap: captions of posters, and what prompts of books are made of."""
-    lists = [folder.FIRST, folder.LAST, folder.PLACES, folder.TITLES, *folder.GENRES]
-    lists += [words for entry in folder.GENRES.values() for words in entry[:3]]
+    lists = [FIRST, LAST, PLACES, TITLES, *GENRES]
+    lists += [words for entry in GENRES.values() for words in entry[:3]]
     return [*captions, *(word for words in lists for word in words.split("|")), *prompts.TEMPLATES]
 
 
@@ -45,8 +48,6 @@ def learn_merges(texts, count):
 
 def build_tokenizer(captions):
     """The CLIPTokenizer that these captions give."""
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import CLIPTokenizer
 
     letters = sorted(ByteLevel.alphabet())
     tokens = letters + [letter + "</w>" for letter in letters]

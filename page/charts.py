@@ -28,7 +28,7 @@ class Line(NamedTuple):
 # metrics.jsonl -> charts
 
 
-def charts(metrics, versions=()):
+def draw_charts(metrics, versions=()):
     """The charts of some runs: [(title, note, SVG)].
 
     metrics: {run's name: list of its lines, see tracking.read_metrics}; versions: [(label, update)] to mark. What no

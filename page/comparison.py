@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from checkpoints import scores
-from config import UserError
+from common.errors import UserError
 
 WORDS = {  # for settings that are no option's name
     "score": "the main score",

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 import config
 from checkpoints import catalog, metrics_log
-from cli import parser
-from common import files
-from data import images
-from evaluation import features
-from generation import covers
+from cli import saved_options
+from common.files import read_json
+from common.png import read_png
+from data.images import read_cover
+from generation.covers import SETTINGS
 from page import charts as page_charts
 from page import comparison
 
@@ -85,17 +85,17 @@ def csp_hash(text):
 
 def picture_rows(columns, books):
     """For each book: title, by, prompt, and cells (first the real cover) with label, src, alt, prompt, about."""
-    prompts = {column.label: files.read_json(column.folder / covers.SETTINGS)["prompts"] for column in columns}
+    prompts = {column.label: read_json(column.folder / SETTINGS)["prompts"] for column in columns}
     drawn = {column.label: drawing_facts(column.options) for column in columns}
     rows = []
     with tqdm(total=len(books) * (len(columns) + 1), desc="embedding pictures", unit="cover", delay=2) as bar:
         for book in books:
             size = config.size(columns[0].options)
             about = f"row {book.row} of the data folder, resized to {size[0]}x{size[1]}"
-            cells = [cell("real", images.read(book.image, size), f"Real cover of {book.title}", "", about)]
+            cells = [cell("real", read_cover(book.image, size), f"Real cover of {book.title}", "", about)]
             bar.update()
             for column in columns:
-                pixels = features.read_png(column.folder / f"{book.row}.png")
+                pixels = read_png(column.folder / f"{book.row}.png")
                 alt = f"Cover of {book.title}, drawn by {column.label}"
                 about = f"row {book.row}, {drawn[column.label]}"
                 cells.append(cell(column.label, pixels, alt, prompts[column.label][str(book.row)], about))
@@ -177,9 +177,9 @@ def score_facts(columns, scores):
 def curve_facts(runs, columns):
     """[(title, note, SVG)] of the runs' learning curves, with the shown versions marked."""
     metrics = {run.name: metrics_log.read_metrics(run / "metrics.jsonl") for run in runs}
-    marks = [(c.label, catalog.version_of(c.runs[0], c.version.name)["step"]) for c in columns if c.runs]
+    marks = [(c.label, catalog.version_entry(c.runs[0], c.version.name)["step"]) for c in columns if c.runs]
     charts = page_charts.charts(metrics, [mark for mark in marks if mark[1]])
-    covers_of = {run.name: files.read_json(run / "config.json").get("validation_rows") for run in runs}
+    covers_of = {run.name: read_json(run / "config.json").get("validation_rows") for run in runs}
     if len(set(covers_of.values())) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in covers_of.items())
         warning = f" The runs validate on different numbers of covers ({counts}): compare slopes, not heights."
@@ -193,10 +193,10 @@ def curve_facts(runs, columns):
 
 def run_facts(run, columns):
     """How a run was trained, and its versions on this page."""
-    saved = files.read_json(run / "config.json")
+    saved = read_json(run / "config.json")
     return dict(
         name=run.name,
-        command=parser.command(config.TrainingOptions, saved),
+        command=saved_options.command(config.TrainingOptions, saved),
         settings=sorted((name, "none" if value is None else value) for name, value in saved.items()),
         versions=[version_facts(column, run) for column in columns if run in column.runs],
     )
@@ -207,9 +207,9 @@ def version_facts(column, run):
     facts = dict(label=column.label, weights=column.settings["weights"], folder=str(column.folder), aliases="")
     facts |= dict(step=0, validation_loss=None, source=column.version.source, precision=column.settings["precision"])
     if run:
-        about = catalog.version_of(run, column.version.name)
+        about = catalog.version_entry(run, column.version.name)
         _, home = catalog.find_version(run, column.version.name)
-        aliases = catalog.aliases_of(catalog.read_ledger(home), column.version.name) if home else []
+        aliases = catalog.aliases_of(catalog.read_version_index(home), column.version.name) if home else []
         facts |= dict(step=about["step"], validation_loss=about["validation_loss"], aliases=", ".join(sorted(aliases)))
         if column.version.name == "v0":
             told = metrics_log.read_metrics(run / "metrics.jsonl")
@@ -228,7 +228,7 @@ def drawing_words(column):
     elif column.version.name == "v0":
         words = [*words[:-1], "v0", "--pretrained_model", column.version.source]
     defaults = {field.name: field.default for field in dataclasses.fields(config.InferenceOptions)}
-    saved = files.read_json(run / "config.json") if run else {}
+    saved = read_json(run / "config.json") if run else {}
     fields = [field for group in (config.DataOptions, config.DrawingOptions) for field in dataclasses.fields(group)]
     for name in [*(field.name for field in fields), "seed", "mixed_precision"]:
         value = getattr(options, name)

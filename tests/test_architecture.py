@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import config
+from common.errors import UserError
 from diffusion import architecture, pipeline
+from diffusion.parts import PARTS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def test_networks_are_built_again_from_it():
     parts = pipeline.build_tiny()
     with torch.device("meta"):
         again = architecture.build(architecture.of_networks(parts))
-    for name in ("vae", *pipeline.PARTS):
+    for name in ("vae", *PARTS):
         shapes = {key: t.shape for key, t in getattr(parts, name).state_dict().items()}
         assert {key: t.shape for key, t in getattr(again, name).state_dict().items()} == shapes
 
@@ -45,7 +47,7 @@ def test_a_bad_folder_is_one_line(folder, tmp_path, damage):
         file.unlink()
     else:
         file.write_text("{" if damage == "not JSON" else '{"down_block_types": ["NoSuchBlock"]}')
-    with pytest.raises(config.UserError, match="can't load a Stable Diffusion") as caught:
+    with pytest.raises(UserError, match="can't load a Stable Diffusion") as caught:
         architecture.of_source(str(copy))
     assert "\n" not in str(caught.value)
 
@@ -64,11 +66,11 @@ def test_another_kind_of_model_is_one_line(folder, tmp_path, network, changes):
     shutil.copytree(folder, copy)
     file = copy / network / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(config.UserError, match=r"it is not a Stable Diffusion 1\.x model"):
+    with pytest.raises(UserError, match=r"it is not a Stable Diffusion 1\.x model"):
         architecture.of_source(str(copy))
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "no-such/model", "tinny"])
 def test_a_source_that_is_not_there_is_one_line(source):
-    with pytest.raises(config.UserError, match=source):
+    with pytest.raises(UserError, match=source):
         architecture.of_source(source)

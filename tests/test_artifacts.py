@@ -16,9 +16,11 @@ from collections import Counter
 import pytest
 
 import config
-from checkpoints import catalog, state
-from config import TrainingOptions, UserError
+from checkpoints import catalog, state, versions
+from common.errors import UserError
+from config import TrainingOptions
 from tracking import artifacts, trackers
+from tracking.published import all_published, forget_version, read_published, record_published
 
 SHARED = {"model_index.json": 300, "unet/weights.safetensors": 40_000, "tokenizer/vocab.json": 2000}  # path: bytes
 LEARNED = "text_encoder/model.safetensors"
@@ -48,7 +50,7 @@ def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
         (run / "untouched" / path).parent.mkdir(parents=True, exist_ok=True)
         (run / "untouched" / path).write_bytes(noise(size, path))
     for step, loss in zip(steps, losses, strict=True):
-        ledger, name = state.add_version(ledger, step, loss, keep_versions=9)
+        ledger, name = versions.add_version(ledger, step, loss, keep_versions=9)
         add_version(run, name, seed)
     (run / "config.json").write_text(json.dumps(config.to_json(options)))
     (run / "versions.json").write_text(json.dumps(ledger))
@@ -85,10 +87,10 @@ def publish_all(options, run, *names):
     tracker = trackers.connect(options, run.name)
     tracker.start(run, {}, 0)
     tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything
-    for name in names or [*catalog.read_ledger(run)["versions"], "state"]:
+    for name in names or [*catalog.read_version_index(run)["versions"], "state"]:
         folder = run / "upload"
         aliases = artifacts.pack(run, name, folder)
-        artifacts.remember(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
+        record_published(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
         shutil.rmtree(folder)
     tracker.finish()
 
@@ -228,22 +230,22 @@ def test_runs_with_equal_weights_stay_apart_and_share_the_files(options, store):
 
 def test_what_was_published_is_remembered_for_each_place(tmp_path):
     def has(place):
-        return artifacts.read_published(tmp_path, place)
+        return read_published(tmp_path, place)
 
-    artifacts.remember(tmp_path, "here", "v1", 10, ["v1", "latest", "best"])
-    artifacts.remember(tmp_path, "here", "state", 10, ["latest"])
-    artifacts.remember(tmp_path, "there", "v1", 10)
+    record_published(tmp_path, "here", "v1", 10, ["v1", "latest", "best"])
+    record_published(tmp_path, "here", "state", 10, ["latest"])
+    record_published(tmp_path, "there", "v1", 10)
     assert has("here")["aliases"] == {"v1": "v1", "latest": "v1", "best": "v1"}
-    artifacts.remember(tmp_path, "here", "v2", 20, ["v2", "latest"])
+    record_published(tmp_path, "here", "v2", 20, ["v2", "latest"])
     aliases = {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v1"}  # an alias leaves the version that had it
     assert has("here") == {"versions": {"v1": 10, "v2": 20}, "aliases": aliases, "state": 10}
     assert has("there") == {"versions": {"v1": 10}, "aliases": {}, "state": None}
     assert has("nowhere") == {"versions": {}, "aliases": {}, "state": None}
-    artifacts.forget(tmp_path, "v1")
+    forget_version(tmp_path, "v1")
     assert has("here")["versions"] == {"v2": 20} and has("here")["state"] == 10
     assert has("there") == {"versions": {}, "aliases": {}, "state": None}
-    artifacts.forget(tmp_path, "v9")
-    assert artifacts.all_published(tmp_path).keys() == {"here", "there"}
+    forget_version(tmp_path, "v9")
+    assert all_published(tmp_path).keys() == {"here", "there"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,9 +263,9 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
     assert os.path.samefile(came / "untouched/unet/weights.safetensors", came / "versions/v2/unet/weights.safetensors")
     for name in ("config.json", "metrics.jsonl"):
         assert (came / name).read_bytes() == (run / name).read_bytes()
-    assert catalog.read_ledger(came) == catalog.read_ledger(run)
+    assert catalog.read_version_index(came) == catalog.read_version_index(run)
     assert state.read_position(came)[0]["step"] == 20
-    has = artifacts.read_published(came, trackers.where(elsewhere))
+    has = read_published(came, trackers.where(elsewhere))
     assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
     artifacts.bring_run(elsewhere, "one")
@@ -276,7 +278,7 @@ def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     old = make_run(elsewhere, steps=(10,), losses=(0.5,))
     artifacts.bring_run(elsewhere, "one")
     assert state.read_position(old)[0]["step"] == 20
-    assert catalog.read_ledger(old)["aliases"]["latest"] == "v2"
+    assert catalog.read_version_index(old)["aliases"]["latest"] == "v2"
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
     assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
 
@@ -446,15 +448,15 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
         found, source, came = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
         assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
         assert downloads == {("model", name): 1}
-    assert catalog.read_ledger(came / "fetched") == {
-        "versions": {name: catalog.read_ledger(run)["versions"][name]},
+    assert catalog.read_version_index(came / "fetched") == {
+        "versions": {name: catalog.read_version_index(run)["versions"][name]},
         "aliases": {} if version == name else {version: name},
     }
     assert json.loads((came / "config.json").read_text()) == config.to_json(options)
     assert {path.name for path in came.iterdir()} == {"config.json", "fetched"}  # nothing that training goes by
     assert {path.name for path in (came / "fetched").glob("[!.]*")} == {"versions", "versions.json", "published.json"}
     assert catalog.find_version(came, version) == (name, came / "fetched")
-    assert catalog.version_of(came, version if version == name else name)["step"] == int(name[1:]) * 10
+    assert catalog.version_entry(came, version if version == name else name)["step"] == int(name[1:]) * 10
     artifacts.bring_version(elsewhere, "one", name)
     assert downloads.total() == 1
 
@@ -528,7 +530,7 @@ def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
     publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
     artifacts.bring_version(elsewhere, "one", "latest")
     name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
-    assert catalog.version_of(came, name)["step"] == 25
+    assert catalog.version_entry(came, name)["step"] == 25
     assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
 
 
@@ -562,20 +564,20 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     """Fetched for drawing while training goes on: its list and its pruning do not meet what was fetched."""
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
-    ledger = catalog.read_ledger(run)
+    ledger = catalog.read_version_index(run)
     del ledger["versions"]["v1"]
     (run / "versions.json").write_text(json.dumps(ledger))
-    state.prune(run, ledger)
+    versions.prune_versions(run, ledger)
     before = read(run)
     artifacts.bring_version(options, "one", "v1")
     assert downloads == {("model", "v1"): 1}
     after = read(run)
     assert {path: after[path] for path in before} == before
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"fetched"}
-    state.prune(run, ledger)  # as the next save does
+    versions.prune_versions(run, ledger)  # as the next save does
     name, source, _ = catalog.resolve_version(options.output_dir, "one", "v1", "else")
     assert name == "v1" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v1", 0)
-    assert catalog.version_of(run, "v1") == {"step": 10, "validation_loss": 0.5}
+    assert catalog.version_entry(run, "v1") == {"step": 10, "validation_loss": 0.5}
     for alias in ("latest", "best"):  # are the run's own still
         assert catalog.find_version(run, alias)[1] == run
 

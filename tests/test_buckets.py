@@ -17,14 +17,18 @@ from PIL import Image
 from test_training import final_state, read_log, start, wait_for_update
 
 import config
-import dataset
 import training
 from checkpoints import state
-from data import buckets, images
-from data.prompts import Book
+from common.errors import UserError
+from data import buckets
+from data.book import Book
+from data.folder import open_data
+from data.images import fitted_size
 from memory import advice
-from trainer import batches
 from trainer import batches as trainer_batches
+from trainer import losses
+from trainer.batches import BucketedSchedule
+from trainer.losses import check_largest_batch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -38,45 +42,45 @@ def test_sizes_are_all_that_keep_the_rules(resolution):
     area = math.prod(resolution)
     sides = range(step, 2 * max(resolution) + 1, step)
     wanted = [(w, h) for w in sides for h in sides if w <= 2 * h and h <= 2 * w and 0.75 * area <= w * h <= area]
-    assert buckets.sizes(resolution) == wanted
+    assert buckets.bucket_sizes(resolution) == wanted
 
 
 def test_every_resolution_has_buckets():
     """The smallest areas are the ones where multiples of the step are rare: 32 to 160, and 256 to 384."""
     for sides in (range(32, 161, 8), range(256, 385, 8)):
-        assert all(buckets.sizes((width, height)) for width in sides for height in sides)
+        assert all(buckets.bucket_sizes((width, height)) for width in sides for height in sides)
 
 
 def test_the_resolution_itself_is_a_bucket_where_it_keeps_the_rules():
     for resolution in ((512, 768), (512, 512), (64, 96), (32, 48), (384, 768)):
-        assert resolution in buckets.sizes(resolution)
-    assert max(map(math.prod, buckets.sizes((512, 768)))) == 512 * 768
+        assert resolution in buckets.bucket_sizes(resolution)
+    assert max(map(math.prod, buckets.bucket_sizes((512, 768)))) == 512 * 768
 
 
 def test_nearest_is_nearest_by_ratio():
-    choice = buckets.sizes((512, 768))
+    choice = buckets.bucket_sizes((512, 768))
     random = np.random.default_rng(0)
     for shape in random.integers(32, 2000, (300, 2)):
-        mine = buckets.nearest(tuple(shape), choice)
+        mine = buckets.nearest_bucket(tuple(shape), choice)
 
         def factor(size, shape=shape):  # by which one side is stretched against the other
             stretch = size[0] / size[1] / (shape[0] / shape[1])
             return max(stretch, 1 / stretch)
 
         assert factor(mine) == pytest.approx(min(map(factor, choice)))
-        assert buckets.nearest(tuple(shape[::-1]), choice) == mine[::-1]  # turned by 90 degrees
-    assert buckets.nearest((30, 60), [(32, 64), (64, 128), (48, 96)]) == (64, 128)  # of equals the largest
+        assert buckets.nearest_bucket(tuple(shape[::-1]), choice) == mine[::-1]  # turned by 90 degrees
+    assert buckets.nearest_bucket((30, 60), [(32, 64), (64, 128), (48, 96)]) == (64, 128)  # of equals the largest
 
 
 def test_covers_keep_their_shape_better_and_none_is_cropped():
     shapes = [(w, 1000) for w in range(550, 1051, 25)]
     books = [Book(row, "", width=w, height=h) for row, (w, h) in enumerate(shapes)]
     plain, bucketed = (config.DatasetOptions(resolution="512x768", buckets=on) for on in (False, True))
-    assert buckets.sizes_of(books, plain) == [(512, 768)] * len(books)
+    assert buckets.cover_sizes(books, plain) == [(512, 768)] * len(books)
 
     def worst(options):
-        sizes = buckets.sizes_of(books, options)
-        inner = [images.fitted_size(shape, size) for shape, size in zip(shapes, sizes, strict=True)]
+        sizes = buckets.cover_sizes(books, options)
+        inner = [fitted_size(shape, size) for shape, size in zip(shapes, sizes, strict=True)]
         assert all(a <= b for fitted, size in zip(inner, sizes, strict=True) for a, b in zip(fitted, size, strict=True))
         stretches = [w * b / (h * a) for (w, h), (a, b) in zip(inner, shapes, strict=True)]
         return max(max(stretch, 1 / stretch) for stretch in stretches), inner == sizes
@@ -115,19 +119,19 @@ def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(w
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch, batch_size=4):
-        plan = batches.BucketPlan(SIZES, 8, batch_size, seed)
+        plan = BucketedSchedule(SIZES, 8, batch_size, seed)
         return [plan.indexes(piece) for pieces in one_epoch(plan, epoch) for piece in pieces]
 
     orders = [order(0, 0), order(0, 1), order(1, 0), order(0, 0, batch_size=2)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    plan = batches.BucketPlan(SIZES, 8, 4, seed=0)
+    plan = BucketedSchedule(SIZES, 8, 4, seed=0)
     assert [plan.indexes(p) for pieces in reversed(one_epoch(plan, 1)) for p in reversed(pieces)] == orders[1][::-1]
     assert [plan.indexes(p) for pieces in one_epoch(plan, 0) for p in pieces] == orders[0]  # asked for in any order
 
 
 def test_shuffled_are_batches_and_covers_within_a_size():
     """Over many epochs each cover stands first about as often as any other."""
-    plan = batches.BucketPlan(SIZES, 2, 2, seed=0)
+    plan = BucketedSchedule(SIZES, 2, 2, seed=0)
     first = [plan.indexes(plan.pieces(epoch * plan.updates)[0])[0] for epoch in range(2200)]
     counts = np.bincount(first, minlength=22)
     assert counts.min() > 60 and counts.max() < 145  # 100 expected, standard deviation 10
@@ -185,13 +189,13 @@ def losses_of(run, names=("loss", "validation_loss")):
 
 
 def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_data, monkeypatch, capsys):
-    seen, training_loss = [], batches.training_loss
+    seen, training_loss = [], losses.training_loss
 
     def noting(session, batch, places):
         seen.append((tuple(batch["pixel_values"].shape), batch["row"].tolist(), list(places)))
         return training_loss(session, batch, places)
 
-    monkeypatch.setattr(batches, "training_loss", noting)
+    monkeypatch.setattr(losses, "training_loss", noting)
     assert training.main(arguments("--epochs", 1)) == 0
     assert "buckets: 32x48 14, 48x32 8" in capsys.readouterr().out
     shape, rows, places = seen[0]  # the check of the largest
@@ -253,7 +257,7 @@ def test_validation_does_not_depend_on_the_batches(arguments, runs):
 def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch, more):
     assert training.main(arguments("--max_steps", 2, *more)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "try_largest", lambda _: None)
+        patch.setattr(losses, "check_largest_batch", lambda _: None)
         assert training.main(arguments("--max_steps", 2, *more, name="unchecked")) == 0
     assert final_state(runs / "run") == final_state(runs / "unchecked")
 
@@ -272,9 +276,9 @@ def test_the_check_leaves_room_for_moments(monkeypatch, optimizer, there, room):
         accelerator=types.SimpleNamespace(device="cpu", backward=lambda loss: None),
     )
     taken, empty = [], torch.empty
-    monkeypatch.setattr(batches, "training_loss", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(losses, "training_loss", lambda *_: torch.zeros(1))
     monkeypatch.setattr(torch, "empty", lambda size, **words: taken.append(size) or empty(size, **words))
-    batches.try_largest(session)
+    check_largest_batch(session)
     assert taken == [room]
 
 
@@ -292,9 +296,9 @@ def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypat
         assert batch["pixel_values"].shape == (4, 3, 48, 32)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(batches, "training_loss", too_much)
+    monkeypatch.setattr(losses, "training_loss", too_much)
     monkeypatch.setattr(advice, "suggest", lambda *_: ([], None))
-    with pytest.raises(config.UserError, match="the GPU's memory is full: use a lower --resolution"):
+    with pytest.raises(UserError, match="the GPU's memory is full: use a lower --resolution"):
         training.main(arguments("--max_steps", 1))
     assert not (runs / "run" / "metrics.jsonl").exists() or losses_of(runs / "run") == []
 
@@ -317,13 +321,13 @@ def test_the_largest_is_the_batch_with_most_pixels(wide, first):
         accelerator=types.SimpleNamespace(device="cpu"),
     )
     with pytest.raises(LookupError) as asked:
-        batches.try_largest(session)
+        check_largest_batch(session)
     assert asked.value.args[0] == (first, 0)  # the first cover of the batch, at the first place
 
 
 def test_buckets_stay_as_they_began(arguments, runs):
     assert training.main(arguments("--max_steps", 1)) == 0
-    with pytest.raises(config.UserError, match="--buckets False would change the past"):
+    with pytest.raises(UserError, match="--buckets False would change the past"):
         training.main(["--run_id", "run", "--output_dir", str(runs), "--buckets", "False"])
 
 
@@ -331,7 +335,7 @@ def test_the_check_of_a_data_folder_tells_of_them(mixed_data, tmp_path):
     options = config.DatasetOptions(
         data_root=str(mixed_data), cache_dir=str(tmp_path), resolution="32x48", buckets=True
     )
-    lines = [" ".join(line.split()) for line in dataset.open_data(options).report().splitlines()]
+    lines = [" ".join(line.split()) for line in open_data(options).report().splitlines()]
     assert "bucket 32x48 17" in lines and "bucket 48x32 9" in lines
     for start_of_line in ("resize to the buckets", "largest distortion 0.0%"):
         assert any(line.startswith(start_of_line) for line in lines)

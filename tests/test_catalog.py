@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from checkpoints import catalog
-from config import UserError
+from checkpoints import catalog, scores
+from checkpoints import scores as checkpoints_scores
+from common.errors import UserError
 
 
 def make_versions(home, aliases, **steps):
@@ -83,7 +84,7 @@ def test_fetched_versions_stand_in_where_the_run_has_no_files(run):
     (run / "versions.json").unlink()
     assert catalog.find_version(run, "best") == ("v3", fetched)
     assert catalog.find_version(run, "v2") == ("v2", None)
-    assert catalog.version_of(run, "v3")["step"] == 30 and catalog.version_of(run, "v0")["step"] == 0
+    assert catalog.version_entry(run, "v3")["step"] == 30 and catalog.version_entry(run, "v0")["step"] == 0
 
 
 def test_runs_are_listed_in_the_order_of_their_last_start(run):
@@ -104,10 +105,12 @@ def test_only_complete_states_count(run):
 
 
 def test_scores_are_kept_for_each_version_and_kind(run):
-    assert catalog.read_scores(run) == {}
+    assert checkpoints_scores.read_scores(run) == {}
     for version, name, distance in (("v1", "FID", 9.0), ("v1", "FD", 5.0), ("v2", "FID", 8.0), ("v1", "FID", 7.0)):
-        catalog.add_score(run, version, {"score": name, "distance": distance, "n": 4})
-    scores = {v: {name: s["distance"] for name, s in of.items()} for v, of in catalog.read_scores(run).items()}
+        checkpoints_scores.add_score(run, version, {"score": name, "distance": distance, "n": 4})
+    scores = {
+        v: {name: s["distance"] for name, s in of.items()} for v, of in checkpoints_scores.read_scores(run).items()
+    }
     assert scores == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
 
 
@@ -115,4 +118,4 @@ def test_scores_are_kept_for_each_version_and_kind(run):
 def test_a_file_without_scores_is_named(run, text):
     (run / "scores.json").write_text(text)
     with pytest.raises(UserError, match=r"can't read .*scores\.json"):
-        catalog.read_scores(run)
+        scores.read_scores(run)

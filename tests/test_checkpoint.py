@@ -5,14 +5,18 @@ import os
 import pytest
 import torch
 
-from checkpoints import state
-from config import TrainingOptions, UserError
+from checkpoints import state, versions
+from checkpoints.run_folder import lock_run, open_run
+from common.errors import UserError
+from config import TrainingOptions
 from diffusion import pipeline
+from diffusion import weights as diffusion_weights
+from diffusion.parts import set_trainable
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return pipeline.freeze(pipeline.build_tiny(), ["text_encoder"])
+    return set_trainable(pipeline.build_tiny(), ["text_encoder"])
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def new_position():
 def ledger_of(*losses, keep=0):
     ledger, names = {"versions": {}, "aliases": {}}, []
     for step, loss in enumerate(losses, 1):
-        ledger, name = state.add_version(ledger, step, loss, keep)
+        ledger, name = versions.add_version(ledger, step, loss, keep)
         names.append(name)
     return ledger, names
 
@@ -60,7 +64,7 @@ def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, op
     from diffusers import StableDiffusionPipeline
 
     position = new_position()
-    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = open_run(None, options, position, parts, ["text_encoder"])
     with lock:
         position["step"] = 3
         assert save(run, position, parts) == "v1"
@@ -80,7 +84,7 @@ def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, op
 
 def test_state_comes_back_as_it_was(parts, options):
     position = new_position()
-    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = open_run(None, options, position, parts, ["text_encoder"])
     optimizer = torch.optim.AdamW(parts.text_encoder.parameters(), lr=0.1)
     for p in parts.text_encoder.parameters():
         p.grad = torch.ones_like(p)
@@ -91,7 +95,7 @@ def test_state_comes_back_as_it_was(parts, options):
     saved, folder = state.read_position(run)
     assert saved == position
     assert position == {**new_position(), "step": 7, "ledger": json.loads((run / "versions.json").read_text())}
-    other = pipeline.freeze(pipeline.build_tiny(), ["text_encoder"])
+    other = set_trainable(pipeline.build_tiny(), ["text_encoder"])
     fresh = torch.optim.AdamW(other.text_encoder.parameters(), lr=0.1)
     state.load_weights(folder, other, ["text_encoder"])
     state.load_optimizer(folder, fresh)
@@ -101,16 +105,16 @@ def test_state_comes_back_as_it_was(parts, options):
 
 
 def test_a_second_process_is_refused_while_the_first_trains(parts, options):
-    run, lock = state.open_run(None, options, new_position(), parts, ["text_encoder"])
+    run, lock = open_run(None, options, new_position(), parts, ["text_encoder"])
     with lock, pytest.raises(UserError, match="another process is training run one"):
-        state.lock(run)
-    with state.lock(run):
+        lock_run(run)
+    with lock_run(run):
         pass  # free again
 
 
 def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
     position = new_position()
-    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = open_run(None, options, position, parts, ["text_encoder"])
     position["step"] = 1
     with lock:
         save(run, position, parts)
@@ -118,14 +122,14 @@ def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
     (run / "versions" / ".v3.1.tmp").mkdir()
     (run / "state" / ".9.1.tmp").mkdir()
     saved, _ = state.read_position(run)
-    with state.open_run(run, options, saved, parts, ["text_encoder"])[1]:
+    with open_run(run, options, saved, parts, ["text_encoder"])[1]:
         pass
     assert [path.name for path in (run / "versions").iterdir()] == ["v1"]
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkeypatch):
     position = new_position()
-    run, lock = state.open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = open_run(None, options, position, parts, ["text_encoder"])
     with lock:
         position["step"] = 1
         save(run, position, parts)
@@ -154,32 +158,32 @@ def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, options, mo
     usage = state.shutil.disk_usage("/")
     monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="this run with its first version needs"):
-        state.open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 def test_the_name_of_a_run_is_taken_once(parts, options):
-    _, lock = state.open_run(None, options, new_position(), parts, ["text_encoder"])
+    _, lock = open_run(None, options, new_position(), parts, ["text_encoder"])
     with lock:
         pass
     with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
-        state.open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose another --output_dir"):
-        state.open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_position(), parts, ["text_encoder"])
 
 
 @pytest.mark.parametrize("name", ["adamw8bit", "adamw"])
 def test_the_moments_count_in_the_room_that_is_needed(name):
     from trainer import optimizers
 
-    parts = pipeline.freeze(pipeline.build_tiny(), ["unet"])
+    parts = set_trainable(pipeline.build_tiny(), ["unet"])
     optimizer = optimizers.build(TrainingOptions(optimizer=name), parts, ["unet"])
     for p in parts.unet.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    weights = state.bytes_of(parts, ["unet"])
-    moments = state.bytes_of_optimizer(optimizer)
+    weights = diffusion_weights.weights_nbytes(parts, ["unet"])
+    moments = state.optimizer_nbytes(optimizer)
     assert (2 if name == "adamw" else 0.5) * weights <= moments < 2.5 * weights

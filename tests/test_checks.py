@@ -2,7 +2,8 @@ import pytest
 
 import config
 from cli import checks, parser
-from config import InferenceOptions, RunsOptions, TrainingOptions, UserError
+from common.errors import UserError
+from config import InferenceOptions, RunsOptions, TrainingOptions
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -75,12 +76,12 @@ def test_publishing_and_pruning_work_on_one_run(flag):
     ],
 )
 def test_metrics_that_could_not_be_measured_are_refused(options, message):
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         checks.check(config.InferenceOptions(**options))
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(config.UserError, match="--metrics fud: expected all, or some of fid, kid, precision"):
+    with pytest.raises(UserError, match="--metrics fud: expected all, or some of fid, kid, precision"):
         checks.check(config.InferenceOptions(metrics="kid,fud"))
-    with pytest.raises(config.UserError, match="--metrics: name at least one of fid, "):
+    with pytest.raises(UserError, match="--metrics: name at least one of fid, "):
         checks.check(config.InferenceOptions(metrics=" , "))

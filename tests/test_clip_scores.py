@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import config
+from common.errors import UserError
 from diffusion import pipeline
 from evaluation import clip as evaluation_clip
 from evaluation import distances
@@ -86,14 +86,14 @@ def test_a_whole_cover_is_seen_not_its_middle_square(clip):
 
 @pytest.mark.parametrize("source", ["/nowhere/clip", "openai/not-on-this-disk"])
 def test_no_model_is_one_line_with_a_remedy(source):
-    with pytest.raises(config.UserError, match=f"--clip_model {source} can't be loaded .* give a hub id such as"):
+    with pytest.raises(UserError, match=f"--clip_model {source} can't be loaded .* give a hub id such as"):
         evaluation_clip.load(source, 4, torch.device("cpu"))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
     pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "sd")
     assert pathlib.Path(tmp_path / "sd" / "unet").is_dir()
-    with pytest.raises(config.UserError, match="can't be loaded as a CLIP model"):
+    with pytest.raises(UserError, match="can't be loaded as a CLIP model"):
         evaluation_clip.load(str(tmp_path / "sd"), 4, torch.device("cpu"))
 
 
@@ -107,5 +107,5 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
     path = tmp_path / "half" / "model.safetensors"
     kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("text_model")}
     save_file(kept, path, metadata={"format": "pt"})
-    with pytest.raises(config.UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
+    with pytest.raises(UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
         evaluation_clip.load(str(tmp_path / "half"), 4, torch.device("cpu"))

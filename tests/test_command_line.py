@@ -7,8 +7,9 @@ import sys
 import pytest
 
 import config
-from cli import parser
-from config import TrainingOptions, UserError
+from cli import parser, saved_options
+from common.errors import UserError
+from config import TrainingOptions
 
 
 def parse(words, cls=TrainingOptions):
@@ -103,18 +104,18 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config.to_json(parse(["--lr", "0.25", "--max_steps", "10"]))))
     given = {"max_steps": 20}
-    parser.refuse_changes(TrainingOptions, path, given)
+    saved_options.refuse_changes(TrainingOptions, path, given)
     assert (
-        parser.inherit(TrainingOptions, path, given).lr,
-        parser.inherit(TrainingOptions, path, given).max_steps,
+        saved_options.inherit(TrainingOptions, path, given).lr,
+        saved_options.inherit(TrainingOptions, path, given).max_steps,
     ) == (
         0.25,
         20,
     )
-    parser.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
+    saved_options.refuse_changes(TrainingOptions, path, {"lr": 0.25})  # the same again is no change
     for name, value in {"seed": 5, "lr": 0.5, "resolution": "64x64", "num_examples": 3}.items():
         with pytest.raises(UserError, match=f"--{name} {value} would change the past"):
-            parser.refuse_changes(TrainingOptions, path, {name: value})
+            saved_options.refuse_changes(TrainingOptions, path, {name: value})
 
 
 @pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
@@ -233,11 +234,11 @@ def test_a_key_without_a_tracker_means_wandb_whatever_the_run_had(no_key, monkey
     monkeypatch.setattr(sys, "argv", ["script.py", "--wandb_key", KEY])
     given = parser.read_command_line(TrainingOptions)
     assert given["tracker"] == "wandb"
-    options = parser.inherit(TrainingOptions, path, given)
+    options = saved_options.inherit(TrainingOptions, path, given)
     assert (config.tracker(options), options.lr) == ("wandb", 0.25)
-    assert config.tracker(parser.inherit_tracker(config.RunsOptions, path, given)) == "wandb"
+    assert config.tracker(saved_options.inherit_tracker(config.RunsOptions, path, given)) == "wandb"
     monkeypatch.setattr(sys, "argv", ["script.py"])  # the key alone, in the environment, leaves the run its tracker
-    options = parser.inherit(TrainingOptions, path, parser.read_command_line(TrainingOptions))
+    options = saved_options.inherit(TrainingOptions, path, parser.read_command_line(TrainingOptions))
     assert config.tracker(options) == (saved or "wandb")
 
 
@@ -252,10 +253,10 @@ def test_a_command_gives_the_options_back():
     options = config.TrainingOptions(
         data_root="my data; rm -rf /", train_unet=True, train_text_encoder=False, lr=3e-3, max_steps=30, snr_gamma=5.0
     )
-    text = parser.command(config.TrainingOptions, config.to_json(options))
+    text = saved_options.command(config.TrainingOptions, config.to_json(options))
     python, dash, script, *words = shlex.split(text)
     assert (python, dash, script) == ("python", "-m", "training")
     assert parser.parse(config.TrainingOptions, words)[0] == options
     assert "--epochs" not in words and "--lr_text_encoder" not in words  # defaults need not be said
-    assert parser.command(config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
-    assert parser.command(config.TrainingOptions, {"lr": 1e-5}, always=["lr"]) == "python -m training --lr 1e-05"
+    assert saved_options.command(config.TrainingOptions, {"wandb_key": "secret"}) == "python -m training"
+    assert saved_options.command(config.TrainingOptions, {"lr": 1e-5}, always=["lr"]) == "python -m training --lr 1e-05"

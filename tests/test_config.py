@@ -23,7 +23,7 @@ def test_every_option_is_owned_once_and_explained():
         for owner in cls.__mro__[:-1]:
             for name in inspect.get_annotations(owner):
                 assert owners.setdefault(name, owner) is owner or name == "run_id", f"{name} is declared twice"
-    for cls in parser.SCRIPTS:
+    for cls in config.SCRIPTS:
         for field in dataclasses.fields(cls):
             assert field.metadata["help"]
             assert (field.default is None) == bool(field.metadata["none"]), f"{field.name}: what does None mean?"

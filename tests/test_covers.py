@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import UserError
-from data import images
+from common.errors import UserError
+from data import image_index
+from data.image_index import MAX_BYTES, check_folder, read_index, write_csv
+from data.images import MAX_STRETCH, BadImage, __file__, decode_image, fit_image, fitted_size, pathlib, read_cover
 
 SIZE = (64, 96)
 
@@ -27,7 +29,7 @@ def encoded(image, kind="PNG", **kwargs):
 
 
 def pixels_of(data):
-    return np.asarray(images.decode(data))
+    return np.asarray(decode_image(data))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,8 +125,8 @@ def png_claiming(width, height):
     ],
 )
 def test_what_cannot_serve_says_why_in_one_line(data, reason):
-    with pytest.raises(images.BadImage, match=reason) as caught:
-        images.decode(data)
+    with pytest.raises(BadImage, match=reason) as caught:
+        decode_image(data)
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +141,7 @@ def test_pillow_prints_no_warnings(tmp_path):
         "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()): print(covers.check_file(path, 1, 1).problem)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(images.__file__))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition(":")[0] for line in done.stdout.split("\n")] == ["too large", "", "can't be decoded", "", ""]
 
@@ -153,8 +155,8 @@ def test_damaged_files_never_raise_anything_else():
         for place in chance.integers(0, min(len(data), chance.choice([30, 300, 10**6])), 3):
             data[place] = chance.integers(256)
         try:
-            images.decode(bytes(data[: chance.integers(1, len(data))] if i % 3 == 0 else data))
-        except images.BadImage as problem:
+            decode_image(bytes(data[: chance.integers(1, len(data))] if i % 3 == 0 else data))
+        except BadImage as problem:
             refused += 1
             assert str(problem) and "\n" not in str(problem)
     assert refused > 50
@@ -177,42 +179,42 @@ def test_damaged_files_never_raise_anything_else():
     ],
 )
 def test_fitted_size(source, expected):
-    assert images.fitted_size(source, (512, 768)) == expected
+    assert fitted_size(source, (512, 768)) == expected
 
 
 def test_the_stretch_stays_within_its_bound():
     chance = np.random.default_rng(0)
     for width, height in chance.integers(200, 3000, (2000, 2)):
-        inner_width, inner_height = images.fitted_size((width, height), (512, 768))
+        inner_width, inner_height = fitted_size((width, height), (512, 768))
         stretch = (inner_width / width) / (inner_height / height)
         assert inner_width <= 512 and inner_height <= 768 and (inner_width == 512 or inner_height == 768)
         # rounding down to whole pixels may only take away from stretching, or add at most one pixel's worth
-        assert 1 / images.MAX_STRETCH - 0.01 <= stretch <= images.MAX_STRETCH + 0.01
+        assert 1 / MAX_STRETCH - 0.01 <= stretch <= MAX_STRETCH + 0.01
 
 
 def test_a_cover_of_the_target_shape_is_plain_lanczos():
     image = picture(200, 300)
-    assert np.array_equal(images.fit(image, SIZE), np.asarray(image.resize(SIZE, Image.Resampling.LANCZOS)))
-    assert np.array_equal(images.fit(picture(*SIZE), SIZE), np.asarray(picture(*SIZE)))
+    assert np.array_equal(fit_image(image, SIZE), np.asarray(image.resize(SIZE, Image.Resampling.LANCZOS)))
+    assert np.array_equal(fit_image(picture(*SIZE), SIZE), np.asarray(picture(*SIZE)))
 
 
 def test_nothing_is_cropped_and_gaps_get_the_colour_of_the_edge():
     image = Image.new("RGB", (300, 300), "green")
     image.paste("red", (0, 0, 300, 20))
     image.paste("blue", (0, 280, 300, 300))
-    pixels = images.fit(image, (60, 120))  # 60 x 69, and 25 or 26 rows on either side
+    pixels = fit_image(image, (60, 120))  # 60 x 69, and 25 or 26 rows on either side
     assert pixels.shape == (120, 60, 3) and pixels.dtype == np.uint8
     assert (pixels[:26] == (255, 0, 0)).all() and (pixels[-26:] == (0, 0, 255)).all()
     assert (pixels[60] == (0, 128, 0)).all()
 
-    wide = images.fit(image.rotate(90), (240, 60))
+    wide = fit_image(image.rotate(90), (240, 60))
     assert (wide[:, :50] == (255, 0, 0)).all() and (wide[:, -50:] == (0, 0, 255)).all()
 
 
 def test_downscaling_is_antialiased():
     stripes = np.zeros((384, 256, 3), np.uint8)
     stripes[::2] = 255
-    assert np.abs(images.fit(Image.fromarray(stripes), SIZE).astype(int)[8:-8] - 127).max() <= 2
+    assert np.abs(fit_image(Image.fromarray(stripes), SIZE).astype(int)[8:-8] - 127).max() <= 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -222,19 +224,19 @@ def test_downscaling_is_antialiased():
 def test_read_names_file_and_remedy(tmp_path):
     path = tmp_path / "7.jpg"
     with pytest.raises(UserError, match=r"7\.jpg: can't be read: No such file.*start again"):
-        images.read(path, SIZE)
+        read_cover(path, SIZE)
     path.write_bytes(jpeg()[:500])
     with pytest.raises(UserError, match=r"7\.jpg: .*start again"):
-        images.read(path, SIZE)
+        read_cover(path, SIZE)
     path.write_bytes(jpeg())
-    assert images.read(path, SIZE).shape == (96, 64, 3)
+    assert read_cover(path, SIZE).shape == (96, 64, 3)
 
 
 def test_a_bad_image_stays_one_line_through_copies_and_traceback_text():
-    problem = images.BadImage("row 3: /x/3.jpg: empty file")
+    problem = BadImage("row 3: /x/3.jpg: empty file")
     assert str(copy.copy(problem)) == str(problem)
     text = f"Caught BadImage in DataLoader worker process 0.\nOriginal Traceback ...\ncovers.BadImage: {problem}\n"
-    assert str(images.BadImage(text)) == str(problem)
+    assert str(BadImage(text)) == str(problem)
 
 
 @pytest.fixture
@@ -255,25 +257,25 @@ NAMES = [f"{i}.jpg" for i in range(8)]
 
 
 def test_check_folder(folder, tmp_path):
-    entries, strays = images.check_folder(folder, NAMES, tmp_path / "cache" / "images.csv", 2)
+    entries, strays = check_folder(folder, NAMES, tmp_path / "cache" / "images.csv", 2)
     assert list(entries) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"] and strays == {"99.jpg"}
     assert entries["0.jpg"][3:] == (40, 60, "") and entries["3.jpg"].problem == "empty file"
     assert len({entry.content for entry in entries.values()}) == 5
-    assert images.read_index(tmp_path / "cache" / "images.csv") == entries
+    assert read_index(tmp_path / "cache" / "images.csv") == entries
     assert os.listdir(tmp_path / "cache") == ["images.csv"]  # no temporary file is left
 
 
 def decoded_names(monkeypatch, *args):
     """check_folder(*args) -> (entries, names of the files that were decoded)."""
-    names, check_file = [], images.check_file
+    names, check_file = [], image_index.check_file
 
     def spy(path, *stamp):
         names.append(os.path.basename(path))
         return check_file(path, *stamp)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "check_file", spy)
-        entries, _ = images.check_folder(*args)
+        patch.setattr(image_index, "check_file", spy)
+        entries, _ = check_folder(*args)
     return entries, sorted(names)
 
 
@@ -300,14 +302,14 @@ def test_only_files_that_changed_are_decoded_again(folder, tmp_path, monkeypatch
 def test_a_file_that_could_not_be_read_is_tried_again(folder, tmp_path, monkeypatch):
     index = tmp_path / "images.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(images.pathlib.Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "I/O error")))
-        entries, _ = images.check_folder(folder, ["0.jpg"], index, 1)
+        patch.setattr(pathlib.Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        entries, _ = check_folder(folder, ["0.jpg"], index, 1)
     assert entries["0.jpg"].problem == "can't be read: I/O error"
-    assert images.check_folder(folder, ["0.jpg"], index, 1)[0]["0.jpg"].problem == ""
+    assert check_folder(folder, ["0.jpg"], index, 1)[0]["0.jpg"].problem == ""
 
 
 def test_a_check_that_was_stopped_goes_on_where_it_was(folder, tmp_path, monkeypatch):
-    index, check_file = tmp_path / "images.csv", images.check_file
+    index, check_file = tmp_path / "images.csv", image_index.check_file
 
     def stops(path, *stamp):
         if path.endswith("3.jpg"):
@@ -315,17 +317,19 @@ def test_a_check_that_was_stopped_goes_on_where_it_was(folder, tmp_path, monkeyp
         return check_file(path, *stamp)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(images, "check_file", stops)
-        images.check_folder(folder, NAMES, index, 1)
-    assert list(images.read_index(index)) == ["0.jpg", "1.jpg", "2.jpg"]
+        patch.setattr(image_index, "check_file", stops)
+        check_folder(folder, NAMES, index, 1)
+    assert list(read_index(index)) == ["0.jpg", "1.jpg", "2.jpg"]
     assert decoded_names(monkeypatch, folder, NAMES, index, 1)[1] == ["3.jpg", "5.jpg"]
 
 
 def test_the_index_is_written_on_the_way(folder, tmp_path, monkeypatch):
-    sizes, write_index = [], images.write_index
-    monkeypatch.setattr(images, "SAVE_SECONDS", -1)
-    monkeypatch.setattr(images, "write_index", lambda path, index: (sizes.append(len(index)), write_index(path, index)))
-    images.check_folder(folder, NAMES, tmp_path / "images.csv", 1)
+    sizes, write_index = [], image_index.write_index
+    monkeypatch.setattr(image_index, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(
+        image_index, "write_index", lambda path, index: (sizes.append(len(index)), write_index(path, index))
+    )
+    check_folder(folder, NAMES, tmp_path / "images.csv", 1)
     assert sizes == [1, 2, 3, 4, 5, 5]
 
 
@@ -338,13 +342,13 @@ def test_a_disk_without_room_is_said_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"can't write .*images\.csv: No space left on device.*--cache_dir"):
-        images.write_csv(path, ["a"], [["new"]])
+        write_csv(path, ["a"], [["new"]])
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["images.csv"]
 
 
 def test_a_file_of_gigabytes_is_not_read(tmp_path):
     path = tmp_path / "0.jpg"
     path.write_bytes(jpeg())
-    os.truncate(path, images.MAX_BYTES + 1)  # sparse: takes no room
-    entries, _ = images.check_folder(tmp_path, ["0.jpg"], tmp_path / "cache" / "images.csv", 1)
+    os.truncate(path, MAX_BYTES + 1)  # sparse: takes no room
+    entries, _ = check_folder(tmp_path, ["0.jpg"], tmp_path / "cache" / "images.csv", 1)
     assert entries["0.jpg"].problem == "too large: 268 MB" and entries["0.jpg"].content == ""

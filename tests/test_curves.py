@@ -21,7 +21,7 @@ def parse(svg):
 
 
 def test_each_run_is_a_line_in_each_chart():
-    made = charts.charts({"a": told(9), "b": told(5)}, [("v1", 5)])
+    made = charts.draw_charts({"a": told(9), "b": told(5)}, [("v1", 5)])
     assert [title for title, _, _ in made] == ["Training loss", "Validation loss"]
     for _, _, svg in made:
         lines = [line for line in parse(svg).iter("polyline") if "faint" not in line.get("class")]
@@ -30,9 +30,11 @@ def test_each_run_is_a_line_in_each_chart():
 
 
 def test_a_run_that_told_nothing_has_no_chart():
-    assert charts.charts({"a": []}) == []
-    assert charts.charts({}) == []
-    assert [title for title, _, _ in charts.charts({"a": [], "b": [{"step": 3, "loss": 1.0}]})] == ["Training loss"]
+    assert charts.draw_charts({"a": []}) == []
+    assert charts.draw_charts({}) == []
+    assert [title for title, _, _ in charts.draw_charts({"a": [], "b": [{"step": 3, "loss": 1.0}]})] == [
+        "Training loss"
+    ]
 
 
 def test_bands_are_shares_of_their_first_value():
@@ -41,8 +43,8 @@ def test_bands_are_shares_of_their_first_value():
     assert [[y for _, y in line.points] for line in made] == [[1, 0.5], [1, 1], [1, 0.5], [1, 2]]
     assert made[0].label == "0-249 (1.000, 0.500)"
     assert charts.band_lines([*lines, {"step": 20, "validation_bands": [None, 0.7, 0.2, 0.4]}]) == made
-    assert charts.charts({"a": lines})[0][0] == "Validation loss by timestep"
-    assert [title[-3:] for title, _, _ in charts.charts({"a": lines, "b": lines})] == [", a", ", b"]
+    assert charts.draw_charts({"a": lines})[0][0] == "Validation loss by timestep"
+    assert [title[-3:] for title, _, _ in charts.draw_charts({"a": lines, "b": lines})] == [", a", ", b"]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_version_labels_never_overlap():
 
 def test_names_are_data_in_svg_too():
     evil = '"><script>alert(1)</script>&'
-    for _, _, svg in charts.charts({evil: told(5)}, [(evil, 3)]):
+    for _, _, svg in charts.draw_charts({evil: told(5)}, [(evil, 3)]):
         root = parse(svg)  # well-formed
         assert not list(root.iter("script"))
         assert evil in [text.text for text in root.iter("text")] and evil in root.get("aria-label")

@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 
 import dataset
-from config import DatasetOptions, StatsOptions, TrainingOptions, UserError
-from data import images
+from common.errors import UserError
+from config import DatasetOptions, StatsOptions, TrainingOptions
+from data import image_index, prompts
+from data.folder import open_data
 from data.prompts import TEMPLATES, build_prompt
-from dataset import BookCoverDataset, load_image, open_data
+from dataset import BookCoverDataset, load_image
 from diffusion import pipeline
 
 SIZE = (32, 48)
@@ -200,7 +202,7 @@ def test_the_data_folder_is_never_written_to(plain, opened):
 
 def test_the_second_start_decodes_nothing_and_finds_the_same(plain, opened, monkeypatch):
     first = opened(plain)
-    monkeypatch.setattr(images, "check_file", None)
+    monkeypatch.setattr(image_index, "check_file", None)
     second = opened(plain, resolution="64x64", min_ascii=0.5)  # the index does not depend on the options
     assert second.kept == first.kept
 
@@ -208,7 +210,7 @@ def test_the_second_start_decodes_nothing_and_finds_the_same(plain, opened, monk
 def test_a_changed_table_decodes_nothing_anew(plain, tmp_path, opened, monkeypatch):
     root = shutil.copytree(plain, tmp_path / "data")
     first = opened(root)
-    monkeypatch.setattr(images, "check_file", None)
+    monkeypatch.setattr(image_index, "check_file", None)
     write_table(root, [row(i, book_desc="Another tale.") for i in range(40)])
     assert rows_of(opened(root).kept) == rows_of(first.kept)
 
@@ -374,15 +376,15 @@ def test_descriptions_fill_the_prompt_but_never_overflow_it(plain, tmp_path, ope
     data = BookCoverDataset(books, SIZE, tokenizer, DatasetOptions(include_desc=True))
     prompt = data.prompt(books[0])
     assert prompt.startswith(build_prompt(books[0]) + ". the night of the king the")
-    assert 75 <= dataset.count_tokens(tokenizer, prompt) <= 77
+    assert 75 <= prompts.count_tokens(tokenizer, prompt) <= 77
     assert data.prompt(books[1]) == build_prompt(books[1])
     assert data[0]["input_ids"].tolist() == tokenizer(prompt, padding="max_length", max_length=77)["input_ids"]
     assert BookCoverDataset(books, SIZE, tokenizer, DatasetOptions()).prompt(books[0]) == build_prompt(books[0])
 
 
 def test_count_tokens_sees_start_and_end_and_does_not_stop_at_77(tokenizer, capfd):
-    assert dataset.count_tokens(tokenizer, "") == 2
-    assert dataset.count_tokens(tokenizer, "the " * 500) == 502
+    assert prompts.count_tokens(tokenizer, "") == 2
+    assert prompts.count_tokens(tokenizer, "the " * 500) == 502
     assert capfd.readouterr().err == ""
 
 

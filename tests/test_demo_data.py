@@ -17,9 +17,11 @@ import PIL
 import pytest
 from PIL import Image
 
-import config
+from common.errors import UserError
 from demo_data import folder as demo_data_folder
 from demo_data import jacket
+from typesetting.colour import contrast, luminance
+from typesetting.lines import LEADING, break_lines, font, line_width
 
 COUNT = 40
 ROOT = pathlib.Path(demo_data_folder.__file__).parent
@@ -127,11 +129,11 @@ def test_genres_take_turns():
 
 
 def test_the_font_has_every_character():
-    missing = jacket.font(40).getmask("\u4e00")
+    missing = font(40).getmask("\u4e00")
     texts = [demo_data_folder.book(row) for row in range(2000)]
     used = set("".join(book["book_title"] + book["book_authors"] for book in texts)) - set(" |")
     for character in {form for c in used for form in (c, c.upper())} - {"'"} | {"’", "&"}:
-        assert bytes(jacket.font(40).getmask(character)) != bytes(missing), character
+        assert bytes(font(40).getmask(character)) != bytes(missing), character
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,12 +182,12 @@ def wcag_luminance(pixels):
 
 def test_contrast_closed_form():
     white, black = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
-    assert jacket.contrast("#000000", white) == pytest.approx(21)
-    assert jacket.contrast("#ffffff", white) == 1
-    assert jacket.contrast("#777777", white) == pytest.approx(4.478, abs=1e-3)  # the well-known grey that just fails
-    assert jacket.contrast("#777777", np.concatenate([white, black])) == 1  # between the two: not readable on both
+    assert contrast("#000000", white) == pytest.approx(21)
+    assert contrast("#ffffff", white) == 1
+    assert contrast("#777777", white) == pytest.approx(4.478, abs=1e-3)  # the well-known grey that just fails
+    assert contrast("#777777", np.concatenate([white, black])) == 1  # between the two: not readable on both
     pixels = np.random.default_rng(0).integers(0, 256, (50, 3), np.uint8)
-    np.testing.assert_allclose(jacket.luminance(pixels), wcag_luminance(pixels), rtol=1e-12)
+    np.testing.assert_allclose(luminance(pixels), wcag_luminance(pixels), rtol=1e-12)
 
 
 def test_letters_are_there_and_can_be_read():
@@ -239,16 +241,16 @@ def test_lines_break_for_the_largest_letters():
             lines = [words[0]]
             for k, word in enumerate(words[1:]):
                 lines = [*lines, word] if breaks >> k & 1 else [*lines[:-1], f"{lines[-1]} {word}"]
-            widest = max(jacket.line_width(line, 0.05) for line in lines)
-            best = max(best, int(min(width / widest, height / (jacket.LEADING * len(lines)))))
-        lines, size = jacket.break_lines(" ".join(words), width, height, 0.05, largest=1000)
+            widest = max(line_width(line, 0.05) for line in lines)
+            best = max(best, int(min(width / widest, height / (LEADING * len(lines)))))
+        lines, size = break_lines(" ".join(words), width, height, 0.05, largest=1000)
         assert size == best and " ".join(lines) == " ".join(words)
 
 
 def test_every_palette_has_a_readable_plate():
     for look in jacket.LOOKS.values():
         plate = np.full((2, 2, 3), jacket.rgb(look.plate), np.uint8)
-        assert max(jacket.contrast(ink, plate) for ink in look.inks) >= jacket.MIN_CONTRAST
+        assert max(contrast(ink, plate) for ink in look.inks) >= jacket.MIN_CONTRAST
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_the_slower_of_two_takes_the_folder_of_the_faster(tmp_path, monkeypatch)
 
 def test_a_cache_that_is_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(config.UserError, match="--cache_dir") as caught:
+    with pytest.raises(UserError, match="--cache_dir") as caught:
         demo_data_folder.ensure(tmp_path / "file", 2)
     assert str(tmp_path / "file") in str(caught.value) and "\n" not in str(caught.value)
 
@@ -339,7 +341,7 @@ def test_a_cache_without_permission_is_a_user_error(tmp_path, monkeypatch):
     if user == 0:  # root may write everywhere, so be nobody for a moment
         os.seteuid(65534)
     try:
-        with pytest.raises(config.UserError, match="Permission denied"):
+        with pytest.raises(UserError, match="Permission denied"):
             demo_data_folder.ensure(tmp_path, 2)
     finally:
         os.seteuid(user)
@@ -367,7 +369,7 @@ def test_nothing_stays_when_drawing_stops(tmp_path, monkeypatch, problem):
         save_cover(folder, row)
 
     monkeypatch.setattr(demo_data_folder, "save_cover", stops)
-    expected = config.UserError if isinstance(problem, OSError) else KeyboardInterrupt
+    expected = UserError if isinstance(problem, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
         demo_data_folder.ensure(tmp_path, 5)
     assert list(tmp_path.iterdir()) == []

@@ -3,8 +3,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from config import UserError
+from common import randomness
+from common.errors import UserError
 from diffusion import objective
+from diffusion.noise import normal, stratified_timesteps, uniform_timesteps
 
 
 def make_scheduler(prediction_type="epsilon"):
@@ -58,20 +60,20 @@ def test_an_unknown_prediction_type_is_refused():
 
 
 def test_random_numbers_are_functions_of_seed_purpose_and_position():
-    together = objective.normal(3, objective.NOISE, range(10, 14), (4, 8, 8))
-    alone = objective.normal(3, objective.NOISE, [12], (4, 8, 8))
+    together = normal(3, randomness.NOISE, range(10, 14), (4, 8, 8))
+    alone = normal(3, randomness.NOISE, [12], (4, 8, 8))
     assert torch.equal(together[2:3], alone)
-    assert not torch.equal(alone, objective.normal(3, objective.POSTERIOR, [12], (4, 8, 8)))
-    assert not torch.equal(alone, objective.normal(4, objective.NOISE, [12], (4, 8, 8)))
-    many = objective.normal(0, objective.NOISE, range(200), (4, 8, 8))
+    assert not torch.equal(alone, normal(3, randomness.POSTERIOR, [12], (4, 8, 8)))
+    assert not torch.equal(alone, normal(4, randomness.NOISE, [12], (4, 8, 8)))
+    many = normal(0, randomness.NOISE, range(200), (4, 8, 8))
     assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02  # 51,200 draws: 4.5 standard errors
     state = torch.get_rng_state()
-    objective.normal(0, objective.NOISE, range(3), (2,))
+    normal(0, randomness.NOISE, range(3), (2,))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_timesteps_cover_the_whole_range_evenly():
-    timesteps = objective.uniform_timesteps(0, range(4000), 1000)
+    timesteps = uniform_timesteps(0, range(4000), 1000)
     assert timesteps.dtype == torch.int64 and timesteps.min() < 5 and timesteps.max() > 994 and timesteps.max() < 1000
     counts = np.bincount(timesteps.numpy() // 100, minlength=10)
     assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi-squared, 9 degrees of freedom, p = 0.001
@@ -79,12 +81,12 @@ def test_timesteps_cover_the_whole_range_evenly():
 
 @pytest.mark.parametrize("count", [1, 3, 64, 1000])
 def test_stratified_timesteps_take_one_from_each_stratum(count):
-    timesteps = objective.stratified_timesteps(count, 1000)
+    timesteps = stratified_timesteps(count, 1000)
     assert (timesteps.double() * count // 1000).tolist() == list(range(count))
 
 
 def test_every_epoch_visits_every_cover_once_in_another_order():
-    first, second = (objective.epoch_order(0, epoch, 50) for epoch in (0, 1))
+    first, second = (randomness.epoch_order(0, epoch, 50) for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
     assert list(first) != list(second)
-    assert list(first) == list(objective.epoch_order(0, 0, 50))
+    assert list(first) == list(randomness.epoch_order(0, 0, 50))

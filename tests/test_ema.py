@@ -3,10 +3,11 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-import config
 import training
 from checkpoints import state
+from common.errors import UserError
 from diffusion import ema, pipeline
+from diffusion.parts import set_trainable
 
 BOTH = ["unet", "text_encoder"]
 
@@ -24,8 +25,8 @@ def move(parts, n):
 
 @pytest.mark.parametrize("decay", [0.2, 0.999])
 def test_the_average_is_that_of_diffusers(decay):
-    parts = pipeline.freeze(pipeline.build_tiny(), BOTH)
-    ours, theirs = ema.Average(parts, BOTH, decay), EMAModel([p for _, p in ema.Average(parts, BOTH, 0).pairs()], decay)
+    parts = set_trainable(pipeline.build_tiny(), BOTH)
+    ours, theirs = ema.EMA(parts, BOTH, decay), EMAModel([p for _, p in ema.EMA(parts, BOTH, 0).pairs()], decay)
     for n in range(6):
         move(parts, n)
         ours.update(n)
@@ -37,8 +38,8 @@ def test_the_average_is_that_of_diffusers(decay):
 
 def test_the_average_in_closed_form():
     """One weight of 0, 1, 2 ... after update 0, 1, 2 ...; decay 0.15: the warm-up has 0, 2/11, then the limit."""
-    parts = pipeline.freeze(pipeline.build_tiny(), ["text_encoder"])
-    average = ema.Average(parts, ["text_encoder"], 0.15, "cpu")
+    parts = set_trainable(pipeline.build_tiny(), ["text_encoder"])
+    average = ema.EMA(parts, ["text_encoder"], 0.15, "cpu")
     weight, mean = average.pairs()[0]
     wanted = 0.0
     for n, d in enumerate([0, 0.15, 0.15]):
@@ -46,7 +47,7 @@ def test_the_average_in_closed_form():
         average.update(n)
         wanted = d * wanted + (1 - d) * n
         torch.testing.assert_close(mean, torch.full_like(mean, wanted))
-    slow = ema.Average(parts, ["text_encoder"], 0.9)
+    slow = ema.EMA(parts, ["text_encoder"], 0.9)
     _, mean = slow.pairs()[0]
     before = mean[0, 0].item()
     weight.data.fill_(5)
@@ -56,9 +57,9 @@ def test_the_average_in_closed_form():
 
 def test_an_average_of_bf16_weights_is_fp32():
     """A thousandth of the way at each update, which bf16 could not go."""
-    parts = pipeline.freeze(pipeline.build_tiny(), BOTH)
+    parts = set_trainable(pipeline.build_tiny(), BOTH)
     parts.unet.bfloat16()
-    average = ema.Average(parts, ["unet"], 0.999)
+    average = ema.EMA(parts, ["unet"], 0.999)
     weight, mean = average.pairs()[0]
     mean.fill_(1)
     weight.data.fill_(2)
@@ -71,22 +72,22 @@ def test_an_average_of_bf16_weights_is_fp32():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_applied_puts_the_average_in_place_and_takes_it_back(dtype):
-    parts = pipeline.freeze(pipeline.build_tiny(), BOTH)
+    parts = set_trainable(pipeline.build_tiny(), BOTH)
     parts.unet.to(dtype)
-    average = ema.Average(parts, BOTH, 0.9)
+    average = ema.EMA(parts, BOTH, 0.9)
     for n in range(3):
         move(parts, n)
         average.update(n)
     before, places = [p.clone() for p in weights_of(parts)], [p.data_ptr() for p in weights_of(parts)]
     means = [mean.clone() for _, mean in average.pairs()]
-    with pytest.raises(KeyError), ema.applied(average):
+    with pytest.raises(KeyError), ema.ema_weights(average):
         for p, mean in zip(weights_of(parts), means, strict=True):
             assert torch.equal(p, mean.to(p.dtype))
         raise KeyError
     assert all(torch.equal(p, b) for p, b in zip(weights_of(parts), before, strict=True))
     assert all(torch.equal(a, b) for (_, a), b in zip(average.pairs(), means, strict=True))
     assert [p.data_ptr() for p in weights_of(parts)] == places
-    with ema.applied(None):
+    with ema.ema_weights(None):
         pass
 
 
@@ -124,5 +125,5 @@ def test_a_damaged_average_is_named(small_data, tmp_path):
     assert training.main([*words, "--run_name", "run", "--ema_decay", "0.99"]) == 0
     path = state.read_position(tmp_path / "run")[1] / "text_encoder_average.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(config.UserError, match=r"text_encoder_average\.safetensors"):
+    with pytest.raises(UserError, match=r"text_encoder_average\.safetensors"):
         training.main(["--output_dir", str(tmp_path), "--run_id", "run", "--max_steps", "4"])

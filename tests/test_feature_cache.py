@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 import config
+from common.errors import UserError
 from evaluation import feature_cache, features
 
 
@@ -84,23 +85,23 @@ def test_a_stop_keeps_whole_blocks_and_damage_is_mended(drawn, extractor):
 def test_a_missing_or_damaged_cover_is_named(drawn, extractor):
     folder, rows, _ = drawn
     (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:40])
-    with pytest.raises(config.UserError, match=r"can't read .*/5\.png"):
+    with pytest.raises(UserError, match=r"can't read .*/5\.png"):
         all_of(folder, rows, extractor)
     (folder / "5.png").unlink()
-    with pytest.raises(config.UserError, match=r"can't read .*/5\.png as a PNG image: it is not there"):
+    with pytest.raises(UserError, match=r"can't read .*/5\.png as a PNG image: it is not there"):
         all_of(folder, rows, extractor)
 
 
 def test_real_covers_are_known_by_content_and_size(small_data, extractor, tmp_path):
-    import dataset
     from cli import parser
-    from data import images
+    from data.folder import open_data
+    from data.images import read_cover
 
     words = ["--data_root", str(small_data), "--resolution", "32x48", "--cache_dir", str(tmp_path)]
     options = parser.parse(config.StatsOptions, words)[0]
-    books = dataset.open_data(options).books("all")
+    books = open_data(options).books("all")
     got = np.concatenate(list(feature_cache.of_books(books, options, extractor, "real")))
-    means = [images.read(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
+    means = [read_cover(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
     assert np.allclose(got, means, atol=1e-3)
     extractor.seen.clear()
     list(feature_cache.of_books(books, options, extractor, "real"))

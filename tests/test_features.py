@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from config import UserError
+from common.errors import UserError
+from common.png import png_paths, read_png
+from common.prefetch import read_ahead
 from evaluation import distances, feature_cache, features, reference
 
 CPU = torch.device("cpu")
@@ -115,7 +117,7 @@ def test_legacy_statistics_are_pytorch_fids(weights, hub, tmp_path, monkeypatch)
     for i, image in enumerate(smooth(np.random.default_rng(1), 5)):
         Image.fromarray(image).save(folder / f"{i}.png")
     save_fid_stats([str(folder), str(tmp_path / "theirs.npz")], 50, "cpu", 2048, num_workers=0)
-    images = np.stack([features.read_png(path) for path in features.png_paths(folder, range(5))])
+    images = np.stack([read_png(path) for path in png_paths(folder, range(5))])
     legacy = options(fid_resize="legacy", fid_weights=str(weights))
     fast = features.load_extractor(legacy, CPU)(images)
     monkeypatch.setattr(features, "layout", lambda device: torch.contiguous_format)
@@ -303,7 +305,7 @@ def test_read_ahead_keeps_order_and_distance(workers):
         return i
 
     taken = []
-    for i in features.read_ahead(slow, range(50), workers):
+    for i in read_ahead(slow, range(50), workers):
         taken.append(i)
         time.sleep(0.005)  # slower than the workers
         assert len(started) - len(taken) <= 2 * workers
@@ -316,7 +318,7 @@ def test_read_ahead_hands_on_an_error():
             raise UserError("the fifth")
         return i
 
-    results = features.read_ahead(fail, range(100), 2)
+    results = read_ahead(fail, range(100), 2)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="the fifth"):
         next(results)
@@ -330,7 +332,7 @@ def save(folder, name, size=(8, 12), mode="RGB"):
 
 def test_covers_of_rows(tmp_path, capsys):
     saved = {row: save(tmp_path, f"{row}.png") for row in (10, 2, 33)}
-    images = [features.read_png(path) for path in features.png_paths(tmp_path, [33, 2])]
+    images = [read_png(path) for path in png_paths(tmp_path, [33, 2])]
     assert [image.dtype for image in images] == [np.uint8] * 2
     assert np.array_equal(images, [saved[33], saved[2]])
     assert capsys.readouterr().err == ""
@@ -338,29 +340,29 @@ def test_covers_of_rows(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     save(tmp_path, "a.jpg")
     features.warn_of_jpeg(tmp_path)
-    assert len(features.png_paths(tmp_path, saved)) == 3
+    assert len(png_paths(tmp_path, saved)) == 3
     assert "1 JPEG files don't count, such as a.jpg" in capsys.readouterr().err
     save(tmp_path, "4.png", mode="L")
-    assert features.read_png(tmp_path / "4.png").shape == (12, 8, 3)
+    assert read_png(tmp_path / "4.png").shape == (12, 8, 3)
 
 
 def test_folders_that_can_not_be_scored(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*none with images"):
-        features.png_paths(tmp_path / "none", [1])
+        png_paths(tmp_path / "none", [1])
     save(tmp_path, "1.png")
     with pytest.raises(UserError, match=r"2\.png as a PNG image: it is not there"):
-        features.png_paths(tmp_path, [1, 2])
+        png_paths(tmp_path, [1, 2])
     save(tmp_path, "2.png", size=(12, 8))
     with pytest.raises(UserError, match=r"1\.png is 8x12 and .*2\.png is 12x8"):
-        features.png_paths(tmp_path, [1, 2])
+        png_paths(tmp_path, [1, 2])
     for data in (b"", b"hello"):
         (tmp_path / "2.png").write_bytes(data)
         with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-            features.png_paths(tmp_path, [1, 2])
+            png_paths(tmp_path, [1, 2])
     save(tmp_path, "b.jpg")
     (tmp_path / "b.jpg").rename(tmp_path / "2.png")  # a JPEG under a PNG's name
     with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-        features.png_paths(tmp_path, [1, 2])
+        png_paths(tmp_path, [1, 2])
 
 
 def test_a_damaged_image_is_named(tmp_path):
@@ -370,6 +372,6 @@ def test_a_damaged_image_is_named(tmp_path):
     flipped[len(whole) // 2] ^= 255
     for data in (whole[: len(whole) // 2], bytes(flipped)):
         (tmp_path / "2.png").write_bytes(data)
-        (path,) = features.png_paths(tmp_path, [2])
+        (path,) = png_paths(tmp_path, [2])
         with pytest.raises(UserError, match=r"can't read .*2\.png as a PNG image"):
-            features.read_png(path)
+            read_png(path)

@@ -8,7 +8,9 @@ from PIL import Image
 import config
 from checkpoints import scores
 from cli import parser
-from generation import covers
+from common.errors import UserError
+from generation.covers import SETTINGS, covers_folder, draw_covers, make_folder, require_same_settings
+from generation.version import Version, choose_version, drawing_settings
 
 
 def parsed(*words):
@@ -30,57 +32,57 @@ def runs(tmp_path):
 
 
 def test_a_version_brings_the_settings_of_its_run(runs):
-    options, version = covers.find(*parsed("--output_dir", runs, "--version", "best", "--seed", 4))
+    options, version = choose_version(*parsed("--output_dir", runs, "--version", "best", "--seed", 4))
     assert version == ("v1", str(runs / "one" / "versions" / "v1"), runs / "one")
     assert (options.steps, options.seed, options.batch_size) == (7, 4, 4)  # drawing from the run, batches not
-    assert covers.home_of(options, version) == runs / "one" / "covers"
+    assert covers_folder(options, version) == runs / "one" / "covers"
     options, _ = parsed("--save_dir", runs / "elsewhere")
-    assert covers.home_of(options, version) == runs / "elsewhere"
+    assert covers_folder(options, version) == runs / "elsewhere"
 
 
 def test_a_model_without_a_run_has_covers_here(tmp_path):
-    options, version = covers.find(*parsed("--output_dir", tmp_path, "--version", "v0", "--pretrained_model", "tiny"))
-    assert version == ("v0", "tiny", None) and str(covers.home_of(options, version)) == "covers"
+    options, version = choose_version(
+        *parsed("--output_dir", tmp_path, "--version", "v0", "--pretrained_model", "tiny")
+    )
+    assert version == ("v0", "tiny", None) and str(covers_folder(options, version)) == "covers"
 
 
 def test_another_start_than_the_runs_is_refused(runs):
-    with pytest.raises(config.UserError, match="run one started from tiny, not from --pretrained_model other"):
-        covers.find(*parsed("--output_dir", runs, "--version", "v1", "--pretrained_model", "other"))
-    _, version = covers.find(*parsed("--output_dir", runs, "--version", "v0", "--pretrained_model", "other"))
+    with pytest.raises(UserError, match="run one started from tiny, not from --pretrained_model other"):
+        choose_version(*parsed("--output_dir", runs, "--version", "v1", "--pretrained_model", "other"))
+    _, version = choose_version(*parsed("--output_dir", runs, "--version", "v0", "--pretrained_model", "other"))
     assert version == ("v0", "other", None)
 
 
 def test_settings_of_a_folder_are_kept_and_compared(tmp_path):
-    path, settings = tmp_path / covers.SETTINGS, {"seed": 1, "steps": 5}
-    covers.require_same_settings(path, settings, {"3": "a book"})
-    covers.require_same_settings(path, settings, {"4": "another"})
+    path, settings = tmp_path / SETTINGS, {"seed": 1, "steps": 5}
+    require_same_settings(path, settings, {"3": "a book"})
+    require_same_settings(path, settings, {"4": "another"})
     assert json.loads(path.read_text()) == {**settings, "prompts": {"3": "a book", "4": "another"}}
-    with pytest.raises(
-        config.UserError, match="were drawn with steps 5, and now it is 6: give --steps 5, choose another"
-    ):
-        covers.require_same_settings(path, {"seed": 1, "steps": 6}, {})
-    with pytest.raises(config.UserError, match=r"row 3 .* was drawn from another prompt, 'a book'"):
-        covers.require_same_settings(path, settings, {"3": "a tree"})
+    with pytest.raises(UserError, match="were drawn with steps 5, and now it is 6: give --steps 5, choose another"):
+        require_same_settings(path, {"seed": 1, "steps": 6}, {})
+    with pytest.raises(UserError, match=r"row 3 .* was drawn from another prompt, 'a book'"):
+        require_same_settings(path, settings, {"3": "a tree"})
 
 
 def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     import accelerate
 
-    from data.prompts import Book
-    from diffusion import pipeline
+    from data.book import Book
+    from diffusion import pipeline, weights
 
     words = "--resolution 32x48 --steps 2 --pretrained_model tiny --batch_size 2"
     options, _ = parsed(*words.split())
     books = [Book(row, f"Book {row}", ["Ann Oak"], ["Fantasy"], "", "", "", 32, 48, "test") for row in (5, 2, 9)]
-    version = covers.Version("v0", "tiny", None)
+    version = Version("v0", "tiny", None)
     state = accelerate.Accelerator(cpu=True).state
-    settings = covers.draw(options, version, tmp_path / "all", books, state)
-    assert settings["weights"] == pipeline.weights_hash(pipeline.build_tiny()) and settings["version"] == "v0"
+    settings = draw_covers(options, version, tmp_path / "all", books, state)
+    assert settings["weights"] == weights.weights_hash(pipeline.build_tiny()) and settings["version"] == "v0"
     drawn = ["seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling"]
     assert list(settings) == ["version", "run_id", "weights", "precision", *drawn]  # the same bytes in every process
-    covers.draw(options, version, tmp_path / "some", books[1:2], state)
+    draw_covers(options, version, tmp_path / "some", books[1:2], state)
     before = (tmp_path / "some" / "2.png").stat().st_mtime_ns
-    covers.draw(options, version, tmp_path / "some", books, state)
+    draw_covers(options, version, tmp_path / "some", books, state)
     assert (tmp_path / "some" / "2.png").stat().st_mtime_ns == before
     pictures = {}
     for folder in ("all", "some"):
@@ -94,29 +96,29 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line():
     from pathlib import Path
 
-    with pytest.raises(config.UserError, match=r"can't make /proc/nowhere.*choose another --save_dir"):
-        covers.make_folder(Path("/proc/nowhere"))
+    with pytest.raises(UserError, match=r"can't make /proc/nowhere.*choose another --save_dir"):
+        make_folder(Path("/proc/nowhere"))
 
 
 def test_covers_that_nothing_is_known_of_are_never_taken_for_this_versions(tmp_path):
     Image.new("RGB", (32, 48)).save(tmp_path / "3.png")
-    path, settings = tmp_path / covers.SETTINGS, {"seed": 1}
-    with pytest.raises(config.UserError, match=r"has covers, such as 3\.png, and no settings\.json that says how"):
-        covers.require_same_settings(path, settings, {"3": "a book", "4": "another"})
-    covers.require_same_settings(path, settings, {"4": "another"})  # other rows' pictures don't matter
+    path, settings = tmp_path / SETTINGS, {"seed": 1}
+    with pytest.raises(UserError, match=r"has covers, such as 3\.png, and no settings\.json that says how"):
+        require_same_settings(path, settings, {"3": "a book", "4": "another"})
+    require_same_settings(path, settings, {"4": "another"})  # other rows' pictures don't matter
 
 
 def test_settings_from_before_there_was_tiling_are_those_without_it(tmp_path):
     """Covers in tiles have other pixels, so the two may not be mixed in one folder."""
-    path, version = tmp_path / covers.SETTINGS, covers.Version("v0", "tiny", None)
+    path, version = tmp_path / SETTINGS, Version("v0", "tiny", None)
     plain, tiled = (
-        covers.settings_of(config.InferenceOptions(vae_tiling=tiling), version, "hash") for tiling in (False, True)
+        drawing_settings(config.InferenceOptions(vae_tiling=tiling), version, "hash") for tiling in (False, True)
     )
     older = {name: value for name, value in plain.items() if name != "vae_tiling"}
-    covers.require_same_settings(path, older, {"3": "a book"})
-    covers.require_same_settings(path, plain, {"4": "another"})
+    require_same_settings(path, older, {"3": "a book"})
+    require_same_settings(path, plain, {"4": "another"})
     with pytest.raises(
-        config.UserError, match="were drawn with vae_tiling None, and now it is True: give --vae_tiling False, choose"
+        UserError, match="were drawn with vae_tiling None, and now it is True: give --vae_tiling False, choose"
     ):
-        covers.require_same_settings(path, tiled, {})
+        require_same_settings(path, tiled, {})
     assert not scores.differences([older, plain]) and scores.differences([older, tiled]) == ["vae_tiling"]

@@ -1,6 +1,7 @@
 import pytest
 
-from config import DataOptions, UserError
+from common.errors import UserError
+from config import DataOptions
 from data import goodreads
 
 HEADER = "book_title,book_authors,genres,book_desc\n"

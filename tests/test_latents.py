@@ -19,7 +19,12 @@ import config
 import dataset
 import training
 from checkpoints import state
-from diffusion import pipeline
+from common import hashing
+from common.errors import UserError
+from data.folder import open_data
+from diffusion import encoding, pipeline
+from diffusion.parts import set_trainable
+from diffusion.placement import DTYPES
 from trainer import latent_cache
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -34,7 +39,7 @@ def parts():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         parts.vae = AutoencoderKL.from_config(parts.vae.config).eval()
-    return pipeline.freeze(parts)
+    return set_trainable(parts)
 
 
 @pytest.fixture
@@ -47,18 +52,18 @@ def options(small_data, tmp_path):
 @pytest.fixture
 def encoded(monkeypatch):
     """Number of images that went through the autoencoder, in a list of one."""
-    count, posterior = [0], pipeline.posterior
+    count, posterior = [0], encoding.posterior
 
     def counting(vae, pixel_values):
         count[0] += len(pixel_values)
         return posterior(vae, pixel_values)
 
-    monkeypatch.setattr(pipeline, "posterior", counting)
+    monkeypatch.setattr(encoding, "posterior", counting)
     return count
 
 
 def cached(options, parts, books=None, precision="no", sizes=None):
-    books = dataset.open_data(options).kept if books is None else books
+    books = open_data(options).kept if books is None else books
     accelerator = types.SimpleNamespace(  # accelerate has one precision for the whole life of a process
         mixed_precision=precision,
         device=torch.device("cpu"),
@@ -67,9 +72,9 @@ def cached(options, parts, books=None, precision="no", sizes=None):
         num_processes=1,
         print=print,
         wait_for_everyone=lambda: None,
-        autocast=lambda: torch.autocast("cpu", pipeline.DTYPES[precision], enabled=precision != "no"),
+        autocast=lambda: torch.autocast("cpu", DTYPES[precision], enabled=precision != "no"),
     )
-    return latent_cache.of_books(books, sizes or [config.size(options)] * len(books), parts, options, accelerator)
+    return latent_cache.cache_latents(books, sizes or [config.size(options)] * len(books), parts, options, accelerator)
 
 
 def block_paths(options):
@@ -81,7 +86,7 @@ def block_paths(options):
 
 
 def test_kept_is_the_posterior_rounded_to_half(options, parts):
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     kept = cached(options, parts, books)
     images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
     with torch.no_grad():
@@ -94,18 +99,18 @@ def test_kept_is_the_posterior_rounded_to_half(options, parts):
 
 
 def test_a_draw_differs_from_one_of_pictures_by_rounding_alone(options, parts):
-    books = dataset.open_data(options).kept[:4]
+    books = open_data(options).kept[:4]
     images = torch.stack([dataset.load_image(book.image, (32, 48)) for book in books])
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4, 6, 4), np.float32))
     kept = cached(options, parts, books)
     mean, std = torch.stack([kept[book.content, (32, 48)] for book in books]).float().unbind(1)
-    ours, theirs = pipeline.draw_latents(parts.vae, mean, std, noise), pipeline.encode_images(parts.vae, images, noise)
+    ours, theirs = encoding.draw_latents(parts.vae, mean, std, noise), encoding.encode_images(parts.vae, images, noise)
     error = (ours - theirs).norm() / theirs.norm()
     assert 0 < error < 2**-11
 
 
 def test_what_is_kept_does_not_depend_on_what_else_was_missing(options, parts, tmp_path):
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     whole = cached(options, parts, books)
     options = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
     for some in (books[20:], books[:3], books):
@@ -115,7 +120,7 @@ def test_what_is_kept_does_not_depend_on_what_else_was_missing(options, parts, t
 
 def test_each_size_has_its_own(options, parts, encoded, tmp_path):
     """One size, then buckets, then the one size again, in one cache: what each finds is what a cache of its own has."""
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     one, mixed = [(32, 48)] * 26, [(32, 48), (48, 32)] * 13
     alone = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
     fresh = cached(alone, parts, books, sizes=mixed)
@@ -200,20 +205,20 @@ def test_many_files_take_no_handles(options, parts, monkeypatch):
 def test_a_file_that_can_not_be_read_is_not_deleted(options, parts, monkeypatch):
     cached(options, parts)
     (path,) = block_paths(options)
-    monkeypatch.setattr(latent_cache, "file_hash", lambda path: "")
-    with pytest.raises(config.UserError, match=f"can't read {path}"):
+    monkeypatch.setattr(hashing, "content_hash", lambda path: "")
+    with pytest.raises(UserError, match=f"can't read {path}"):
         cached(options, parts)
     assert path.exists()
 
 
 def test_the_same_picture_twice_is_computed_once(options, parts, encoded):
-    book = dataset.open_data(options).kept[0]
+    book = open_data(options).kept[0]
     cached(options, parts, [book, book, book])
     assert encoded == [1]
 
 
 def test_fewer_covers_need_nothing_and_more_just_the_new(options, parts, encoded):
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     for count, computed in ((10, 10), (4, 10), (26, 26)):
         cached(options, parts, books[:count])
         assert encoded == [computed]
@@ -320,7 +325,7 @@ def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypa
     words = ("--max_steps", 2, "--sample_every", 1, "--num_samples", 2, "--steps", 2)
     assert training.main(arguments(*words)) == 0
     monkeypatch.setattr(dataset, "load_image", lambda *_: pytest.fail("a picture was read"))
-    monkeypatch.setattr(pipeline, "posterior", lambda *_: pytest.fail("a picture was encoded"))
+    monkeypatch.setattr(encoding, "posterior", lambda *_: pytest.fail("a picture was encoded"))
     assert training.main(arguments(*words, name="again")) == 0
     assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "again")
     assert (tmp_path / "runs" / "again" / "samples" / "000002.png").exists()
@@ -367,21 +372,21 @@ def test_two_processes_share_the_encoding(arguments, tmp_path):
 def test_a_full_disk_is_said_before_anything_is_written(options, parts, monkeypatch):
     usage = state.shutil.disk_usage("/")
     monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(config.UserError, match=r"a cache of 26 latents needs .* leave --cache_latents out"):
+    with pytest.raises(UserError, match=r"a cache of 26 latents needs .* leave --cache_latents out"):
         cached(options, parts)
     assert block_paths(options) == []
 
 
 def test_latents_beyond_half_precision_are_refused(options, parts):
     parts.vae.quant_conv.bias[0] = 70_000
-    with pytest.raises(config.UserError, match="are not finite in half precision; leave --cache_latents out"):
+    with pytest.raises(UserError, match="are not finite in half precision; leave --cache_latents out"):
         cached(options, parts)
     assert block_paths(options) == []
 
 
 def test_an_autoencoder_of_another_model_is_refused(options, parts):
     parts.unet.register_to_config(in_channels=9)
-    with pytest.raises(config.UserError, match="latents are 4x6x4 and the UNet takes 9x6x4"):
+    with pytest.raises(UserError, match="latents are 4x6x4 and the UNet takes 9x6x4"):
         cached(options, parts)
 
 
@@ -389,9 +394,9 @@ def test_a_cover_that_vanished_is_named(options, parts, small_data, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     options = config.TrainingOptions(**{**config.to_json(options), "data_root": str(data)})
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     pathlib.Path(books[5].image).unlink()
-    with pytest.raises(config.UserError, match=f"row {books[5].row}: "):
+    with pytest.raises(UserError, match=f"row {books[5].row}: "):
         cached(options, parts, books)
 
 
@@ -399,9 +404,9 @@ def test_a_cover_that_changes_meanwhile_is_not_kept_under_its_old_hash(options, 
     data = tmp_path / "data"
     shutil.copytree(small_data, data)
     options = config.TrainingOptions(**{**config.to_json(options), "data_root": str(data)})
-    books = dataset.open_data(options).kept
+    books = open_data(options).kept
     shutil.copy(books[6].image, books[5].image)
-    with pytest.raises(config.UserError, match=rf"row {books[5].row}: .* was changed just now"):
+    with pytest.raises(UserError, match=rf"row {books[5].row}: .* was changed just now"):
         cached(options, parts, books)
     (kept,) = block_paths(options)  # what was encoded before
     assert {content.decode() for content in np.load(kept)["content"]} == {book.content for book in books[:5]}
@@ -409,5 +414,5 @@ def test_a_cover_that_changes_meanwhile_is_not_kept_under_its_old_hash(options, 
 
 def test_it_stays_as_it_began(arguments, tmp_path):
     assert training.main(arguments("--max_steps", 1)) == 0
-    with pytest.raises(config.UserError, match="--cache_latents False would change the past"):
+    with pytest.raises(UserError, match="--cache_latents False would change the past"):
         training.main(["--run_id", "run", "--output_dir", str(tmp_path / "runs"), "--cache_latents", "False"])

@@ -5,8 +5,8 @@ import types
 import pytest
 import torch
 
-import config
 from bench import layouts
+from common.errors import UserError
 
 
 def test_each_way_has_its_line(capsys):
@@ -34,5 +34,5 @@ def test_the_layout_changes_no_result(monkeypatch):
     [("--resolution 100", "multiples of 8"), ("--updates 0", "at least 1"), ("--ways plane", "invalid choice")],
 )
 def test_bad_words(words, message):
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         layouts.main(words.split())

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from config import UserError
-from data.prompts import Book
-from demo_data import folder
+from common.errors import UserError
+from data.book import Book
+from demo_data import books, folder
 from evaluation import ocr
 from evaluation.ocr import READ, read_text, reading_order
 from evaluation.text_accuracy import Line, accuracy, author_accuracy, title_accuracy
@@ -33,7 +33,7 @@ def draw(*texts, size=(256, 384), ink="black", paper="beige"):
 
 def demo(row, **kwargs):
     """(cover, its book) of a row of the demo data."""
-    record = folder.book(row)
+    record = books.book(row)
     book = Book(row, record["book_title"], tuple(record["book_authors"].split("|")))
     return np.asarray(folder.draw(row, **kwargs)[0].convert("RGB")), book
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from data.prompts import Book
+from data.book import Book
 from evaluation.text_accuracy import Line, accuracy, author_accuracy, normalise, title_accuracy
 
 

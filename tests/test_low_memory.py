@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-import config
 from bench import low_memory
+from common.errors import UserError
 
 
 def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys, monkeypatch):
@@ -31,5 +31,5 @@ def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys
 
 
 def test_one_seed_has_no_spread(tmp_path):
-    with pytest.raises(config.UserError, match="--seeds must be at least 2"):
+    with pytest.raises(UserError, match="--seeds must be at least 2"):
         low_memory.main(["--out", str(tmp_path), "--seeds", "1"])

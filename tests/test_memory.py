@@ -7,6 +7,8 @@ from bench import memory_check
 from cli import checks
 from config import TrainingOptions
 from diffusion import architecture, pipeline, sampling
+from diffusion.parts import PARTS, eval_mode, set_trainable
+from diffusion.placement import to_device
 from memory import device_rules, forecast
 from memory import forecast as memory_forecast
 from memory.live_bytes import LiveBytes
@@ -33,7 +35,7 @@ def rounded(size, to):
 
 def test_weights_on_a_cpu_are_fp32(tiny):
     parts = pipeline.build_tiny()
-    tensors = [t for name in ("vae", *pipeline.PARTS) for t in getattr(parts, name).state_dict().values()]
+    tensors = [t for name in ("vae", *PARTS) for t in getattr(parts, name).state_dict().values()]
     positions = parts.text_encoder.config.max_position_embeddings  # a buffer that is never saved: their numbers
     wanted = sum(rounded(4 * t.numel(), 64) for t in tensors) + rounded(8 * positions, 64)
     assert {sizes["weights"] for sizes in trace(tiny).values()} == {wanted}
@@ -42,7 +44,7 @@ def test_weights_on_a_cpu_are_fp32(tiny):
 def test_weights_on_a_gpu_are_half_where_nothing_learns(tiny):
     parts = pipeline.build_tiny()
     wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 512)
-    for name in ("vae", *pipeline.PARTS):
+    for name in ("vae", *PARTS):
         item = 4 if name == "text_encoder" else 2  # the default: the text encoder learns
         wanted += sum(rounded(item * t.numel(), 512) for t in getattr(parts, name).state_dict().values())
     assert trace(tiny, "cuda")["training"]["weights"] == wanted
@@ -69,7 +71,7 @@ def test_gradients_are_there_from_the_second_batch_on(tiny):
     """Small pictures, so that weights and what belongs to them are most of it."""
     sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
     parts = pipeline.build_tiny()
-    whole = sum(rounded(4 * p.numel(), 64) for name in pipeline.PARTS for p in getattr(parts, name).parameters())
+    whole = sum(rounded(4 * p.numel(), 64) for name in PARTS for p in getattr(parts, name).parameters())
     assert 0.8 * whole < sizes["training"]["gradients"] <= whole  # highest is towards the end of the backward pass
     assert sizes["validation"]["gradients"] == sizes["sampling"]["gradients"] == 0
     accumulated = forecast.trace(TrainingOptions(batch_size=2, grad_acc_steps=4, **BOTH), tiny, "cpu")
@@ -79,7 +81,7 @@ def test_gradients_are_there_from_the_second_batch_on(tiny):
 def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
     sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, fused_backward=True, **BOTH), tiny, "cpu")
     parts = pipeline.build_tiny()
-    each = [4 * p.numel() for name in pipeline.PARTS for p in getattr(parts, name).parameters()]
+    each = [4 * p.numel() for name in PARTS for p in getattr(parts, name).parameters()]
     assert max(sizes["training"].values()) and sizes["training"]["gradients"] < 0.2 * sum(each)
 
 
@@ -87,7 +89,7 @@ def test_half_weights(tiny):
     """Of all networks, though --mixed_precision auto on a CPU is no: bf16 weights compute in bf16."""
     parts = pipeline.build_tiny()
     wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 64)
-    for name in ("vae", *pipeline.PARTS):
+    for name in ("vae", *PARTS):
         wanted += sum(rounded(2 * t.numel(), 64) for t in getattr(parts, name).state_dict().values())
     assert trace(tiny, weights_dtype="bf16", **BOTH)["training"]["weights"] == wanted
 
@@ -151,7 +153,7 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
     words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
     options = checks.check(memory_check.command_line.parse(TrainingOptions, words)[0])
-    assert forecast.forecast(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
+    assert forecast.forecast_memory(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -159,10 +161,10 @@ def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
     options = TrainingOptions(**words)
     forecast = memory_forecast.trace(options, tiny, "cpu")["sampling"]
-    parts = pipeline.place(pipeline.freeze(pipeline.build_tiny(), pipeline.PARTS), "cpu", precision, pipeline.PARTS)
+    parts = to_device(set_trainable(pipeline.build_tiny(), PARTS), "cpu", precision, PARTS)
     live = LiveBytes(64, device_rules.cpu_workspace)
-    with live, pipeline.evaluating(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        sampling.draw(parts, ["A book cover"], [0], options)
+    with live, eval_mode(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        sampling.draw_images(parts, ["A book cover"], [0], options)
     assert live.highest == pytest.approx(forecast["activations"], rel=0.1)
 
 
@@ -185,26 +187,26 @@ def traces(monkeypatch, tmp_path):
 
 def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
     traced, options = traces
-    first = forecast.forecast(options, tiny)
-    assert forecast.forecast(options, tiny) == first and len(traced) == 1
+    first = forecast.forecast_memory(options, tiny)
+    assert forecast.forecast_memory(options, tiny) == first and len(traced) == 1
     for same in (dict(lr=1.0), dict(seed=3), dict(sample_every=7), dict(mixed_precision="bf16")):
-        assert forecast.forecast(dataclasses.replace(options, **same), tiny) == first
+        assert forecast.forecast_memory(dataclasses.replace(options, **same), tiny) == first
     assert len(traced) == 1
     for other in (dict(batch_size=2), dict(resolution="64"), dict(grad_acc_steps=2), dict(mixed_precision="no")):
-        forecast.forecast(dataclasses.replace(options, **other), tiny)
+        forecast.forecast_memory(dataclasses.replace(options, **other), tiny)
     assert len(traced) == 5
-    forecast.forecast(options, tiny, "cpu")
-    forecast.forecast(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
+    forecast.forecast_memory(options, tiny, "cpu")
+    forecast.forecast_memory(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
     assert len(traced) == 7
 
 
 def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
     traced, options = traces
-    first = forecast.forecast(options, tiny)
+    first = forecast.forecast_memory(options, tiny)
     (file,) = (tmp_path / "plans").iterdir()
     for text in ("{", "[]", "{}", '{"training": 3}'):
         file.write_text(text)
-        assert forecast.forecast(options, tiny) == first
+        assert forecast.forecast_memory(options, tiny) == first
     assert len(traced) == 5
 
 

@@ -6,8 +6,9 @@ import pytest
 
 import config
 from bench import memory_check
-from checkpoints.state import GIB
 from cli import parser
+from common.errors import UserError
+from common.files import GIB
 from memory import forecast as memory_forecast
 
 
@@ -20,7 +21,7 @@ def eight_gib(monkeypatch):
         asked.append(options)
         return memory_forecast.Forecast({"training": dict.fromkeys(memory_forecast.KINDS, 2 * GIB)}, 0)
 
-    monkeypatch.setattr(memory_forecast, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast_memory", forecast)
     return asked
 
 
@@ -63,5 +64,5 @@ def test_middle_is_made_once(tmp_path):
 
 @pytest.mark.parametrize(("words", "message"), [("--only all", "invalid choice"), ("--resolution 7", "multiples of 8")])
 def test_bad_words(words, message):
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         memory_check.main(words.split())

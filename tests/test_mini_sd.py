@@ -11,9 +11,13 @@ import torch
 
 import config
 import dataset
+from common import randomness
+from data.folder import open_data
 from demo_data import folder
-from diffusion import objective, pipeline
+from diffusion import encoding, objective, pipeline
 from diffusion import pipeline as diffusion_pipeline
+from diffusion.noise import normal, stratified_timesteps
+from diffusion.parts import eval_mode
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
 
 ROOT = pathlib.Path(pipeline.__file__).parent
@@ -62,9 +66,9 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
 def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
     x = pictures.to_tensor(pixels)
-    latents = pipeline.encode_images(mini.vae, x, torch.zeros(24, *pipeline.latent_shape(mini, posters.SIZE)))
+    latents = encoding.encode_images(mini.vae, x, torch.zeros(24, *encoding.latent_shape(mini, posters.SIZE)))
     assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
-    error = pipeline.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
+    error = encoding.decode_latents(mini.vae, latents).float() - torch.from_numpy(pixels).float()
     assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
 
 
@@ -72,12 +76,12 @@ def test_the_caption_helps_to_draw_a_poster(mini):
     """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
     drawn = [posters.poster(row) for row in range(100_000, 100_032)]
     x = pictures.to_tensor(np.stack([np.asarray(image) for image, _ in drawn]))
-    latents = pipeline.encode_images(mini.vae, x, torch.zeros(32, *pipeline.latent_shape(mini, posters.SIZE)))
+    latents = encoding.encode_images(mini.vae, x, torch.zeros(32, *encoding.latent_shape(mini, posters.SIZE)))
     captions = [caption for _, caption in drawn]
     ids = torch.tensor(mini.tokenizer(captions, padding="max_length")["input_ids"])
-    noise = objective.normal(0, objective.NOISE, range(32), latents.shape[1:])
+    noise = normal(0, randomness.NOISE, range(32), latents.shape[1:])
     with torch.inference_mode():
-        text = pipeline.encode_text(mini.text_encoder, ids)
+        text = encoding.encode_text(mini.text_encoder, ids)
         right, wrong = (
             objective.loss(mini.unet, mini.noise_scheduler, latents, words_of, noise, torch.full((32,), 900))
             for words_of in (text, text.roll(1, 0))
@@ -147,9 +151,9 @@ def test_an_untrained_denoiser_hears_the_text():
     parts = denoiser.build(words.build_tokenizer(captions), autoencoder.build())
     random = torch.Generator().manual_seed(0)
     ids = torch.tensor(parts.tokenizer(captions, padding="max_length")["input_ids"])
-    noise = torch.randn(1, *pipeline.latent_shape(parts, posters.SIZE), generator=random).expand(2, -1, -1, -1)
+    noise = torch.randn(1, *encoding.latent_shape(parts, posters.SIZE), generator=random).expand(2, -1, -1, -1)
     with torch.no_grad():
-        text, timesteps = pipeline.encode_text(parts.text_encoder, ids), torch.tensor([900, 900])
+        text, timesteps = encoding.encode_text(parts.text_encoder, ids), torch.tensor([900, 900])
         assert not parts.unet(noise, timesteps, text).sample.any()  # the first prediction is 0
         parts.unet.conv_out.weight.normal_(std=0.02, generator=random)
         first, second = parts.unet(noise, timesteps, text).sample
@@ -206,15 +210,15 @@ def books(tmp_path_factory):
 
 def losses(parts, covers, count):
     """float64 (count,): each held-out cover's loss, always with the same noise."""
-    schedule, shape = parts.noise_scheduler, pipeline.latent_shape(parts, posters.SIZE)
+    schedule, shape = parts.noise_scheduler, encoding.latent_shape(parts, posters.SIZE)
     found = []
-    with pipeline.evaluating(parts):
+    with eval_mode(parts):
         for i in range(count):
             item = covers[i]
-            latents = pipeline.encode_images(parts.vae, item["pixel_values"][None], torch.zeros(1, *shape))
-            text = pipeline.encode_text(parts.text_encoder, item["input_ids"][None])
-            noise = objective.normal(99, objective.NOISE, [i], shape)
-            timestep = objective.stratified_timesteps(count, 1000)[i : i + 1]
+            latents = encoding.encode_images(parts.vae, item["pixel_values"][None], torch.zeros(1, *shape))
+            text = encoding.encode_text(parts.text_encoder, item["input_ids"][None])
+            noise = normal(99, randomness.NOISE, [i], shape)
+            timestep = stratified_timesteps(count, 1000)[i : i + 1]
             found.append(objective.loss(parts.unet, schedule, latents, text, noise, timestep).double())
     return torch.cat(found)
 
@@ -234,7 +238,7 @@ def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run
     assert told[-1] < told[0]
 
     options = config.StatsOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
-    held_out = dataset.open_data(options).books("test")
+    held_out = open_data(options).books("test")
     trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
     options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
     covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)

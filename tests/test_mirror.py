@@ -15,11 +15,12 @@ from collections import Counter
 import pytest
 from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
-from checkpoints import catalog, state
+from checkpoints import catalog, state, versions
 from checkpoints import state as checkpoints_state
 from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
-from tracking.uploader import Mirror
+from tracking.published import read_published, record_published
+from tracking.uploader import Uploader
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,7 @@ CURVES = [(0, {"validation_loss": 1.0}), *((step, {"loss": step / 100}) for step
 
 
 def test_everything_reaches_the_tracker_and_is_sent_once(run, options, said, published):
-    first = Mirror(run, options, 20, say=said.append)
+    first = Uploader(run, options, 20, say=said.append)
     assert first.missing() == ["v1", "v2", "state"]
     with first:
         pass
@@ -142,23 +143,23 @@ def test_everything_reaches_the_tracker_and_is_sent_once(run, options, said, pub
         assert found(options, f"one-{alias}").metadata["version"] == name
     assert found(options, "one-latest", trackers.STATES).metadata["step"] == 20
     assert found(options, "latest").metadata["run_id"] == "one" and found(options, "v1") is not None  # trackio's own
-    has = artifacts.read_published(run, trackers.where(options))
+    has = read_published(run, trackers.where(options))
     aliases = {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"}
     assert has == {"versions": {"v1": 10, "v2": 20}, "aliases": aliases, "state": 20}
     assert not (run / "upload").exists()
 
-    with Mirror(run, options, 20, say=said.append):
+    with Uploader(run, options, 20, say=said.append):
         pass
     assert logged(options) == CURVES and published.total() == 3
     assert len(said) == 2
 
 
 def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published):
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.missing() == [])
         append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
         wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
-        ledger, name = state.add_version(catalog.read_ledger(run), 22, 0.9, 9)
+        ledger, name = versions.add_version(catalog.read_version_index(run), 22, 0.9, 9)
         with sending.disk:
             add_version(run, name)
             write_state(run, ledger, 22)
@@ -185,7 +186,7 @@ def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published)
 )
 def test_what_is_sent_is_what_was_asked_for(run, options, said, published, change, wanted):
     options = dataclasses.replace(options, **change)
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         assert sending.missing() == wanted
     assert sending.missing() == []
     assert published.total() == len(wanted)
@@ -197,7 +198,7 @@ def test_what_is_sent_is_what_was_asked_for(run, options, said, published, chang
 
 def test_other_processes_than_the_first_do_nothing(run, options, said, published):
     before = read(run)
-    with Mirror(run, options, 20, enabled=False, say=said.append) as sending:
+    with Uploader(run, options, 20, enabled=False, say=said.append) as sending:
         sending.saved("v2")
         assert not sending.thread.is_alive()
     assert said == [] and not published and read(run) == before
@@ -210,7 +211,7 @@ def test_pictures_are_sent_if_they_are_there(run, options, said):
     Image.new("RGB", (8, 8), "red").save(run / "samples" / "000021.png")
     append(run, {"step": 21, "samples": "samples/000021.png", "grad_norm": None, "loss": 2})
     append(run, {"step": 22, "samples": "samples/000022.png"}, {"step": 23, "loss": 3.0})
-    with Mirror(run, options, 20, say=said.append):
+    with Uploader(run, options, 20, say=said.append):
         pass
     (_, first), *rest = logged(options)[21:]
     assert first["loss"] == 2 and "grad_norm" not in first
@@ -222,7 +223,7 @@ def test_pictures_are_sent_if_they_are_there(run, options, said):
 @pytest.mark.parametrize("method", ["open", "log", "publish"])
 def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, said, published, monkeypatch, method):
     outage = Outage(monkeypatch, method)
-    with outage, Mirror(run, options, 20, say=said.append) as sending:
+    with outage, Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.failing)
         for step in range(21, 24):
             append(run, {"step": step, "loss": step / 100})
@@ -254,20 +255,20 @@ def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, sai
 def test_an_outage_to_the_end_says_what_is_missing_and_another_mirror_brings_it(
     run, options, said, monkeypatch, methods, missing
 ):
-    with Outage(monkeypatch, *methods), Mirror(run, options, 20, say=said.append) as sending:
+    with Outage(monkeypatch, *methods), Uploader(run, options, 20, say=said.append) as sending:
         pass
     assert sending.missing() == ["v1", "v2", "state"] and sending.failing
     end = f" of run one; publish with: {sending.command()}"
     assert said[-1].startswith(f"trackio lacks {missing}") and said[-1].endswith(end)
     assert len([line for line in said if "show" not in line]) == 2
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         pass
     assert sending.missing() == [] and logged(options) == CURVES
     assert "show" in said[-1]
 
 
 def test_between_failures_and_saves_it_is_left_in_peace(run, options, said, monkeypatch):
-    with Outage(monkeypatch, "log") as outage, Mirror(run, options, 20, say=said.append) as sending:
+    with Outage(monkeypatch, "log") as outage, Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.failing)
         tries = outage.tries["log"]
         time.sleep(0.3)  # 15 looks
@@ -278,7 +279,7 @@ def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monk
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    with Mirror(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
+    with Uploader(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
         patch.setattr(artifacts.shutil, "copytree", full)
         sending.saved("v1")
         wait_for(lambda: sending.failing)
@@ -291,10 +292,10 @@ def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monk
 
 
 def test_a_name_that_is_used_again_is_published_again(run, options, said, published):
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.missing() == [])
         with sending.disk:
-            ledger = catalog.read_ledger(run)
+            ledger = catalog.read_version_index(run)
             ledger["versions"]["v2"] = {"step": 15, "validation_loss": 0.75}
             ledger["aliases"]["best"] = "v1"
             shutil.rmtree(run / "versions" / "v2")
@@ -313,8 +314,8 @@ def test_a_name_that_is_used_again_is_published_again(run, options, said, publis
 
 def test_versions_that_were_pruned_are_passed_over(run, options, said, published):
     shutil.rmtree(run / "versions" / "v1")
-    assert Mirror(run, options, 20).missing() == ["v2", "state"]
-    with Mirror(run, options, 20, say=said.append):
+    assert Uploader(run, options, 20).missing() == ["v2", "state"]
+    with Uploader(run, options, 20, say=said.append):
         pass
     assert published == {("version", "v2"): 1, ("state", "v2"): 1}
     assert not any("warning" in line for line in said)
@@ -323,7 +324,7 @@ def test_versions_that_were_pruned_are_passed_over(run, options, said, published
 
 def save(run, step, loss, seed=0):
     """What a save leaves in the run's folder; the name of its version."""
-    ledger, name = state.add_version(catalog.read_ledger(run), step, loss, 9)
+    ledger, name = versions.add_version(catalog.read_version_index(run), step, loss, 9)
     add_version(run, name, seed)
     write_state(run, ledger, step)
     (run / "versions.json").write_text(json.dumps(ledger))
@@ -347,7 +348,7 @@ def test_no_state_is_sent_before_its_version_though_a_save_lands_in_between(run,
         sent.append((metadata["kind"], metadata["step"]))
 
     monkeypatch.setattr(trackers.Trackio, "publish", publishing)
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         pass
     newest_first = [(kind, step) for step in (20, 30, 40, 50) for kind in ("version", "state")]
     assert sent == [*newest_first, ("version", 10)] and not saves
@@ -357,20 +358,20 @@ def test_no_state_is_sent_before_its_version_though_a_save_lands_in_between(run,
 def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said, published, tmp_path):
     """One trains, another goes on; the first starts again where it was, and then where the other is."""
     elsewhere = dataclasses.replace(options, output_dir=str(tmp_path / "second"))
-    with Mirror(run, options, 20, say=said.append):
+    with Uploader(run, options, 20, say=said.append):
         pass
     artifacts.bring_run(elsewhere, "one")
     other = pathlib.Path(elsewhere.output_dir) / "one"
     save(other, 30, 0.125)
     append(other, {"step": 30, "loss": 0.3})
-    with Mirror(other, elsewhere, 20, say=said.append):
+    with Uploader(other, elsewhere, 20, say=said.append):
         pass
     assert found(options, "one-latest", trackers.STATES).metadata["step"] == 30
     count, curves, said[:] = published.total(), logged(options), []
 
     append(run, {"step": 21, "loss": 9.0})
     save(run, 25, 0.01)  # left behind: its v3 and its best are another past's
-    with Mirror(run, options, 20, say=said.append) as sending:
+    with Uploader(run, options, 20, say=said.append) as sending:
         sending.saved("v3")
     assert len(said) == 2 and "newer state of run one, of update 30, from another machine" in said[0]
     assert said[1].startswith("trackio lacks v3, state, the last curves of run one; publish with: ")
@@ -383,7 +384,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     assert read(run / "versions" / "v3") == read(other / "versions" / "v3")
     said.clear()
     save(run, 40, 0.5)
-    with Mirror(run, options, 30, say=said.append):
+    with Uploader(run, options, 30, say=said.append):
         pass
     assert len(said) == 1, said
     assert found(options, "one-latest", trackers.STATES).metadata["step"] == 40
@@ -391,7 +392,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
 
 
 def test_training_that_fails_waits_for_the_mirror(run, options, said, published):
-    with pytest.raises(ZeroDivisionError), Mirror(run, options, 20, say=said.append):
+    with pytest.raises(ZeroDivisionError), Uploader(run, options, 20, say=said.append):
         raise ZeroDivisionError
     assert published.total() == 3
 
@@ -399,7 +400,7 @@ def test_training_that_fails_waits_for_the_mirror(run, options, said, published)
 def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over(run, options, said, tmp_path):
     """It had sent its best version, and not yet the state that goes on from it."""
     elsewhere = dataclasses.replace(options, output_dir=str(tmp_path / "second"))
-    with Mirror(run, options, 20, say=said.append):
+    with Uploader(run, options, 20, say=said.append):
         pass
     save(run, 30, 0.01)
     tracker = trackers.connect(options, "one")
@@ -412,10 +413,10 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
     other = pathlib.Path(elsewhere.output_dir) / "one"
     assert state.read_position(other)[0]["step"] == 20
     save(other, 35, 0.9)
-    with Mirror(other, elsewhere, 20, say=said.append) as sending:
+    with Uploader(other, elsewhere, 20, say=said.append) as sending:
         pass
     assert sending.missing() == []
-    ledger = catalog.read_ledger(other)
+    ledger = catalog.read_version_index(other)
     for alias, name in ledger["aliases"].items():
         assert found(options, f"one-{alias}").metadata["step"] == ledger["versions"][name]["step"], alias
 
@@ -424,7 +425,7 @@ def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(trackers.Trackio, "log", lambda *_: stuck.wait(20))
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), Mirror(run, options, 20, say=said.append) as sending:
+    with pytest.raises(KeyboardInterrupt), Uploader(run, options, 20, say=said.append) as sending:
         raise KeyboardInterrupt
     assert time.monotonic() - began < 2
     sending.ending.set()
@@ -434,13 +435,13 @@ def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
 
 def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, options, said, monkeypatch):
     import training
-    from trainer import session
+    from trainer import loop, session
 
-    stuck, ended, began, work = threading.Event(), threading.Event(), [], Mirror.work
+    stuck, ended, began, work = threading.Event(), threading.Event(), [], Uploader.work
     # after a Ctrl-C inside Thread.join() Python 3.11 takes a thread for stopped that goes on: join() is no help then
-    monkeypatch.setattr(Mirror, "work", lambda self: (work(self), ended.set()))
+    monkeypatch.setattr(Uploader, "work", lambda self: (work(self), ended.set()))
     monkeypatch.setattr(trackers.Trackio, "log", lambda *_: stuck.wait(20))
-    sending = Mirror(run, options, 20, say=said.append)
+    sending = Uploader(run, options, 20, say=said.append)
 
     def train(*_):
         began.append(time.monotonic())
@@ -449,7 +450,7 @@ def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, opt
 
     parts = types.SimpleNamespace(lock=contextlib.nullcontext(), mirror=sending)
     monkeypatch.setattr(session, "set_up", lambda *_: parts)
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     with pytest.raises(KeyboardInterrupt):
         training.main(["--pretrained_model", "tiny", "--tracker", "trackio"])
     assert 0.4 < time.monotonic() - began[0] < 2
@@ -459,18 +460,18 @@ def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, opt
 
 def test_a_killed_runs_curves_are_not_doubled_when_it_is_resumed(run, options, said):
     """It logged up to update 20 and is resumed from the state of update 10."""
-    with Mirror(run, options, 20, say=said.append):
+    with Uploader(run, options, 20, say=said.append):
         pass
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:11]))
-    with Mirror(run, options, 10, say=said.append):
+    with Uploader(run, options, 10, say=said.append):
         append(run, *({"step": step, "loss": step / 100} for step in range(11, 26)))
     assert [step for step, _ in logged(options)] == list(range(26))
 
 
 def test_the_command_can_be_pasted(run, options, said):
     options = dataclasses.replace(options, output_dir="my runs; $HOME")
-    assert Mirror(run, options, 20).command() == (
+    assert Uploader(run, options, 20).command() == (
         "python -m runs --output_dir 'my runs; $HOME' --run_id one --tracker trackio --publish"
     )
 
@@ -487,14 +488,14 @@ def sizes(run, *names):
 def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, first):
     """The first version brings all of its files; the next ones just what was learned."""
     if not first:
-        artifacts.remember(run, trackers.where(options), "v1", 10)
+        record_published(run, trackers.where(options), "v1", 10)
     asked = {}
 
     def require_room(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
-    monkeypatch.setattr(checkpoints_state, "require_room", require_room)
-    with Mirror(run, options, 20, say=said.append):
+    monkeypatch.setattr(checkpoints_state, "require_free_space", require_room)
+    with Uploader(run, options, 20, say=said.append):
         pass
     needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
     shared, extra = sum(SHARED.values()), 4000  # about.json, and config and metrics beside the state
@@ -510,7 +511,7 @@ def test_a_full_store_is_told_and_nothing_is_published(run, options, said, publi
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with Mirror(run, options, 20, say=said.append) as sending:
+        with Uploader(run, options, 20, say=said.append) as sending:
             pass
     assert not published and sending.missing() == ["v1", "v2", "state"]
     assert f"a copy for trackio needs 0.00 GiB in {store}" in said[1] and "free some space" in said[1]

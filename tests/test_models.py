@@ -5,10 +5,12 @@ import warnings
 import pytest
 import torch
 
-from checkpoints import state
-from config import UserError
-from diffusion import pipeline
+from checkpoints import versions
+from common.errors import UserError
+from diffusion import encoding, pipeline, weights
 from diffusion import pipeline as diffusion_pipeline
+from diffusion.parts import PARTS, enable_checkpointing, eval_mode, set_trainable
+from diffusion.placement import DTYPES, resolve_precision, to_device
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def digest(module):
 def test_a_saved_pipeline_loads_with_the_same_weights(tiny, tmp_path):
     tiny.pipeline().save_pretrained(tmp_path / "saved")
     parts = pipeline.load_parts(str(tmp_path / "saved"))
-    for name in ("vae", *pipeline.PARTS):
+    for name in ("vae", *PARTS):
         assert digest(getattr(parts, name)) == digest(getattr(tiny, name))
         assert not any(p.requires_grad for p in getattr(parts, name).parameters())
     assert parts.tokenizer("book cover").input_ids == tiny.tokenizer("book cover").input_ids
@@ -34,16 +36,16 @@ def test_encoding_draws_from_the_posterior_with_the_noise_it_is_given(tiny):
     images = torch.linspace(-1, 1, 3 * 16 * 24).reshape(1, 3, 24, 16)
     posterior = tiny.vae.encode(images).latent_dist
     factor = tiny.vae.config.scaling_factor
-    assert torch.equal(pipeline.encode_images(tiny.vae, images, torch.zeros(1, 4, 3, 2)), posterior.mean * factor)
+    assert torch.equal(encoding.encode_images(tiny.vae, images, torch.zeros(1, 4, 3, 2)), posterior.mean * factor)
     noise = torch.full((1, 4, 3, 2), 2.0)
     wanted = (posterior.mean + 2 * (0.5 * posterior.logvar).exp()) * factor
-    torch.testing.assert_close(pipeline.encode_images(tiny.vae, images, noise), wanted)
-    assert pipeline.latent_shape(tiny, (16, 24)) == (4, 3, 2)
+    torch.testing.assert_close(encoding.encode_images(tiny.vae, images, noise), wanted)
+    assert encoding.latent_shape(tiny, (16, 24)) == (4, 3, 2)
 
 
 def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
     latents = torch.randn(2, 4, 3, 2, generator=torch.Generator().manual_seed(0))
-    images = pipeline.decode_latents(tiny.vae, latents)
+    images = encoding.decode_latents(tiny.vae, latents)
     plain = tiny.pipeline().image_processor.postprocess(
         tiny.vae.decode(latents / tiny.vae.config.scaling_factor)[0].detach(), output_type="np"
     )
@@ -53,12 +55,12 @@ def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
 
 @pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_freeze_lets_just_these_learn(learning):
-    parts = pipeline.freeze(pipeline.build_tiny(), learning)
-    for name in ("vae", *pipeline.PARTS):
+    parts = set_trainable(pipeline.build_tiny(), learning)
+    for name in ("vae", *PARTS):
         module = getattr(parts, name)
         assert module.training == (name in learning)
         assert all(p.requires_grad == (name in learning) for p in module.parameters())
-    with pipeline.evaluating(parts):
+    with eval_mode(parts):
         assert not parts.unet.training and not torch.is_grad_enabled()
     assert parts.unet.training == ("unet" in learning) and torch.is_grad_enabled()
 
@@ -73,10 +75,10 @@ def saved_bytes(parts):
 
     ids = parts.tokenizer("a book", padding="max_length", return_tensors="pt").input_ids
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        text = pipeline.encode_text(parts.text_encoder, ids)
+        text = encoding.encode_text(parts.text_encoder, ids)
         out = parts.unet(torch.randn(1, 4, 12, 8), torch.tensor([5]), text, return_dict=False)[0]
     out.square().mean().backward()
-    weights = {p.data_ptr() for name in pipeline.PARTS for p in getattr(parts, name).parameters()}
+    weights = {p.data_ptr() for name in PARTS for p in getattr(parts, name).parameters()}
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
@@ -84,9 +86,9 @@ def saved_bytes(parts):
 def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
     gradients, sizes = [], []
     for checkpointing in (False, True):
-        parts = pipeline.freeze(pipeline.build_tiny(), learning)
+        parts = set_trainable(pipeline.build_tiny(), learning)
         if checkpointing:
-            pipeline.enable_checkpointing(parts, learning)
+            enable_checkpointing(parts, learning)
         torch.manual_seed(0)
         sizes.append(saved_bytes(parts))
         gradients.append([p.grad for name in learning for p in getattr(parts, name).parameters()])
@@ -145,22 +147,22 @@ def test_a_network_that_lacks_weights_is_refused(tiny, tmp_path, name):
 
 def test_the_hash_knows_every_weight(tiny):
     parts = pipeline.build_tiny()
-    assert pipeline.weights_hash(parts) == pipeline.weights_hash(tiny)
+    assert weights.weights_hash(parts) == weights.weights_hash(tiny)
     with torch.no_grad():
         list(parts.text_encoder.parameters())[-1][0] += 1e-6
-    assert pipeline.weights_hash(parts) != pipeline.weights_hash(tiny)
+    assert weights.weights_hash(parts) != weights.weights_hash(tiny)
 
 
 def test_fp16_without_a_gpu_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert pipeline.pick_precision("auto") == "no"
+    assert resolve_precision("auto") == "no"
     with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
-        pipeline.pick_precision("fp16")
+        resolve_precision("fp16")
 
 
 def test_what_does_not_learn_goes_to_half_precision():
-    parts = pipeline.place(pipeline.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
+    parts = to_device(pipeline.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
     assert (parts.unet.dtype, parts.vae.dtype, parts.text_encoder.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
@@ -177,10 +179,10 @@ def test_what_does_not_learn_goes_to_half_precision():
 def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, name, precision):
     from safetensors.torch import load_file
 
-    network, dtype = getattr(tiny, name), pipeline.DTYPES[precision]
+    network, dtype = getattr(tiny, name), DTYPES[precision]
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     pointers = [tensor.data_ptr() for tensor in network.state_dict().values()]
-    pipeline.save_network(network, tmp_path / name, dtype)
+    weights.save_network(network, tmp_path / name, dtype)
     assert [tensor.data_ptr() for tensor in network.state_dict().values()] == pointers
     assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
     assert network.dtype == torch.float32
@@ -201,7 +203,7 @@ def test_a_network_is_saved_in_a_precision_and_stays_as_it_was(tiny, tmp_path, n
 def test_a_network_that_is_in_half_precision_is_saved_in_another(tmp_path):
     unet = pipeline.build_tiny().unet.to(torch.bfloat16)
     unet.register_to_config(_name_or_path="/home/me/model")  # as one that was loaded has it
-    pipeline.save_network(unet, tmp_path, torch.float32)
+    weights.save_network(unet, tmp_path, torch.float32)
     assert "/home/me" not in (tmp_path / "config.json").read_text()
     loaded = type(unet).from_pretrained(tmp_path)
     assert unet.dtype == torch.bfloat16 and loaded.dtype == torch.float32
@@ -256,16 +258,16 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
     ],
 )
 def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtype, precision, kept):
-    kept_dtype = pipeline.DTYPES[state.kept_dtype({"save_dtype": save_dtype, "precision": precision})]
+    kept_dtype = DTYPES[versions.frozen_dtype({"save_dtype": save_dtype, "precision": precision})]
     assert kept_dtype == kept
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
-    first = weights.to(pipeline.DTYPES[precision])
-    assert torch.equal(weights.to(kept_dtype).to(pipeline.DTYPES[precision]), first)
+    first = weights.to(DTYPES[precision])
+    assert torch.equal(weights.to(kept_dtype).to(DTYPES[precision]), first)
 
 
 def test_mini_is_a_name_of_the_bundled_folder():
     assert pipeline.local_folder("mini") == pipeline.MINI
     parts = pipeline.load_parts("mini")
-    assert pipeline.weights_hash(parts) == pipeline.weights_hash(pipeline.load_parts(str(pipeline.MINI)))
+    assert weights.weights_hash(parts) == weights.weights_hash(pipeline.load_parts(str(pipeline.MINI)))
     assert parts.tokenizer("a book").input_ids == pipeline.load_tokenizer("mini")("a book").input_ids
-    assert pipeline.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)
+    assert encoding.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)

@@ -13,8 +13,13 @@ import transformers
 import config
 import training
 from checkpoints import state
-from cli import parser
-from diffusion import objective, pipeline
+from cli import parser, saved_options
+from common import randomness
+from common.errors import UserError
+from diffusion import encoding, objective, pipeline
+from diffusion.noise import normal
+from diffusion.parts import set_trainable
+from diffusion.placement import to_device
 from trainer import optimizers
 
 BOTH = ["unet", "text_encoder"]
@@ -26,7 +31,7 @@ def make_options(**given):
 
 def make(dtype="fp32", **given):
     """(parts, Optimizer) as session.set_up makes them, on the CPU."""
-    parts = pipeline.place(pipeline.freeze(pipeline.build_tiny(), BOTH), torch.device("cpu"), "no", BOTH, dtype)
+    parts = to_device(set_trainable(pipeline.build_tiny(), BOTH), torch.device("cpu"), "no", BOTH, dtype)
     optimizer = optimizers.make(
         make_options(weights_dtype=dtype, **given), parts, BOTH, accelerate.Accelerator(cpu=True)
     )
@@ -39,11 +44,11 @@ def learn(parts, optimizer, updates=range(3), check=None):
     """Real updates of both parts on random latents and tokens; returns the norms of their gradients."""
     norms = []
     for update in updates:
-        latents = objective.normal(0, objective.POSTERIOR, [update, 100 + update], (4, 12, 8))
-        noise = objective.normal(0, objective.NOISE, [update, 100 + update], (4, 12, 8))
+        latents = normal(0, randomness.POSTERIOR, [update, 100 + update], (4, 12, 8))
+        noise = normal(0, randomness.NOISE, [update, 100 + update], (4, 12, 8))
         input_ids = torch.arange(2 * 77).reshape(2, 77) + update
         optimizer.begin(update, 1 / (1 + update))
-        text = pipeline.encode_text(parts.text_encoder, input_ids)
+        text = encoding.encode_text(parts.text_encoder, input_ids)
         timesteps = torch.tensor([100, 900])
         objective.loss(parts.unet, parts.noise_scheduler, latents, text, noise, timesteps).mean().backward()
         norms.append(optimizer.clip().item())
@@ -104,7 +109,7 @@ def moments_in_bytes(name, weights):
 def test_the_moments_take_what_they_should(name, dtype):
     parts, optimizer = make(dtype, optimizer=name)
     learn(parts, optimizer, range(1))
-    assert state.bytes_of_optimizer(optimizer) == moments_in_bytes(name, weights_of(parts))
+    assert state.optimizer_nbytes(optimizer) == moments_in_bytes(name, weights_of(parts))
 
 
 def test_on_a_cpu_paged_is_the_plain_8_bit_one():
@@ -286,7 +291,7 @@ def test_an_update_of_bf16_weights_is_that_of_fp32_rounded(name, fused):
     """Before the first rounding, given the same gradient: within one neighbour of the fp32 result."""
     given = dict(optimizer=name, max_grad_norm=0.01)
     parts, optimizer = make("bf16", fused_backward=fused, **given)
-    exact = pipeline.freeze(pipeline.build_tiny(), BOTH)
+    exact = set_trainable(pipeline.build_tiny(), BOTH)
     for p, q in zip(weights_of(exact), weights_of(parts), strict=True):
         p.copy_(q)
     plain = optimizers.build(make_options(**given), exact, BOTH)
@@ -400,23 +405,24 @@ def test_a_resumed_run_is_bit_identical(small_data, tmp_path, words):
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_path, monkeypatch):
     """Of the third update, inside whose backward pass weights would change: what was saved before stays the newest."""
-    from trainer import batches
+    from trainer import losses
+    from trainer.losses import training_loss
 
-    real, told = batches.training_loss, []
+    real, told = training_loss, []
 
     def third_is_nan(session, batch, places):
         losses = real(session, batch, places)
         told.append(weights_of(session.parts)[0].isfinite().all())
         return losses * (math.nan if session.position["step"] == 2 else 1)
 
-    monkeypatch.setattr(batches, "training_loss", third_is_nan)
+    monkeypatch.setattr(losses, "training_loss", third_is_nan)
     backwards = []
     real_backward = accelerate.Accelerator.backward
     monkeypatch.setattr(
         accelerate.Accelerator, "backward", lambda self, loss: (backwards.append(loss), real_backward(self, loss))
     )
     words = [*FIXED.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), "--run_name", "run"]
-    with pytest.raises(config.UserError, match=r"update 3: the loss \(nan\) .* the last good version is v1"):
+    with pytest.raises(UserError, match=r"update 3: the loss \(nan\) .* the last good version is v1"):
         training.main([*words, "--sample_every", "0", "--fused_backward", "--max_steps", "4"])
     assert len(backwards) == 2 and len(told) == 3
     assert state.read_position(tmp_path / "run")[0]["step"] == 2
@@ -426,7 +432,7 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
     real = accelerate.Accelerator.backward
     monkeypatch.setattr(accelerate.Accelerator, "backward", lambda self, loss: real(self, loss * math.inf))
     words = [*FIXED.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), "--run_name", "run"]
-    with pytest.raises(config.UserError, match=r"update 1: the loss .* or its gradient is not finite"):
+    with pytest.raises(UserError, match=r"update 1: the loss .* or its gradient is not finite"):
         training.main([*words, "--sample_every", "0", "--fused_backward", "--max_steps", "4", "--save_every", "1"])
     assert not list((tmp_path / "run" / "state").iterdir())
 
@@ -447,7 +453,7 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
     ],
 )
 def test_what_does_not_go_together_is_said_in_one_line(words, message, capsys):
-    with pytest.raises(config.UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         parser.parse(config.TrainingOptions, words.split())
     assert "\n" not in str(caught.value)
 
@@ -455,15 +461,13 @@ def test_what_does_not_go_together_is_said_in_one_line(words, message, capsys):
 def test_what_only_the_machine_can_tell_is_refused_too(monkeypatch):
     fused, bf16 = make_options(fused_backward=True), make_options(weights_dtype="bf16")
     optimizers.require_possible(fused, "no", 1), optimizers.require_possible(bf16, "bf16", 2)
-    with pytest.raises(
-        config.UserError, match="needs, and this GPU does not compute in bf16: give --mixed_precision no"
-    ):
+    with pytest.raises(UserError, match="needs, and this GPU does not compute in bf16: give --mixed_precision no"):
         optimizers.require_possible(fused, "fp16", 1)
-    with pytest.raises(config.UserError, match="before 2 processes could share its gradient"):
+    with pytest.raises(UserError, match="before 2 processes could share its gradient"):
         optimizers.require_possible(fused, "no", 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(config.UserError, match="this GPU does not compute in bf16; give --weights_dtype fp32 --fused"):
+    with pytest.raises(UserError, match="this GPU does not compute in bf16; give --weights_dtype fp32 --fused"):
         optimizers.require_possible(bf16, "bf16", 1)
 
 
@@ -474,15 +478,15 @@ def test_a_resumed_run_keeps_its_way_of_learning(word, tmp_path):
     options = make_options(optimizer="adafactor", fused_backward=True, weights_dtype="bf16", ema_decay=0.9)
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(options)))
     given = parser.read_command_line(config.TrainingOptions, word.split())
-    with pytest.raises(config.UserError, match=f"{word} would change the past"):
-        parser.refuse_changes(config.TrainingOptions, tmp_path / "config.json", given)
+    with pytest.raises(UserError, match=f"{word} would change the past"):
+        saved_options.refuse_changes(config.TrainingOptions, tmp_path / "config.json", given)
 
 
 def test_a_resumed_run_steps_as_its_own_precision_asks():
     """A state saved with AdamW's fused kernel, in a run that goes on with fp16's loss scaler: no fused kernel there."""
 
     def made(scaler):
-        parts = pipeline.freeze(pipeline.build_tiny(), BOTH)
+        parts = set_trainable(pipeline.build_tiny(), BOTH)
         accelerator = types.SimpleNamespace(scaler=scaler, prepare=lambda inner: inner, device=torch.device("cpu"))
         return optimizers.make(make_options(optimizer="adamw"), parts, BOTH, accelerator)
 

@@ -12,26 +12,26 @@ import pytest
 from PIL import Image
 
 import config
-import report
 from cli import parser
-from generation import covers
+from generation.version import Version
 from page import html
+from page.columns import Column
 
 
 def column(version="v1", run=None, **changes):
     options = dataclasses.replace(config.InferenceOptions(output_dir="my runs"), **changes)
-    version = covers.Version(version, "tiny", run)
+    version = Version(version, "tiny", run)
     runs = [run] if run else []
-    return report.Column("a", version, options, pathlib.Path("my covers/v1"), runs, {}, {"weights": "w"})
+    return Column("a", version, options, pathlib.Path("my covers/v1"), runs, {}, {"weights": "w"})
 
 
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run with a config.json."""
-    from common import files
+    from common.files import write_json
 
     folder = tmp_path / "a run"
-    files.write_json(folder / "config.json", config.to_json(config.TrainingOptions(seed=7, steps=9)))
+    write_json(folder / "config.json", config.to_json(config.TrainingOptions(seed=7, steps=9)))
     return folder
 
 
@@ -85,9 +85,9 @@ def test_a_version_is_to_be_scored_like_the_others(run):
 
 
 def test_what_the_data_folder_holds_is_told(small_data):
-    import dataset
+    from data.folder import open_data
 
-    data = dataset.open_data(config.DataOptions(data_root=str(small_data), resolution="32x48"))
+    data = open_data(config.DataOptions(data_root=str(small_data), resolution="32x48"))
     facts = {what: (number, note) for what, number, note in html.data_facts(data)}
     assert facts["covers to train on"][0] == 22 and facts["held out"][0] == 4 and facts["left out"] == (0, "")
     assert facts["genres"][0] == 3

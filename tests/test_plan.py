@@ -8,15 +8,15 @@ import types
 import pytest
 import torch
 
-import config
 import training
-from checkpoints.state import GIB
 from cli import checks
+from common.errors import UserError
+from common.files import GIB
 from config import TrainingOptions
 from diffusion import pipeline
 from memory import advice, forecast
 from memory import forecast as memory_forecast
-from trainer import batches
+from trainer import losses
 
 PLAN = ["--plan", "--pretrained_model", "tiny", "--resolution", "64x96", "--data_root", "/nowhere"]
 
@@ -31,11 +31,11 @@ def closed_form(monkeypatch):
         sizes = {kind: size * GIB for kind, size in {**sizes, "activations": activations}.items()}
         return memory_forecast.Forecast({"training": sizes, "sampling": dict.fromkeys(memory_forecast.KINDS, GIB)}, 0)
 
-    monkeypatch.setattr(memory_forecast, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast_memory", forecast)
 
 
 def peaks(suggestions):
-    return {advice.flags(change): peak / GIB for change, peak in suggestions}
+    return {advice.format_options(change): peak / GIB for change, peak in suggestions}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
         gib = (4 if options.optimizer == "adafactor" else 5) if small else 10 if options.train_unet else 3
         return memory_forecast.Forecast({"training": {kind: gib * GIB / 4 for kind in memory_forecast.KINDS}}, 0)
 
-    monkeypatch.setattr(memory_forecast, "forecast", forecast)
+    monkeypatch.setattr(memory_forecast, "forecast_memory", forecast)
     options = TrainingOptions(train_unet=True, grad_acc_steps=2)
     for room, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
         _, (change, peak) = advice.suggest(options, None, room * GIB)
@@ -173,17 +173,17 @@ def test_the_table_adds_up(capsys, closed_form):
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path):
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         training.main([*words, "--output_dir", str(tmp_path)])
 
 
 def test_the_card_is_the_one_that_was_given_or_is_here(monkeypatch):
-    assert advice.card_gib(TrainingOptions(vram_gb=8.0)) == 8
-    assert advice.card_gib(TrainingOptions(vram_gb=8.0, preset="24gb")) == 8
+    assert advice.vram_gib(TrainingOptions(vram_gb=8.0)) == 8
+    assert advice.vram_gib(TrainingOptions(vram_gb=8.0, preset="24gb")) == 8
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     card = types.SimpleNamespace(total_memory=24 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert advice.card_gib(TrainingOptions()) == 24
+    assert advice.vram_gib(TrainingOptions()) == 24
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def stand_in():
 
 
 def expect(device="cpu"):
-    return advice.expect(TrainingOptions(resolution="32x48"), pipeline.build_tiny(), torch.device(device))
+    return advice.announce_forecast(TrainingOptions(resolution="32x48"), pipeline.build_tiny(), torch.device(device))
 
 
 def test_a_run_begins_with_its_forecast(words, capsys):
@@ -225,7 +225,7 @@ def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys, problem):
     def fails(*_):
         raise problem("no fake for this operator")
 
-    monkeypatch.setattr(forecast, "forecast", fails)
+    monkeypatch.setattr(forecast, "forecast_memory", fails)
     assert expect() is None
     assert "no fake for this operator" in capsys.readouterr().err
 
@@ -234,9 +234,9 @@ def test_the_measured_peak_stands_beside_the_forecast(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 * GIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 8 * GIB)
     forecast = memory_forecast.Forecast({"training": dict.fromkeys(memory_forecast.KINDS, 2 * GIB)}, GIB)
-    line = advice.compare(forecast, torch.device("cuda"), "adamw")
+    line = advice.compare_with_measured(forecast, torch.device("cuda"), "adamw")
     assert "7.00 GiB of tensors at most, 8.00 were expected; torch held 8.00" in line
-    line = advice.compare(forecast, torch.device("cuda"), "paged_adamw8bit")
+    line = advice.compare_with_measured(forecast, torch.device("cuda"), "paged_adamw8bit")
     assert "7.00 GiB of tensors at most, 6.00 were expected" in line and line.endswith("paged moments 2.00")
 
 
@@ -244,7 +244,7 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
     """The command in the message is run as it stands: update 2 was not kept, update 1 was."""
     steps = []
 
-    training_loss = batches.training_loss
+    training_loss = losses.training_loss
 
     def full(session, batch, places):
         if session.options.batch_size == 4 and places[0] >= 4:
@@ -252,9 +252,9 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
         steps.append(places)
         return training_loss(session, batch, places)
 
-    monkeypatch.setattr(batches, "training_loss", full)
-    monkeypatch.setattr(advice, "room", lambda options: 6 * GIB)
-    with pytest.raises(config.UserError, match=r"the GPU's memory is full: about 8\.0 GiB are needed; go on") as caught:
+    monkeypatch.setattr(losses, "training_loss", full)
+    monkeypatch.setattr(advice, "available_bytes", lambda options: 6 * GIB)
+    with pytest.raises(UserError, match=r"the GPU's memory is full: about 8\.0 GiB are needed; go on") as caught:
         training.main([*words, "--max_steps", "2", "--save_every", "1", "--batch_size", "4"])
     command = shlex.split(str(caught.value).split("with: ")[1])
     assert command[:3] == ["python", "-m", "training"]
@@ -265,7 +265,7 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
 
 def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch):
     """8-bit AdamW would be the first remedy, but the run could not have it. A resumed run may not even have got in."""
-    monkeypatch.setattr(advice, "room", lambda options: 9 * GIB)
+    monkeypatch.setattr(advice, "available_bytes", lambda options: 9 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=4, pretrained_model="tiny")  # 10 GiB
     for session in (stand_in(), None):
         problem = advice.out_of_memory(options, session, pathlib.Path("runs/run"))
@@ -274,12 +274,12 @@ def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch
 
 def test_out_of_memory_with_what_a_run_cannot_change(closed_form, monkeypatch):
     """AdamW's states are part of the run: a new one is needed. So it is if a new run's model did not even get in."""
-    monkeypatch.setattr(advice, "room", lambda options: 6 * GIB)
+    monkeypatch.setattr(advice, "available_bytes", lambda options: 6 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=1, pretrained_model="tiny")  # 7 GiB
     session, run = stand_in(), pathlib.Path("runs/run")
     problem = advice.out_of_memory(options, session, run)
     assert "start a new run with --optimizer adamw8bit, which needs about 5.0 GiB" in str(problem)
     problem = advice.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None, None)
     assert "start a new run with --batch_size 2 --grad_acc_steps 2" in str(problem)
-    monkeypatch.setattr(advice, "room", lambda options: GIB)
+    monkeypatch.setattr(advice, "available_bytes", lambda options: GIB)
     assert "use a lower --resolution" in str(advice.out_of_memory(options, session, run))

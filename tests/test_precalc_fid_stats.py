@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 import config
-import dataset
 import precalc_fid_stats
 from cli import parser
-from data import images
+from common.errors import UserError
+from data.folder import open_data
+from data.images import read_cover
 from evaluation import distances, feature_cache, features, reference
 
 COLUMNS = [
@@ -65,11 +66,11 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
 
     options, _ = parser.parse(config.StatsOptions, words(root, path))
     extractor = features.load_extractor(options, torch.device("cpu"))
-    data = dataset.open_data(options)
+    data = open_data(options)
     stats = reference.load_reference(options, extractor, data)
     held_out = data.books("test")
     assert sorted(book.row for book in held_out) == [9, 10, 11, 12, 13]
-    pixels = np.stack([images.read(book.image, (64, 96)) for book in held_out])
+    pixels = np.stack([read_cover(book.image, (64, 96)) for book in held_out])
     expected = extractor(pixels)
     assert stats.n == 5
     np.testing.assert_allclose(stats.mu, expected.mean(axis=0), rtol=1e-4, atol=1e-5)
@@ -80,7 +81,7 @@ def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script)
     others = (["--resolution", "64x64"], ["--split", "train"], ["--split", "all"])
     for change, name in zip(others, ("resolution", "split", "split"), strict=True):
         other, _ = parser.parse(config.StatsOptions, words(root, path, *change))
-        with pytest.raises(config.UserError, match=f"was made with {name} ") as problem:
+        with pytest.raises(UserError, match=f"was made with {name} ") as problem:
             reference.load_reference(other, extractor, data)
         assert f"precalc_fid_stats --data_root {root}" in str(problem.value)
         assert " ".join(change) in str(problem.value)
@@ -109,7 +110,7 @@ def test_what_is_wrong_is_found_before_the_long_work(root, tmp_path, monkeypatch
         "--data_root": words(tmp_path / "none", tmp_path / "s.npz"),
     }
     for message, given in wrong.items():
-        with pytest.raises(config.UserError) as problem:
+        with pytest.raises(UserError) as problem:
             precalc_fid_stats.main(given)
         assert message in str(problem.value)
         assert not (tmp_path / "s.npz").exists()

@@ -2,25 +2,26 @@ import dataclasses
 
 import pytest
 
-import presets
+import config
 from cli import parser
-from config import TrainingOptions, UserError
+from common.errors import UserError
+from config import TrainingOptions
 
 KNOWN = {field.name: field for field in dataclasses.fields(TrainingOptions)}
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("name", config.PRESETS)
 def test_a_preset_sets_what_it_says_and_goes_together_with_both_parts_learning(name, capsys):
     options, given = parser.parse(TrainingOptions, ["--preset", name, "--train_unet", "--ema_decay", "0.999"])
     told = capsys.readouterr().err
     assert told.startswith(f"preset {name} sets --") and told.count("\n") == 1
-    for flag, value in presets.PRESETS[name].items():
+    for flag, value in config.PRESETS[name].items():
         if flag in KNOWN:
             assert getattr(options, flag) == given[flag] == value
             assert f"--{flag} {value}" in told
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("name", config.PRESETS)
 def test_flags_that_are_given_win(name, capsys, tmp_path):
     path = tmp_path / "options.json"
     path.write_text('{"ema_device": "auto"}')
@@ -32,7 +33,7 @@ def test_flags_that_are_given_win(name, capsys, tmp_path):
 
 
 def test_a_preset_may_have_nothing_left_to_set(capsys):
-    values = {flag: value for flag, value in presets.PRESETS["24gb"].items() if flag in KNOWN}
+    values = {flag: value for flag, value in config.PRESETS["24gb"].items() if flag in KNOWN}
     words = [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
     parser.parse(TrainingOptions, ["--preset", "24gb", *words])
     assert capsys.readouterr().err == "preset 24gb sets nothing, since all was given\n"
@@ -44,7 +45,7 @@ def test_without_a_preset_nothing_is_said_or_set(capsys):
 
 
 def test_smaller_cards_get_more_thrifty_flags():
-    small, _, large, _ = (presets.PRESETS[name] for name in ("6gb", "8gb", "12gb", "24gb"))
+    small, _, large, _ = (config.PRESETS[name] for name in ("6gb", "8gb", "12gb", "24gb"))
     assert small["batch_size"] < large["batch_size"] and small["fused_backward"] and "fused_backward" not in large
 
 

@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from data.prompts import TEMPLATES, Book, build_prompt, tidy
+from data.book import Book, tidy
+from data.prompts import TEMPLATES, build_prompt
 
 LE_GUIN = Book(0, "A Wizard of Earthsea", ("Ursula K. Le Guin",), ("Fantasy", "Young Adult", "Fiction", "Classics"))
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import config
+from common.errors import UserError
 from experiments import regimes
 
 
@@ -44,7 +45,7 @@ def test_options_go_to_the_scripts_that_know_them():
 )
 def test_mistakes_are_found_before_anything_runs(words, message, tmp_path, monkeypatch):
     monkeypatch.setattr(regimes, "run_script", lambda *_: pytest.fail("a script was started"))
-    with pytest.raises(config.UserError) as problem:
+    with pytest.raises(UserError) as problem:
         regimes.main(["--out", str(tmp_path), *words])
     assert message in str(problem.value)
 
@@ -73,7 +74,7 @@ def test_regimes_get_the_covers_that_there_are(small_data):
 )
 def test_regimes_that_would_be_the_same_are_refused(scale, message, small_data, tmp_path, monkeypatch):
     monkeypatch.setattr(regimes, "run_script", lambda *_: pytest.fail("a script was started"))
-    with pytest.raises(config.UserError) as problem:
+    with pytest.raises(UserError) as problem:
         regimes.main(f"--out {tmp_path} --scale {scale} --data_root {small_data} --resolution 32x48".split())
     assert str(problem.value) == f"--scale {scale}: text-2x500 and text-2x6000 would be the same, {message}"
 
@@ -175,7 +176,7 @@ def test_regimes_are_trained_scored_and_shown(small_data, tmp_path, monkeypatch,
     # Other options are refused, by training itself, and nothing changes
     before = contents(tmp_path / "runs")
     monkeypatch.setattr(regimes, "run_script", real)
-    with pytest.raises(config.UserError, match=r"--lr 0\.5 would change the past of this run"):
+    with pytest.raises(UserError, match=r"--lr 0\.5 would change the past of this run"):
         regimes.main([*words.split(), "--lr", "0.5"])
     refusing = {"precalc_fid_stats": real, "training": processes}  # in its own process
     monkeypatch.setattr(regimes, "run_script", lambda script, *words: refusing[script](script, *words))

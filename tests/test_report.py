@@ -8,11 +8,11 @@ import shutil
 import pandas as pd
 import pytest
 
-import config
 import report
 import training
-from checkpoints import catalog, scores
-from generation import covers
+from checkpoints import scores
+from common.errors import UserError
+from generation import version
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
 SETTINGS = {name: 1 for name in scores.ALIKE} | {
@@ -26,7 +26,7 @@ SETTINGS = {name: 1 for name in scores.ALIKE} | {
 def add_score(run, version, figure, **settings):
     value = {"name": "FD <b>", "value": figure, "error": 1.5, "n": 4, "real": 2.0, "better": "lower", "note": None}
     score = SETTINGS | {"values": {"fid": value}, "skipped": {"clip": "no <i>model</i>"}} | settings
-    catalog.add_score(run, version, score)
+    scores.add_score(run, version, score)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_aliases_of_one_version_stand_once(runs, tmp_path):
 def test_what_nobody_asked_for_by_name_may_be_missing(runs, tmp_path):
     (runs / "run" / "versions.json").unlink()
     assert head(make(runs, tmp_path / "r.html", "--num_samples", 1)) == ["v0"]
-    with pytest.raises(config.UserError, match="run run has no version best; there: v0"):
+    with pytest.raises(UserError, match="run run has no version best; there: v0"):
         make(runs, tmp_path / "r.html", "--version", "v0,best")
 
 
@@ -310,8 +310,8 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
     ],
 )
 def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
-    monkeypatch.setattr(covers, "load", lambda *_: pytest.fail("mistakes come before the long work"))
-    with pytest.raises(config.UserError, match=message):
+    monkeypatch.setattr(version, "load_version", lambda *_: pytest.fail("mistakes come before the long work"))
+    with pytest.raises(UserError, match=message):
         make(trained, tmp_path / "r.html", *more)
     assert list(tmp_path.iterdir()) == []
 
@@ -319,7 +319,7 @@ def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
 def test_scores_of_other_settings_are_refused_unless_asked(runs, tmp_path):
     add_score(runs / "run", "v1", 70.0, n=20, seed=3)
     told = "the number of covers is 4 for v0 and 20 for v1; seed is 1 for v0 and 3 for v1"
-    with pytest.raises(config.UserError, match=f"{told}; .*--mixed"):
+    with pytest.raises(UserError, match=f"{told}; .*--mixed"):
         make(runs, tmp_path / "r.html", "--version", "v0,v1")
     assert not (runs / "run" / "covers" / "v1" / "0.png").exists()
     text = make(runs, tmp_path / "r.html", "--version", "v0,v1", "--mixed", "True", "--num_samples", 1)
@@ -339,14 +339,14 @@ def test_a_score_that_is_not_shown_is_not_judged(runs, tmp_path):
     text = make(runs, tmp_path / "r.html", "--version", "v0,v2", "--num_samples", 1)
     assert "the score on disk is of other weights" in text and "Not measured alike" not in text
     add_score(runs / "run", "v1", 50.0, rows="8ce8a6afc0208f81")
-    with pytest.raises(config.UserError, match=r"settings: the choice of books differs \(v0 / v1\); score them alike"):
+    with pytest.raises(UserError, match=r"settings: the choice of books differs \(v0 / v1\); score them alike"):
         make(runs, tmp_path / "r.html", "--version", "v0,v1,v2", "--num_samples", 1)
 
 
 @pytest.mark.parametrize("scores", [{"v0": 3}, {"v0": {"FID": 3}}, [3]])
 def test_scores_of_another_shape_are_told(runs, tmp_path, scores):
     (runs / "run" / "scores.json").write_text(json.dumps(scores))
-    with pytest.raises(config.UserError, match=f"can't read {runs}/run/scores.json"):
+    with pytest.raises(UserError, match=f"can't read {runs}/run/scores.json"):
         make(runs, tmp_path / "r.html", "--version", "v0")
 
 
@@ -361,9 +361,7 @@ def test_runs_that_draw_otherwise_are_refused(runs, tmp_path):
     saved = json.loads((runs / "other" / "config.json").read_text())
     (runs / "other" / "config.json").write_text(json.dumps(saved | {"guidance_scale": 3.0}))
     words = ["--run_id", "run,other", "--version", "v1"]
-    with pytest.raises(
-        config.UserError, match=r"run:v1 has --guidance_scale 7\.5 and other:v1 has 3\.0, so their covers"
-    ):
+    with pytest.raises(UserError, match=r"run:v1 has --guidance_scale 7\.5 and other:v1 has 3\.0, so their covers"):
         make(runs, tmp_path / "r.html", *words)
     words += ["--guidance_scale", "2", "--save_dir", tmp_path / "covers", "--num_samples", 1]
     assert head(make(runs, tmp_path / "r.html", *words)) == ["run:v1", "other:v1"]
@@ -374,7 +372,7 @@ def test_a_damaged_cover_is_named(runs, tmp_path):
     (path,) = (runs / "run" / "covers" / "v1").glob("*.png")
     path.write_bytes(path.read_bytes()[:60])
     (tmp_path / "r.html").unlink()
-    with pytest.raises(config.UserError, match=f"can't read {path} as a PNG image"):
+    with pytest.raises(UserError, match=f"can't read {path} as a PNG image"):
         make(runs, tmp_path / "r.html", "--version", "v1", "--num_samples", 1)
     assert not (tmp_path / "r.html").exists()
 

@@ -13,9 +13,14 @@ from test_artifacts import SHARED, add_version, make_run, own_trackio, publish_a
 from wandb_stand_in import KEY, StandIn
 
 import runs
-from checkpoints import catalog, state
-from config import TrainingOptions, UserError
-from tracking import artifacts, trackers
+from checkpoints import catalog, scores
+from checkpoints import versions as checkpoints_versions
+from checkpoints.run_folder import lock_run
+from common.errors import UserError
+from config import TrainingOptions
+from tracking import trackers
+from tracking.listing import HEAD, readable_size
+from tracking.published import all_published, forget_version, read_published
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -61,9 +66,9 @@ def parse(text):
     for block in text.strip("\n").split("\n\n"):
         head, columns, *lines = block.split("\n")
         name, told = head.split("  ", 1)
-        starts = [columns.index(word) for word in runs.HEAD]
+        starts = [columns.index(word) for word in HEAD]
         cells = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
-        blocks[name] = (told, {row[0]: dict(zip(runs.HEAD, row, strict=True)) for row in cells})
+        blocks[name] = (told, {row[0]: dict(zip(HEAD, row, strict=True)) for row in cells})
     return blocks
 
 
@@ -115,10 +120,10 @@ def test_both_parts_that_learn_are_named(options, listing):
 
 def test_scores_stand_with_their_versions(options, listing):
     run = make_run(options)
-    catalog.add_score(run, "v0", {"score": "FID", "distance": 301.256, "n": 50})
-    catalog.add_score(run, "v2", {"score": "FID", "distance": 99.0, "n": 5})
-    catalog.add_score(run, "v2", {"score": "FID", "distance": 12.345, "n": 5000})
-    catalog.add_score(run, "v2", {"score": "FD-efficientnet", "distance": 1.5, "n": 20})
+    scores.add_score(run, "v0", {"score": "FID", "distance": 301.256, "n": 50})
+    scores.add_score(run, "v2", {"score": "FID", "distance": 99.0, "n": 5})
+    scores.add_score(run, "v2", {"score": "FID", "distance": 12.345, "n": 5000})
+    scores.add_score(run, "v2", {"score": "FD-efficientnet", "distance": 1.5, "n": 20})
     rows = listing()["one"][1]
     assert rows["v0"]["score"] == "FID 301.26 (n = 50)"
     assert rows["v1"]["score"] == ""
@@ -130,15 +135,15 @@ def test_one_run_shows_every_metric_of_its_versions(options, listing, capsys):
         return {"name": name, "value": figure, "error": 1.5, "n": 50, "real": 20, "better": "lower", "note": None}
 
     run = make_run(options)
-    catalog.add_score(run, "v2", {"score": "FD", "n": 50, "values": {"kid": value("KD", 0.25)}})
-    catalog.add_score(run, "v0", {"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}})
+    scores.add_score(run, "v2", {"score": "FD", "n": 50, "values": {"kid": value("KD", 0.25)}})
+    scores.add_score(run, "v0", {"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}})
     assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = {words[1]: [word.strip() for word in words[2:] if word] for words in lines if len(words) > 2}
     assert rows["metric"] == ["v0", "v2", "real covers"]
     assert rows["FD"] == ["301.00 ± 1.5", "20.00"] and rows["KD"] == ["0.25 ± 1.5", "20.00"]
     assert "not measured alike" not in "".join(map(str, lines))
-    catalog.add_score(run, "v1", {"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}})
+    scores.add_score(run, "v1", {"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}})
     assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
     assert "not measured alike, so not to be compared: n\n" in capsys.readouterr().out
     assert runs.main(["--output_dir", str(run.parent)]) == 0
@@ -167,7 +172,7 @@ def test_where_versions_live(options, shared_options, listing):
     rows = listing()["one"][1]  # published.json knows, without a tracker
     assert [row["where"] for row in rows.values()] == ["tiny", "trackio", "disk, trackio"]
     assert rows["v1"]["size"] == "" and rows["v2"]["size"] == "9.0 KB"
-    artifacts.forget(run, "v2")
+    forget_version(run, "v2")
     assert listing()["one"][1]["v2"]["where"] == "disk"
 
 
@@ -261,7 +266,7 @@ def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_option
     ],
 )
 def test_sizes_in_words(size, text):
-    assert runs.readable(size) == text
+    assert readable_size(size) == text
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -289,7 +294,7 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
     assert publish(options, *words) == 0
     shown = capsys.readouterr()
     assert "publishing: v1, v2, state\n" in shown.out and "lacks" not in shown.out + shown.err
-    assert artifacts.read_published(run, trackers.where(shared_options)) == {
+    assert read_published(run, trackers.where(shared_options)) == {
         "versions": {"v1": 10, "v2": 20},
         "aliases": {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"},
         "state": 20,
@@ -303,7 +308,7 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
 def test_the_run_says_which_tracker(options, shared_options):
     run = make_run(dataclasses.replace(shared_options, upload="versions"))
     assert publish(options) == 0
-    ((place, has),) = artifacts.all_published(run).items()
+    ((place, has),) = all_published(run).items()
     assert place == trackers.where(shared_options)
     assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, None)
 
@@ -334,7 +339,7 @@ def test_curves_that_fail_are_a_failure_too(options, shared_options, monkeypatch
 
 def test_a_run_that_trains_is_left_to_its_own_process(options, shared_options):
     run = make_run(shared_options)
-    with state.lock(run), pytest.raises(UserError, match="another process is training run one"):
+    with lock_run(run), pytest.raises(UserError, match="another process is training run one"):
         publish(options)
 
 
@@ -348,13 +353,13 @@ def test_the_command_that_the_warning_names_publishes(options, shared_options, m
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(trackers.Trackio, "start", lambda *_: (_ for _ in ()).throw(trackers.TrackerError("trackio: no")))
-        with uploader.Mirror(run, shared_options, 20, say=said.append):
+        with uploader.Uploader(run, shared_options, 20, say=said.append):
             pass
     words = shlex.split(said[-1].split("publish with: ")[1])
     assert words[:3] == ["python", "-m", "runs"]
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert artifacts.read_published(run, trackers.where(shared_options))["state"] == 20
+    assert read_published(run, trackers.where(shared_options))["state"] == 20
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -412,7 +417,7 @@ def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
         assert (len(versions), len(states)) == (5, 2)
 
         # one goes on: v4, and its list keeps v2 (best), v3 and v4
-        ledger, name = state.add_version(catalog.read_ledger(run), 40, 0.9, 1)
+        ledger, name = checkpoints_versions.add_version(catalog.read_version_index(run), 40, 0.9, 1)
         assert list(ledger["versions"]) == ["v2", "v3", "v4"]
         add_version(run, name)
         shutil.rmtree(run / "versions" / "v1")
@@ -468,7 +473,7 @@ def test_pruning_keeps_the_newest_states_version_and_what_somebody_named_by_hand
         wandb_process(server, tmp_path, "--run_id one --publish")
         (mine,) = (a for a in server.artifacts[trackers.VERSIONS[0]] if a["metadata"]["version"] == "v1")
         mine["aliases"].append("shown-to-the-publisher")
-        ledger = catalog.read_ledger(run)
+        ledger = catalog.read_version_index(run)
         ledger = {"versions": {"v2": ledger["versions"]["v2"]}, "aliases": {"best": "v2"}}  # all others were dropped
         (run / "versions.json").write_text(json.dumps(ledger))
         (pruned,) = wandb_process(server, tmp_path, "--run_id one --prune")

@@ -5,7 +5,11 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 import config
-from diffusion import objective, pipeline, sampling
+from common import randomness
+from common.png import save_png
+from diffusion import encoding, pipeline, sampling
+from diffusion.noise import normal
+from generation import grid
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +20,7 @@ def tiny():
 def draw(parts, rows, scheduler="dpm++", guidance_scale=7.5, steps=3, **given):
     given = {"resolution": "32x48", "seed": 0, **given}
     options = config.InferenceOptions(steps=steps, guidance_scale=guidance_scale, scheduler=scheduler, **given)
-    return sampling.draw(parts, [f"book {row}" for row in rows], rows, options)
+    return sampling.draw_images(parts, [f"book {row}" for row in rows], rows, options)
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])
@@ -32,8 +36,8 @@ def test_ddim_equals_the_update_written_out(tiny):
     ids = tiny.tokenizer(["book 7", ""], padding="max_length", return_tensors="pt").input_ids
     alpha_bar = tiny.noise_scheduler.alphas_cumprod.double()
     with torch.no_grad():
-        text, empty = pipeline.encode_text(tiny.text_encoder, ids)
-        x = objective.normal(0, objective.DRAWING, [7], (4, 6, 4))
+        text, empty = encoding.encode_text(tiny.text_encoder, ids)
+        x = normal(0, randomness.DRAWING, [7], (4, 6, 4))
         steps = 4
         for t in [751, 501, 251, 1]:  # leading spacing with an offset of 1
             conditional = tiny.unet(x, torch.tensor(t), text[None]).sample
@@ -42,7 +46,7 @@ def test_ddim_equals_the_update_written_out(tiny):
             before = alpha_bar[max(t - 1000 // steps, 0)]
             x_0 = (x - (1 - alpha_bar[t]).sqrt() * eps) / alpha_bar[t].sqrt()
             x = (before.sqrt() * x_0 + (1 - before).sqrt() * eps).float()
-        wanted = pipeline.decode_latents(tiny.vae, x)
+        wanted = encoding.decode_latents(tiny.vae, x)
     found = draw(tiny, [7], "ddim", guidance_scale=3.0, steps=steps)
     assert (found.int() - wanted.int()).abs().max() <= 1
 
@@ -61,8 +65,8 @@ def test_tiles_are_decoded_one_at_a_time(tiny):
     """What memory tiling saves: no call sees more than one cover, nor more of it than a tile."""
     seen = []
     hook = tiny.vae.decoder.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape)))
-    latents = objective.normal(0, objective.DRAWING, [1, 2], (4, 16, 8))
-    images = pipeline.decode_latents(tiny.vae, latents, tiling=True)
+    latents = normal(0, randomness.DRAWING, [1, 2], (4, 16, 8))
+    images = encoding.decode_latents(tiny.vae, latents, tiling=True)
     hook.remove()
     assert images.shape == (2, 128, 64, 3)
     assert len(seen) > 2 and all(batch == 1 and max(sides) <= 8 for batch, _, *sides in seen)
@@ -80,7 +84,7 @@ def test_a_sampler_takes_only_the_noise_schedule_from_the_model(tiny):
 
 def test_png_comes_back_as_it_was(tmp_path):
     image = torch.randint(0, 256, (9, 7, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    sampling.save_png(tmp_path / "a.png", image)
+    save_png(tmp_path / "a.png", image)
     with Image.open(tmp_path / "a.png") as found:
         assert np.array_equal(np.asarray(found), image.numpy())
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -89,7 +93,7 @@ def test_png_comes_back_as_it_was(tmp_path):
 def test_grid_puts_pictures_in_reading_order_below_their_labels():
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 90, 9], [200, 200, 0]], dtype=torch.uint8)
     images = colours[:, None, None].expand(5, 48, 32, 3)
-    page = np.asarray(sampling.grid(images, columns=3, labels=["a label that is far too long", "b"]))
+    page = np.asarray(grid.image_grid(images, columns=3, labels=["a label that is far too long", "b"]))
     for colour, (line, column) in zip(colours.numpy(), [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)], strict=True):
         where = np.argwhere((page == colour).all(-1))
         assert len(where) == 4 * 48 * 4 * 32  # enlarged

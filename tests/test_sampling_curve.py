@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-import config
+from common.errors import UserError
 from experiments import sampling_curve
 
 
@@ -29,12 +29,12 @@ def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
     assert [line.split(" |")[0] for line in lines[4:]] == ["| ddim", "| dpm++"]
     assert all(line.count(" s |") == 2 for line in lines[4:])
     assert sampling_curve.main(words) == 0 and len(started) == 4
-    with pytest.raises(config.UserError, match=r"was made with --guidance_scale 7\.5, and now it is 3\.0"):
+    with pytest.raises(UserError, match=r"was made with --guidance_scale 7\.5, and now it is 3\.0"):
         sampling_curve.main([*words, "--guidance_scale", "3"])
     assert len(started) == 4
 
 
 @pytest.mark.parametrize("words", [["--steps", "3"], ["--scheduler", "ddim"], ["--save_dir", "x"]])
 def test_what_it_tries_itself_can_not_be_given(words, tmp_path):
-    with pytest.raises(config.UserError, match="are what this tries"):
+    with pytest.raises(UserError, match="are what this tries"):
         sampling_curve.main(["--out", str(tmp_path), *words])

@@ -6,7 +6,7 @@ import pytest
 
 import config
 from checkpoints import scores as values_module
-from config import UserError
+from common.errors import UserError
 from page import comparison
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import config
-import dataset
 from cli import parser
-from data import images
+from common.errors import UserError
+from data.folder import open_data
+from data.images import read_cover
 from evaluation import evaluate, features
 from evaluation import reference as evaluation_reference
 
@@ -25,7 +26,7 @@ def options(small_data):
 @pytest.fixture(scope="module")
 def data(options):
     """More books held out than the small data folder says: every other one."""
-    found = dataset.open_data(options)
+    found = open_data(options)
     books = [dataclasses.replace(b, split=("test", "train")[i % 2]) for i, b in enumerate(found.kept)]
     return dataclasses.replace(found, kept=books)
 
@@ -40,22 +41,24 @@ def sides(options, data, extractor, tmp_path):
     """Makes Sides whose drawn covers are what `picture(book)` gives for each held-out book."""
 
     def make(picture, **changes):
-        from diffusion import sampling
+        from common.png import save_png
 
         books = data.books("test")
         for book in books:
-            sampling.save_png(tmp_path / f"{book.row}.png", torch.from_numpy(picture(book)))
+            save_png(tmp_path / f"{book.row}.png", torch.from_numpy(picture(book)))
         real = list(evaluate.feature_cache.of_books(books, options, extractor, "real"))
         moments = evaluate.moments_of(np.concatenate(real))
         reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {"fingerprint": "f"})
-        made = evaluate.Sides(options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None)
+        made = evaluate.EvaluationInputs(
+            options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None
+        )
         return dataclasses.replace(made, **changes)
 
     return make
 
 
 def real(book):
-    return images.read(book.image, (64, 96)).copy()
+    return read_cover(book.image, (64, 96)).copy()
 
 
 def blank(book):
@@ -190,11 +193,11 @@ def test_jpeg_in_disguise_and_mixed_sizes_are_refused(sides, data):
     made = sides(real)
     first, second = (made.folder / f"{book.row}.png" for book in data.books("test")[:2])
     shutil.copy(data.books("test")[0].image, first)
-    with pytest.raises(config.UserError, match=f"can't read {first} as a PNG image"):
+    with pytest.raises(UserError, match=f"can't read {first} as a PNG image"):
         evaluate.measure(made)
     from PIL import Image
 
     Image.new("RGB", (64, 96)).save(first)
     Image.new("RGB", (32, 96)).save(second)
-    with pytest.raises(config.UserError, match="images of one score must have one size"):
+    with pytest.raises(UserError, match="images of one score must have one size"):
         evaluate.measure(dataclasses.replace(made))

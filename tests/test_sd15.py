@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion import pipeline, sd15, tiny
+from diffusion import pipeline, sd15, tiny, weights
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,6 @@ def test_load_parts_builds_it_the_same_every_time_and_leaves_the_generator_alone
     state = torch.get_rng_state()
     first, second = pipeline.load_parts("sd15-random"), pipeline.load_parts("sd15-random")
     assert torch.equal(state, torch.get_rng_state())
-    assert pipeline.weights_hash(first) == pipeline.weights_hash(second)
+    assert weights.weights_hash(first) == weights.weights_hash(second)
     assert not any(p.requires_grad for p in first.unet.parameters())
     assert first.scheduler.config == small[4].config

@@ -12,6 +12,7 @@ import precalc_fid_stats
 import sd_inference
 import training
 from cli import parser
+from common.errors import UserError
 from diffusion import pipeline
 
 
@@ -83,16 +84,17 @@ def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path,
 def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
     """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
     import dataset
-    from diffusion import sampling
+    from common.png import save_png
+    from data.folder import open_data
     from evaluation import reference
 
     options = parser.parse(config.StatsOptions, f"--data_root {small_data} --resolution 32x48".split())[0]
     folder = tmp_path / "v1"
     assert sd_inference.main(score(trained, stats, tmp_path, "--metrics", "fid")) == 0  # to be overwritten
-    books = dataset.open_data(options).books("all")
+    books = open_data(options).books("all")
     for book in books:
         image = ((dataset.load_image(book.image, (32, 48)) + 1) * 127.5).round().byte().permute(1, 2, 0)
-        sampling.save_png(folder / f"{book.row}.png", image)
+        save_png(folder / f"{book.row}.png", image)
     assert sd_inference.main(score(trained, stats, tmp_path)) == 0
     assert json.loads((folder / "metrics.json").read_text())["distance"] == pytest.approx(
         0, abs=1e-2
@@ -155,7 +157,7 @@ def test_a_folder_is_a_version_and_its_run_is_found(trained, tmp_path):
 def test_other_settings_in_the_same_folder_are_refused(trained, stats, tmp_path):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
     with pytest.raises(
-        config.UserError, match="were drawn with seed 5, and now it is 6: give --seed 5, choose another --save_dir"
+        UserError, match="were drawn with seed 5, and now it is 6: give --seed 5, choose another --save_dir"
     ):
         sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2, "--seed", 6))
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 3)) == 0  # more of the same is fine
@@ -175,7 +177,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained, stats, tmp_path)
     ],
 )
 def test_mistakes_are_found_before_anything_is_drawn(trained, stats, tmp_path, more, message):
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         sd_inference.main(score(trained, stats, tmp_path / "covers", *more))
     assert not list(tmp_path.rglob("*.png"))
 
@@ -188,7 +190,7 @@ def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp
     unet = runs / "run" / "versions" / "v1" / "unet"
     newer = runs / "run" / "versions" / "v2" / "unet" / "diffusion_pytorch_model.safetensors"
     shutil.copy(newer, unet / newer.name)
-    with pytest.raises(config.UserError, match=r"were drawn with weights .*, and now it is"):
+    with pytest.raises(UserError, match=r"were drawn with weights .*, and now it is"):
         sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2))
 
     shutil.copytree(small_data, data)
@@ -198,7 +200,7 @@ def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp
     words = f"--data_root {data} --resolution 32x48 --fid_features efficientnet --split all --fid_stats_path {other}"
     assert not precalc_fid_stats.main(words.split())
     assert sd_inference.main(score(trained, stats, tmp_path / "texts", "--num_imgs", 4)) == 0
-    with pytest.raises(config.UserError, match="was drawn from another prompt"):
+    with pytest.raises(UserError, match="was drawn from another prompt"):
         sd_inference.main(score(trained, other, tmp_path / "texts", "--num_imgs", 4, "--data_root", data))
 
 
@@ -206,7 +208,7 @@ def test_an_explicit_model_is_never_ignored(trained, tmp_path):
     pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "model")
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a", "--resolution", "32x48"]
     words += ["--pretrained_model", str(tmp_path / "model"), "--steps", "2"]
-    with pytest.raises(config.UserError, match="run run started from tiny, not from --pretrained_model"):
+    with pytest.raises(UserError, match="run run started from tiny, not from --pretrained_model"):
         sd_inference.main([*words, "--version", "v1"])
     assert sd_inference.main([*words, "--version", "v0"]) == 0
     (settings,) = tmp_path.glob("v0_prompt_*.json")
@@ -242,7 +244,7 @@ def test_a_damaged_cover_is_named(trained, stats, tmp_path):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
     path = next((tmp_path / "v1").glob("*.png"))
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(config.UserError, match=f"can't read {path}"):
+    with pytest.raises(UserError, match=f"can't read {path}"):
         sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2))
 
 
@@ -256,9 +258,9 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     """Fewer covers, other metrics, nothing measured, a damaged file: the listing keeps what it had."""
 
     def listed():
-        from checkpoints import catalog
+        from checkpoints import scores
 
-        return catalog.read_scores(runs / "run")["v1"]["FD (EfficientNet-Lite0)"]
+        return scores.read_scores(runs / "run")["v1"]["FD (EfficientNet-Lite0)"]
 
     runs = tmp_path / "runs"
     shutil.copytree(trained, runs)
@@ -270,10 +272,10 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 5, "--metrics", "fid")) == 0
     assert "the run's listing keeps the score over 6 covers" in capsys.readouterr().out
     assert listed() == first and json.loads((covers / "v1" / "metrics.json").read_text())["n"] == 5
-    with pytest.raises(config.UserError, match="nothing could be measured: a kernel distance"):
+    with pytest.raises(UserError, match="nothing could be measured: a kernel distance"):
         sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "kid"))
     (covers / "v1" / "metrics.json").write_text("{")
-    with pytest.raises(config.UserError, match=r"can't read .*metrics\.json.* delete it"):
+    with pytest.raises(UserError, match=r"can't read .*metrics\.json.* delete it"):
         sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility"))
     (covers / "v1" / "metrics.json").unlink()
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility")) == 0

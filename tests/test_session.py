@@ -1,6 +1,6 @@
 import pytest
 
-import config
+from common.errors import UserError
 from trainer import session
 
 
@@ -10,5 +10,5 @@ from trainer import session
 def test_another_past_is_refused(name, message):
     now = {"fingerprint": "a", "window": 4}
     session.refuse_other_past(dict(now), now)
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         session.refuse_other_past({**now, name: 8}, now)

@@ -8,7 +8,7 @@ import pytest
 
 import config
 from cli import parser
-from config import UserError
+from common.errors import UserError
 from evaluation import distances, reference
 
 INFO = dict(

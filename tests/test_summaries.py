@@ -7,9 +7,11 @@ import pytest
 import torch
 import transformers
 
-from config import DatasetOptions, UserError
+from common.errors import UserError
+from config import DatasetOptions
 from data import summarizer as data_summarizer
-from data.prompts import Book, build_prompt
+from data.book import Book
+from data.prompts import build_prompt
 from dataset import BookCoverDataset, descriptions
 from diffusion.pipeline import load_tokenizer
 

@@ -18,7 +18,8 @@ from PIL import Image
 from test_artifacts import own_trackio
 from wandb_stand_in import ENTITY, KEY, StandIn
 
-from config import RunsOptions, UserError
+from common.errors import UserError
+from config import RunsOptions
 from tracking import trackers
 from tracking.trackers import STATES, VERSIONS, TrackerError
 

@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from checkpoints.metrics_log import MetricsLog, MetricsTail, memory_gib, read_metrics
+from checkpoints.metrics_log import MetricsLog, MetricsTail, read_metrics
+from trainer.loop import memory_gib
 
 
 def test_a_resumed_log_forgets_what_came_after_its_step(tmp_path):

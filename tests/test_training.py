@@ -17,8 +17,12 @@ import config
 import training
 from checkpoints import state
 from checkpoints import state as checkpoints_state
-from cli import parser
-from diffusion import objective, pipeline
+from cli import saved_options
+from common import randomness
+from common.errors import UserError
+from diffusion import pipeline
+from diffusion.noise import normal, uniform_timesteps
+from diffusion.parts import PARTS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEIGHTS = {
@@ -92,6 +96,9 @@ def wait_for_update(run, step, process):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_type):
     """Five updates, the last of them short and all in two batches, against the libraries' own functions."""
+    import dataset
+    from data.folder import open_data
+
     parts = pipeline.build_tiny()
     parts.scheduler.register_to_config(prediction_type=prediction_type)
     parts.pipeline().save_pretrained(tmp_path / "pretrained")
@@ -99,10 +106,9 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     assert training.main([*words, "--pretrained_model", str(tmp_path / "pretrained"), "--max_grad_norm", "0.5"]) == 0
 
     # The same in plain lines. 22 covers, 6 an update: the fourth has 4; the fifth is in the second epoch
-    options = parser.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
-    import dataset
+    options = saved_options.inherit(config.TrainingOptions, runs / "run" / "config.json", {})
 
-    books = dataset.open_data(options).books("train")
+    books = open_data(options).books("train")
     covers = dataset.BookCoverDataset(books, (32, 48), parts.tokenizer, options)
     scheduler = parts.noise_scheduler
     parts.unet.requires_grad_(True), parts.text_encoder.requires_grad_(True)
@@ -112,13 +118,13 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     plain = []  # (loss, norm of the gradient) of each update
     steady = {}  # weight -> least size of its gradient in any update
     for positions in ([*range(0, 6)], [*range(6, 12)], [*range(12, 18)], [*range(18, 22)], [*range(22, 28)]):
-        order = objective.epoch_order(0, positions[0] // 22, 22)
+        order = randomness.epoch_order(0, positions[0] // 22, 22)
         batch = [covers[int(order[p % 22]), p] for p in positions]
         images, ids = (torch.stack([item[name] for item in batch]) for name in ("pixel_values", "input_ids"))
-        noise = objective.normal(0, objective.NOISE, positions, (4, 6, 4))
-        timesteps = objective.uniform_timesteps(0, positions, 1000)
+        noise = normal(0, randomness.NOISE, positions, (4, 6, 4))
+        timesteps = uniform_timesteps(0, positions, 1000)
         posterior = parts.vae.encode(images).latent_dist
-        draws = objective.normal(0, objective.POSTERIOR, positions, (4, 6, 4))
+        draws = normal(0, randomness.POSTERIOR, positions, (4, 6, 4))
         latents = ((posterior.mean + posterior.std * draws) * parts.vae.config.scaling_factor).detach()
         prediction = parts.unet(
             scheduler.add_noise(latents, noise, timesteps), timesteps, parts.text_encoder(ids).last_hidden_state
@@ -138,7 +144,7 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     assert [norm for _, norm in log] == pytest.approx([norm for _, norm in plain], rel=1e-4)
     # Adam divides each gradient by its own size: where that is nothing but rounding, so is what becomes of the weight
     compared = 0
-    for name in pipeline.PARTS:
+    for name in PARTS:
         trained = load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name])
         began = dict(getattr(pipeline.build_tiny(), name).named_parameters())
         for key, wanted in getattr(parts, name).named_parameters():
@@ -151,7 +157,7 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
 
 @pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, learning):
-    words = [f"--train_{name}={name in learning}" for name in pipeline.PARTS]
+    words = [f"--train_{name}={name in learning}" for name in PARTS]
     assert training.main(arguments(*words, "--max_steps", 2)) == 0
     pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "v0")
     for name, file in WEIGHTS.items():
@@ -328,7 +334,7 @@ def test_more_steps_go_on_and_a_complete_run_says_so(arguments, runs, capsys):
 def test_what_would_change_the_past_is_refused_by_name(arguments, runs, name, value):
     if not (runs / "run").exists():
         assert training.main(arguments("--max_steps", 1)) == 0
-    with pytest.raises(config.UserError, match=f"--{name} .* would change the past"):
+    with pytest.raises(UserError, match=f"--{name} .* would change the past"):
         training.main(resume(runs, f"--{name}", value))
 
 
@@ -341,7 +347,7 @@ def test_other_data_is_refused(arguments, runs, small_data, tmp_path):
     assert training.main(resume(runs, "--data_root", moved, "--max_steps", 2)) == 0  # the same data elsewhere
     text = (moved / "book_data.csv").read_text()
     (moved / "book_data.csv").write_text(text.replace("Book 3", "Another book"))
-    with pytest.raises(config.UserError, match="the covers under --data_root are not those that this run began with"):
+    with pytest.raises(UserError, match="the covers under --data_root are not those that this run began with"):
         training.main(resume(runs, "--data_root", moved, "--max_steps", 3))
 
 
@@ -369,7 +375,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
     ledger = json.loads((runs / "run" / "versions.json").read_text())
     latest = ledger["aliases"]["latest"]
     assert f"the last good version is {latest}" in error
-    for name in pipeline.PARTS:
+    for name in PARTS:
         for tensor in load_file(runs / "run" / "versions" / latest / WEIGHTS[name]).values():
             assert tensor.isfinite().all()
     update, rows = error.split("update ")[1].split(":")[0], error.split("rows [")[1].split("]")[0]
@@ -378,7 +384,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
 
 
 def test_a_validation_loss_that_is_not_finite_is_never_a_version(arguments, runs):
-    with pytest.raises(config.UserError, match=r"update 1: the loss \(nan\)"):
+    with pytest.raises(UserError, match=r"update 1: the loss \(nan\)"):
         training.main(arguments("--max_steps", 1, "--lr_text_encoder", 1e30))
     assert json.loads((runs / "run" / "versions.json").read_text())["versions"] == {}
 
@@ -388,7 +394,7 @@ def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
 
     assert training.main(arguments("--max_steps", 1)) == 0
     shutil.rmtree(runs / "run" / "state")
-    with pytest.raises(config.UserError, match="has versions but no training state"):
+    with pytest.raises(UserError, match="has versions but no training state"):
         training.main(resume(runs, "--max_steps", 2))
     assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
 
@@ -398,7 +404,7 @@ def test_a_damaged_state_is_named(arguments, runs, file):
     assert training.main(arguments("--max_steps", 1)) == 0
     path = state.read_position(runs / "run")[1] / file
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(config.UserError, match=f"{file}"):
+    with pytest.raises(UserError, match=f"{file}"):
         training.main(resume(runs, "--max_steps", 2))
     assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
 
@@ -428,7 +434,7 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
     usage = state.shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(config.UserError, match="nothing was written"):
+        with pytest.raises(UserError, match="nothing was written"):
             training.main(arguments("--max_steps", 1))
     assert not runs.exists()
     assert training.main(arguments("--max_steps", 1)) == 0
@@ -463,7 +469,7 @@ def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_dat
 )
 def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
     given = arguments() if words[0] != "--run_id" else arguments()[:-2]
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         training.main([*given, *words])
     assert not (runs / "run").exists()
 

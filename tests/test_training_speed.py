@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-import config
 from bench import training_speed
+from common.errors import UserError
 
 COUNTING = """
 import sys, time
@@ -30,11 +30,11 @@ def test_all_ways(tmp_path, capsys):
 
 
 def test_a_process_that_fails_is_told_with_its_log(tmp_path):
-    with pytest.raises(config.UserError, match=r"no speed from .*; see .*last\.log"):
+    with pytest.raises(UserError, match=r"no speed from .*; see .*last\.log"):
         training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], 4, tmp_path / "last.log")
     assert "no" in (tmp_path / "last.log").read_text()
 
 
 def test_an_example_that_is_not_there():
-    with pytest.raises(config.UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         training_speed.main(["--example", "/nowhere/train.py"])

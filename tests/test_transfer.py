@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import config
+from common.errors import UserError
 from experiments import regimes, transfer
 
 
@@ -70,7 +70,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(words, message, tm
         options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
         options |= dict(lr=1e-3, lr_text_encoder=4e-4)
         (tmp_path / "asked.json").write_text(json.dumps(options))
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
 
 

@@ -2,13 +2,13 @@ import types
 
 import pytest
 
-from trainer import batches
 from trainer import batches as trainer_batches
+from trainer.batches import BatchSchedule
 
 
 @pytest.mark.parametrize(("count", "window"), [(22, 5), (20, 5), (3, 8), (7, 1)])
 def test_the_places_of_two_epochs_are_taken_once_each(count, window):
-    plan = batches.Plan(count, window, seed=0)
+    plan = BatchSchedule(count, window, seed=0)
     assert plan.updates == -(-count // window)
     taken = [places for step in range(2 * plan.updates) for places in plan.pieces(step)]
     assert [place for places in taken for place in places] == list(range(2 * count))
@@ -26,8 +26,8 @@ def test_processes_share_an_update_in_whole_batches(processes, size):
 
 
 def test_every_cover_stands_at_one_place_of_an_epoch():
-    plan = batches.Plan(22, 5, seed=0)
+    plan = BatchSchedule(22, 5, seed=0)
     first, second = (plan.indexes(range(start, start + 22)) for start in (0, 22))
     assert sorted(first) == sorted(second) == list(range(22)) and first != second
     assert plan.indexes(range(25, 30)) == second[3:8]  # however an epoch is cut into batches
-    assert batches.Plan(22, 5, seed=1).indexes(range(22)) != first
+    assert BatchSchedule(22, 5, seed=1).indexes(range(22)) != first

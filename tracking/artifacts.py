@@ -16,14 +16,15 @@ import threading
 import filelock
 from tqdm import tqdm
 
-from checkpoints import catalog, state
-from common.files import publish, read_json, remove, write_json
-from config import UserError
-from diffusion.pipeline import PARTS
+from checkpoints import catalog, state, versions
+from checkpoints.catalog import FREE_SPACE_HINT
+from common.errors import UserError
+from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
+from diffusion.parts import PARTS
 from tracking import trackers
+from tracking.published import STATE, read_published, record_published
 
-STATE = "state"
-ABOUT, CONFIG, METRICS, PUBLISHED = "about.json", "config.json", "metrics.jsonl", "published.json"
+ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
 LOCK = ".fetch.lock"
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -40,11 +41,11 @@ def pack(run, name, folder):
         about = {"version": position["ledger"]["aliases"]["latest"], "step": position["step"]}
         aliases = ["latest"]
     else:
-        ledger, source = catalog.read_ledger(run), run / "versions" / name
+        ledger, source = catalog.read_version_index(run), run / "versions" / name
         # with the options of the run, a machine that fetches just this version knows how to draw with it
         about = {"version": name, **ledger["versions"][name], "options": read_json(run / CONFIG)}
         aliases = [name, *catalog.aliases_of(ledger, name)]
-    shutil.copytree(source, folder, copy_function=state.link_or_copy)
+    shutil.copytree(source, folder, copy_function=link_or_copy)
     if name == STATE:
         for extra in (CONFIG, METRICS):
             shutil.copy2(run / extra, folder)
@@ -74,38 +75,6 @@ def list_files(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# published.json remembers which tracker has what of a run
-
-
-def all_published(run):
-    return read_json(run / PUBLISHED) if (run / PUBLISHED).exists() else {}
-
-
-def read_published(run, place):
-    """What the tracker at `place` (see trackers.where) has: {"versions": {name: step}, "aliases": {alias: name},
-    "state": step or None}."""
-    return {"versions": {}, "aliases": {}, STATE: None} | all_published(run).get(place, {})
-
-
-def remember(run, place, name, step, aliases=()):
-    """The tracker at `place` now has a version, under these aliases, or the state, of update `step`."""
-    has = read_published(run, place)
-    if name == STATE:
-        has[STATE] = step
-    else:
-        has["versions"][name] = step
-        has["aliases"] |= dict.fromkeys(aliases, name)
-    write_json(run / PUBLISHED, {**all_published(run), place: has})
-
-
-def forget(run, name):
-    """No tracker has the version any more, since another now has that name."""
-    published = all_published(run)
-    if any([has["versions"].pop(name, None) is not None for has in published.values()]):
-        write_json(run / PUBLISHED, published)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # From the tracker to a run's folder
 
 
@@ -115,7 +84,7 @@ def bring_run(options, run_id):
     Everything is checked before it counts; the state comes last, and a fetch that was cut off goes on where it was.
     UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing is on disk.
     """
-    run = catalog.run_folder(options.output_dir, run_id)
+    run = catalog.run_path(options.output_dir, run_id)
     try:
         tracker = trackers.connect(options, run_id)
         state = tracker.find(trackers.STATES, f"{run_id}-latest")
@@ -136,7 +105,7 @@ def bring_run(options, run_id):
                 fetch_version(tracker, run, found)
                 fetch_state(tracker, run, state, version)
                 print(f"fetched update {step} of run {run_id} ({version}) from {tracker.name}")
-    ledger = catalog.read_ledger(run)
+    ledger = catalog.read_version_index(run)
     latest = ledger["aliases"].get("latest")
     if latest and not (run / "versions" / latest).is_dir():  # somebody has deleted it
         found = tracker.find(trackers.VERSIONS, f"{run_id}-{latest}")
@@ -148,11 +117,11 @@ def bring_run(options, run_id):
 def fetch_state(tracker, run, artifact, version):
     """Bring state/<step> of a run whose version is there already, and the files that a resumed run begins from."""
     step = artifact.metadata["step"]
-    with publish(run / "state" / f"{step:09d}", state.ROOM) as folder:
+    with atomic_write(run / "state" / f"{step:09d}", FREE_SPACE_HINT) as folder:
         download(tracker, artifact, folder, f"state of update {step}")
         options = read_json(folder / CONFIG)
-        state.restore_untouched(run, version, [part for part in PARTS if options[f"train_{part}"]])
-        ledger, known = read_json(folder / catalog.POSITION)["ledger"], catalog.read_ledger(run)["versions"]
+        versions.restore_frozen(run, version, [part for part in PARTS if options[f"train_{part}"]])
+        ledger, known = read_json(folder / catalog.POSITION)["ledger"], catalog.read_version_index(run)["versions"]
         for name in ledger["versions"].keys() - {version}:
             if known.get(name) != ledger["versions"][name]:  # from another past of the run; fetched when asked for
                 remove(run / "versions" / name)
@@ -160,13 +129,13 @@ def fetch_state(tracker, run, artifact, version):
         for name in (CONFIG, METRICS):
             (folder / name).replace(run / name)
         for name, entry in ledger["versions"].items():
-            remember(run, tracker.where, name, entry["step"])
+            record_published(run, tracker.where, name, entry["step"])
         for alias, name in ledger["aliases"].items():
             meant, entry = tracker.find(trackers.VERSIONS, f"{run.name}-{alias}"), ledger["versions"][name]
             # or else a version came after that state, which the run will not have had: the alias is sent again
             if meant and (meant.metadata["version"], meant.metadata["step"]) == (name, entry["step"]):
-                remember(run, tracker.where, name, entry["step"], [alias])
-        remember(run, tracker.where, STATE, step)
+                record_published(run, tracker.where, name, entry["step"], [alias])
+        record_published(run, tracker.where, STATE, step)
 
 
 def bring_version(options, run_id, version):
@@ -176,7 +145,7 @@ def bring_version(options, run_id, version):
     Where the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means,
     and if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
-    run = catalog.run_folder(options.output_dir, run_id)
+    run = catalog.run_path(options.output_dir, run_id)
     name, home = catalog.find_version(run, version)
     on_disk = (home / "versions" / name).is_dir() if home else version == "v0" and (run / CONFIG).exists()
     trained_here = bool(catalog.steps_on_disk(run))
@@ -206,7 +175,7 @@ def list_fetched(tracker, run, version):
         return None
     home.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(home / LOCK):  # several processes may draw at once
-        name, ledger = fetch_version(tracker, home, found), catalog.read_ledger(home)
+        name, ledger = fetch_version(tracker, home, found), catalog.read_version_index(home)
         ledger["versions"][name] = {key: found.metadata[key] for key in ("step", "validation_loss")}
         if version != name:
             ledger["aliases"][version] = name
@@ -219,9 +188,9 @@ def fetch_version(tracker, home, artifact):
     that was resumed from an older state has used the name again); returns its name."""
     name, step = require_version_name(artifact.metadata["version"]), artifact.metadata["step"]
     if not (home / "versions" / name).is_dir() or read_published(home, tracker.where)["versions"].get(name) != step:
-        with publish(home / "versions" / name, state.ROOM) as folder:
+        with atomic_write(home / "versions" / name, FREE_SPACE_HINT) as folder:
             download(tracker, artifact, folder, name)
-        remember(home, tracker.where, name, step)
+        record_published(home, tracker.where, name, step)
     return name
 
 
@@ -236,7 +205,7 @@ def download(tracker, artifact, folder, what):
     """Fetch the files of an artifact into `folder`. UserError unless they are, byte for byte, those that were sent."""
     sent = artifact.metadata["files"]
     size = sum(size for size, _ in sent.values())
-    state.require_room(folder.parent.parent, size, what)
+    require_free_space(folder.parent.parent, size, what)
     problems = []
     fetching = threading.Thread(target=note_problem, args=(problems, tracker.download, artifact, folder), daemon=True)
     with tqdm(total=size, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:

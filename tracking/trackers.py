@@ -20,9 +20,11 @@ import textwrap
 import types
 import urllib.parse
 
+from PIL import Image
+
 import config
+from common.errors import UserError
 from common.files import remove
-from config import UserError
 
 VERSIONS = ("stable_diffusion_model", "model")  # artifact collection and its type: complete pipelines
 STATES = ("stable_diffusion_state", "state")  # what an exact resume needs
@@ -140,7 +142,6 @@ class TensorBoard(Tracker):
 
     def log(self, step, values, pictures):
         import numpy
-        from PIL import Image
 
         with blaming(self.name):
             for name, value in values.items():

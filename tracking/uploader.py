@@ -18,16 +18,16 @@ import threading
 import config
 from checkpoints import catalog, state
 from checkpoints.metrics_log import MetricsTail
-from common.files import remove
-from config import UserError
+from common.errors import UserError
+from common.files import remove, require_free_space
 from tracking import artifacts, trackers
-from tracking.artifacts import STATE
+from tracking.published import STATE, forget_version, read_published, record_published
 
 INTERVAL = 2.0  # seconds between looks at metrics.jsonl
 UPLOAD = "upload"  # a folder in the run's
 
 
-class Mirror:
+class Uploader:
     """Keeps a tracker up to date with a run while in a `with` block. Does nothing where there is no tracker."""
 
     def __init__(self, run, options, step, enabled=True, say=print):
@@ -76,7 +76,7 @@ class Mirror:
         """Version `name` and the state were written and are to be published; also if a version of that name was, as
         when a run is killed and resumed from an older state."""
         with self.disk:
-            artifacts.forget(self.run, name)
+            forget_version(self.run, name)
         self.wake.set()
 
     def work(self):
@@ -146,7 +146,7 @@ class Mirror:
         with self.disk:  # so that the two belong together
             names = self.missing()
             if STATE in names:
-                latest = catalog.read_ledger(self.run)["aliases"]["latest"]
+                latest = catalog.read_version_index(self.run)["aliases"]["latest"]
                 names = [name for name in names if name in (latest, STATE)]
             aliases = {name: artifacts.pack(self.run, name, self.run / UPLOAD / name) for name in names[:2]}
         for name in aliases:
@@ -154,7 +154,7 @@ class Mirror:
             self.require_room(folder)
             step = artifacts.send(self.tracker, folder, aliases[name])
             with self.disk:
-                artifacts.remember(self.run, self.tracker.where, name, step, aliases[name])
+                record_published(self.run, self.tracker.where, name, step, aliases[name])
         remove(self.run / UPLOAD)
         return bool(aliases)
 
@@ -163,17 +163,17 @@ class Mirror:
         if self.tracker.store:
             files = [path for path in folder.rglob("*") if path.is_file()]
             new = [path for path in files if not (self.run / "untouched" / path.relative_to(folder)).is_file()]
-            has = artifacts.read_published(self.run, self.tracker.where)
+            has = read_published(self.run, self.tracker.where)
             needed = sum(path.stat().st_size for path in (new if has["versions"] else files))
             hint = "free some space there, move TRACKIO_DIR, or use --upload none"
-            state.require_room(self.tracker.store, needed, f"a copy for {self.name}", hint)
+            require_free_space(self.tracker.store, needed, f"a copy for {self.name}", hint)
 
     def missing(self):
         """Names of the versions that the tracker lacks, or has under other aliases, oldest first, and "state"."""
         if self.name not in config.STORES or self.options.upload == "none":
             return []
-        has = artifacts.read_published(self.run, trackers.where(self.options))
-        ledger = catalog.read_ledger(self.run)
+        has = read_published(self.run, trackers.where(self.options))
+        ledger = catalog.read_version_index(self.run)
         moved = {name for alias, name in ledger["aliases"].items() if has["aliases"].get(alias) != name}
         names = [v for v in ledger["versions"] if v not in has["versions"] or v in moved]
         names = [v for v in names if (self.run / "versions" / v).is_dir()]

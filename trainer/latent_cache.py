@@ -28,12 +28,13 @@ from tqdm import tqdm
 
 import config
 import dataset
-from checkpoints import state
-from common import files
-from config import UserError
-from data import images
-from diffusion import architecture, pipeline
-from evaluation import features
+from common.errors import UserError
+from common.files import atomic_write, remove, require_free_space
+from common.hashing import content_hash
+from common.prefetch import read_ahead
+from data.images import INDEX_VERSION
+from diffusion import architecture, encoding, weights
+from diffusion.placement import DTYPES, on_device
 
 VERSION = 1  # raise it when the same picture, size, autoencoder and precision would give other numbers
 LIBRARIES = ("torch", "diffusers", "pillow")
@@ -77,9 +78,7 @@ class Latents:
         sizes = {path: shelf.size for shelf in shelves for path in sorted(shelf.folder.glob("*.npy"))}
         known = {path for path, _ in self.places.values()}
         paths = [path for path in sizes if path not in known]
-        hashes = tqdm(
-            features.read_ahead(file_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3
-        )
+        hashes = tqdm(read_ahead(content_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3)
         damaged = 0
         for path, name in zip(paths, hashes, strict=True):
             if name == path.stem:
@@ -87,7 +86,7 @@ class Latents:
                     self.places.setdefault((content, sizes[path]), (path, index))
             elif name:
                 damaged += 1
-                files.remove(path)
+                remove(path)
             elif path.exists():
                 raise UserError(f"can't read {path}: start again, or choose another folder with --cache_dir")
         return damaged
@@ -98,17 +97,17 @@ def records_of(path):
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def of_books(books, sizes, parts, options, accelerator):
+def cache_latents(books, sizes, parts, options, accelerator):
     """Latents of all these books at their sizes (W, H); what the cache lacks is computed first, by all processes.
 
     parts.vae is cast to the precision of the accelerator, needs the device only while it works, and is left on the
     CPU. options: TrainingOptions. UserError if a picture can't be read, the disk is full, or half precision too small.
     """
-    parts.vae.to("cpu", pipeline.DTYPES[accelerator.mixed_precision])
+    parts.vae.to("cpu", DTYPES[accelerator.mixed_precision])
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    vae = [pipeline.networks_hash(parts.vae), architecture.settings(parts.vae), versions]
+    vae = [weights.networks_hash(parts.vae), architecture.settings(parts.vae), versions]
     vae += [accelerator.mixed_precision, accelerator.device.type]
-    shelves = {size: make_shelf(vae, size, pipeline.latent_shape(parts, size), options) for size in sorted(set(sizes))}
+    shelves = {size: make_shelf(vae, size, encoding.latent_shape(parts, size), options) for size in sorted(set(sizes))}
     wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # each picture once a size
     workers = config.num_workers(options)
     latents, due = Latents(), []
@@ -116,13 +115,15 @@ def of_books(books, sizes, parts, options, accelerator):
         damaged = latents.read(shelves.values(), workers)
         due = [key for key in wanted if key not in latents]
         needed = sum(shelves[size].record.itemsize for _, size in due)
-        state.require_room(config.cache_dir(options), needed, f"a cache of {len(due)} latents", WAY_OUT)
-        print(what_is_due(len(wanted), len(due), damaged))
+        require_free_space(config.cache_dir(options), needed, f"a cache of {len(due)} latents", WAY_OUT)
+        print(cache_status(len(wanted), len(due), damaged))
     (due,) = accelerate.utils.broadcast_object_list([due])
     if due:
         own = due[accelerator.process_index :: accelerator.num_processes]
         began = time.monotonic()
-        encode([(wanted[content, size], size) for content, size in own], shelves, parts.vae, options, accelerator)
+        encode_missing(
+            [(wanted[content, size], size) for content, size in own], shelves, parts.vae, options, accelerator
+        )
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - began
         accelerator.print(f"latents: {len(due)} encoded in {seconds:.1f} s, {len(due) / seconds:.1f} images/s")
@@ -135,13 +136,13 @@ def of_books(books, sizes, parts, options, accelerator):
 
 def make_shelf(vae, size, shape, options):
     """The Shelf for covers of one size, whose latents have this shape. vae: what tells one autoencoder from another."""
-    rule = [VERSION, images.INDEX_VERSION, size, vae]
+    rule = [VERSION, INDEX_VERSION, size, vae]
     key = hashlib.blake2b(json.dumps(rule, sort_keys=True).encode(), digest_size=12).hexdigest()
     folder = config.cache_dir(options) / "latents" / "{}x{}-{}".format(*size, key)
     return Shelf(folder, size, np.dtype([("content", "S32"), ("moments", "<f2", (2, *shape))]))
 
 
-def what_is_due(count, due, damaged):
+def cache_status(count, due, damaged):
     """One line on the state of the cache."""
     found = f"latents: {count - due} of {count} covers are in the cache"
     if damaged:
@@ -149,7 +150,7 @@ def what_is_due(count, due, damaged):
     return f"{found}; {due} to encode" if due else found
 
 
-def encode(wanted, shelves, vae, options, accelerator):
+def encode_missing(wanted, shelves, vae, options, accelerator):
     """Compute and publish the posteriors of these [(book, size)]. What a stopped call has computed stays, and of a
     killed one what it has published.
 
@@ -158,11 +159,11 @@ def encode(wanted, shelves, vae, options, accelerator):
     """
     device = accelerator.device
     bar = tqdm(total=len(wanted), desc="encoding covers", unit=" covers", disable=not accelerator.is_main_process)
-    with bar, pipeline.on_device(vae, device):
+    with bar, on_device(vae, device):
         for size, shelf in shelves.items():
             books = [book for book, its_size in wanted if its_size == size]
             read = functools.partial(read_cover, size=size)
-            images = features.read_ahead(read, books, config.num_workers(options))
+            images = read_ahead(read, books, config.num_workers(options))
             records, published = [], time.monotonic()
             try:
                 for book, pixel_values in zip(books, images, strict=True):
@@ -170,25 +171,25 @@ def encode(wanted, shelves, vae, options, accelerator):
                         records.append((book.content, half_moments(vae, pixel_values.to(device), shelf.record, book)))
                     bar.update()
                     if len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS:
-                        publish(np.array(records, shelf.record), shelf.folder)
+                        write_records(np.array(records, shelf.record), shelf.folder)
                         records, published = [], time.monotonic()
             finally:
                 if records:
-                    publish(np.array(records, shelf.record), shelf.folder)
+                    write_records(np.array(records, shelf.record), shelf.folder)
 
 
 def read_cover(book, size):
     """dataset.load_cover of a book. UserError if its file is no longer the one that the hash `content` is of: what was
     kept under that hash would be another picture's."""
     image = dataset.load_cover(book, size)
-    if file_hash(book.image) != book.content:
+    if content_hash(book.image) != book.content:
         raise UserError(f"row {book.row}: {book.image} was changed just now: start again when it stays as it is")
     return image
 
 
 def half_moments(vae, pixel_values, record, book):
     """float16 (2, 4, H/8, W/8), numpy: mean and deviation of a book's image (3, H, W). UserError if they can't be."""
-    moments = torch.cat(pipeline.posterior(vae, pixel_values[None])).half().cpu()
+    moments = torch.cat(encoding.posterior(vae, pixel_values[None])).half().cpu()
     if moments.shape != record["moments"].shape:
         made, taken = ("x".join(map(str, shape[1:])) for shape in (moments.shape, record["moments"].shape))
         raise UserError(f"the autoencoder's latents are {made} and the UNet takes {taken}: they are not of one model")
@@ -200,20 +201,10 @@ def half_moments(vae, pixel_values, record, book):
     return moments.numpy()
 
 
-def publish(records, folder):
+def write_records(records, folder):
     """Write a file of records under the hash of its bytes."""
     file = io.BytesIO()
     np.save(file, records)
     name = hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
-    with files.publish(folder / f"{name}.npy", WAY_OUT) as temporary:
+    with atomic_write(folder / f"{name}.npy", WAY_OUT) as temporary:
         temporary.write_bytes(file.getbuffer())
-
-
-def file_hash(path):
-    """blake2b of a file's bytes, 128 bits, hex: Book.content of a picture, and the name of a sound file of latents; ''
-    if it can't be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:
-        return ""

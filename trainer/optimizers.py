@@ -18,8 +18,8 @@ import bitsandbytes
 import torch
 import transformers
 
-from config import UserError
-from diffusion import objective
+from common import randomness
+from common.errors import UserError
 
 
 def require_possible(options, precision, num_processes):
@@ -69,7 +69,7 @@ def build(options, parts, learning, scaler=None):
 def make(options, parts, learning, accelerator):
     """The Optimizer that the options ask for. See `build`."""
     inner = build(options, parts, learning, accelerator.scaler)
-    kind = OneByOne if options.fused_backward or options.weights_dtype == "bf16" else Optimizer
+    kind = PerParameterOptimizer if options.fused_backward or options.weights_dtype == "bf16" else Optimizer
     return kind(inner, options, accelerator)
 
 
@@ -155,7 +155,7 @@ class Optimizer:
 # One by one
 
 
-class OneByOne(Optimizer):
+class PerParameterOptimizer(Optimizer):
     """Each weight is updated by itself, in fp32: inside the backward pass if options.fused_backward, else by `step`.
 
     Inside the backward pass the norm of the whole gradient is not known yet, so max_grad_norm bounds that of each
@@ -227,7 +227,7 @@ class OneByOne(Optimizer):
 
         updated, p.data, p.grad = p.data, weights, None
         if weights.dtype == torch.bfloat16:
-            random = objective.rng(self.seed, objective.ROUNDING, self.number * len(self.places) + index)
+            random = randomness.rng(self.seed, randomness.ROUNDING, self.number * len(self.places) + index)
             self.generator.manual_seed(int(random.integers(2**63)))
             weights.copy_(round_stochastically(updated, self.generator))
         elif not same_storage(updated, weights):  # a library made it contiguous

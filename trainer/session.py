@@ -14,12 +14,17 @@ import config
 import dataset
 from checkpoints import catalog, metrics_log
 from checkpoints import state as checkpoints_state
-from cli import parser
+from cli import saved_options
+from common.errors import UserError
 from data import buckets
+from data.folder import open_data
 from diffusion import ema, objective, pipeline
-from memory.advice import expect
-from tracking.uploader import Mirror
-from trainer import batches, latent_cache, optimizers
+from diffusion.parts import PARTS, enable_checkpointing, set_trainable
+from diffusion.placement import resolve_precision, to_device
+from memory.advice import announce_forecast
+from tracking.uploader import Uploader
+from trainer import latent_cache, optimizers
+from trainer.batches import make_schedule
 
 
 @dataclass
@@ -41,7 +46,7 @@ class Session:
     plan: object  # updates.Plan: which training rows each update takes
     position: dict  # what is saved as state/*/position.json
     log: metrics_log.MetricsLog  # on disk
-    mirror: Mirror  # of the run's folder, in the tracker
+    mirror: Uploader  # of the run's folder, in the tracker
     total: int  # optimizer updates after which the run is complete
     expected: object  # memory.Forecast, or None
 
@@ -49,19 +54,19 @@ class Session:
 def set_up(options, run):
     """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
     # Data
-    precision = pipeline.pick_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
+    precision = resolve_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
     accelerator = accelerate.Accelerator(mixed_precision=precision)
     optimizers.require_possible(options, precision, accelerator.num_processes)
     with accelerator.main_process_first():  # the first process builds the index, the others read it
-        data = dataset.open_data(options)
+        data = open_data(options)
     books = data.books("train")[: options.num_examples]
     held_out = data.books("test")[: options.validation_rows]
-    sizes, held_out_sizes = (buckets.sizes_of(some, options) for some in (books, held_out))
+    sizes, held_out_sizes = (buckets.cover_sizes(some, options) for some in (books, held_out))
     if options.buckets:
-        accelerator.print(buckets.told(sizes))
+        accelerator.print(buckets.summary_line(sizes))
 
     # Model: from the pretrained source, or from the newest version and the saved state's weights as they learn
-    learning = [name for name in pipeline.PARTS if getattr(options, f"train_{name}")]
+    learning = [name for name in PARTS if getattr(options, f"train_{name}")]
     saved, state = checkpoints_state.read_position(run) if run else (None, None)
     position = {
         "step": 0,  # optimizer updates done
@@ -87,9 +92,9 @@ def set_up(options, run):
         dataset.BookCoverDataset(some, some_sizes, parts.tokenizer, options)
         for some, some_sizes in ((books, sizes), (held_out, held_out_sizes))
     )
-    pipeline.freeze(parts, learning)
+    set_trainable(parts, learning)
     if options.grad_ckpt:
-        pipeline.enable_checkpointing(parts, learning)
+        enable_checkpointing(parts, learning)
 
     # The run's folder, with the parts that stay as they are, before any is cast to half precision
     lock = contextlib.nullcontext()
@@ -98,7 +103,7 @@ def set_up(options, run):
     run = accelerate.utils.broadcast_object_list([run])[0]
 
     # How long, and whether memory will do, before anything that takes long
-    plan = batches.make_plan(options, sizes, position)
+    plan = make_schedule(options, sizes, position)
     total = options.max_steps or options.epochs * plan.updates
     if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
@@ -107,18 +112,18 @@ def set_up(options, run):
         )
     position["total"] = total
     goes_on = accelerator.is_main_process and position["step"] < total
-    expected = expect(options, parts, accelerator.device) if goes_on else None
+    expected = announce_forecast(options, parts, accelerator.device) if goes_on else None
 
     # With cached latents, the autoencoder has the device to itself, and then leaves it
     if options.cache_latents:
         try:
-            learners.latents = validators.latents = latent_cache.of_books(
+            learners.latents = validators.latents = latent_cache.cache_latents(
                 books + held_out, sizes + held_out_sizes, parts, options, accelerator
             )
         except KeyboardInterrupt:
-            note(f"what was encoded is kept; go on with: {parser.of_run('training', options, run)}")
+            note(f"what was encoded is kept; go on with: {saved_options.command_for_run('training', options, run)}")
             raise
-    pipeline.place(parts, accelerator.device, precision, learning, options.weights_dtype)
+    to_device(parts, accelerator.device, precision, learning, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
 
@@ -126,7 +131,7 @@ def set_up(options, run):
     optimizer, average = optimizers.make(options, parts, learning, accelerator), None
     if options.ema_decay:
         device = None if options.ema_device == "auto" else options.ema_device
-        average = ema.Average(parts, learning, options.ema_decay, device)
+        average = ema.EMA(parts, learning, options.ema_decay, device)
     schedule = diffusers.optimization.get_scheduler(
         options.lr_scheduler, optimizer.inner, num_warmup_steps=options.warmup_steps, num_training_steps=total
     )
@@ -150,7 +155,7 @@ def set_up(options, run):
         plan=plan,
         position=position,
         log=metrics_log.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
-        mirror=Mirror(run, options, position["step"], enabled=accelerator.is_main_process, say=note),
+        mirror=Uploader(run, options, position["step"], enabled=accelerator.is_main_process, say=note),
         total=total,
         expected=expected,
     )
@@ -164,12 +169,12 @@ def note(line):
 def refuse_other_past(saved, now):
     """UserError if a resumed run would not go on with the data and the update size that it began with."""
     if saved["fingerprint"] != now["fingerprint"]:
-        raise config.UserError(
+        raise UserError(
             "the covers under --data_root are not those that this run began with (rows, texts or pictures differ): "
             "point --data_root at the same data, or start a new run without --run_id"
         )
     if saved["window"] != now["window"]:
-        raise config.UserError(
+        raise UserError(
             f"--batch_size x --grad_acc_steps x processes now makes updates of {now['window']} covers, which would "
             f"change the past of this run with its {saved['window']}: leave them as they were, or keep the product"
         )

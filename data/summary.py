@@ -1,0 +1,81 @@
+"""What a data folder holds, as a printable table: counts, shapes, prompts."""
+
+from __future__ import annotations
+
+import collections
+
+from tqdm import tqdm
+
+from data import buckets, goodreads
+from data.images import MAX_STRETCH, fitted_size
+from data.prompts import MAX_TOKENS, build_prompt
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data -> report: lists of (label, number, note)
+
+
+def report_rows(data):
+    """Kept, dropped by reason, split, editions, missing texts."""
+
+    editions = collections.defaultdict(list)  # of one book
+    for book in data.kept:
+        editions[goodreads.book_key(book.title, book.authors)].append(book.split)
+    several = [splits for splits in editions.values() if len(splits) > 1]
+    straddling = sum(len(set(splits)) > 1 for splits in several)
+    kinds = collections.Counter(kind for _, kind, _ in data.dropped).most_common()
+    return [
+        ("data folder", "", data.root),
+        ("rows", len(data.kept) + len(data.dropped), ""),
+        ("  dropped", len(data.dropped), ""),
+        *((f"    {kind}", count, "") for kind, count in kinds),
+        ("  kept", len(data.kept), ""),
+        ("    train", len(data.books("train")), data.split_rule),
+        ("    test", len(data.books("test")), ""),
+        ("    books in several editions", len(several), f"{sum(map(len, several))} rows; {straddling} in both splits"),
+        ("    without a description", sum(not book.desc.strip() for book in data.kept), ""),
+        ("    without an author", sum(not book.authors for book in data.kept), ""),
+        ("    without a genre", sum(not book.genres for book in data.kept), ""),
+        ("image files without a row", data.num_strays, ""),
+    ]
+
+
+def report_shapes(books, options):
+    """Aspect ratios of the kept covers, how many are in each bucket, and what the resize rule does to them."""
+    import numpy as np
+
+    sizes = buckets.cover_sizes(books, options)
+    shapes = np.array([(book.width, book.height) for book in books], float)
+    ratios = shapes[:, 0] / shapes[:, 1]
+    bins = collections.Counter(min(int(ratio * 20), 30) for ratio in ratios)  # 0.05 wide, the last one open
+    bars = [(f"  from {i / 20:.2f}", bins[i], "#" * -(-40 * bins[i] // max(bins.values()))) for i in sorted(bins)]
+    inner = [fitted_size((book.width, book.height), size) for book, size in zip(books, sizes, strict=True)]
+    inner = np.array(inner, float)
+    stretch = (inner / shapes)[:, 0] / (inner / shapes)[:, 1]  # of width against height; 1 = shape kept
+    distortion = np.maximum(stretch, 1 / stretch) - 1
+    filled = 1 - inner.prod(1) / np.prod(sizes, 1)
+    worst, emptiest = books[distortion.argmax()].row, books[filled.argmax()].row
+    counts = collections.Counter("{}x{}".format(*size) for size in sorted(sizes)) if options.buckets else {}
+    target = "the buckets" if options.buckets else options.resolution
+    percentiles = ", ".join(f"{ratio:.3f}" for ratio in np.percentile(ratios, (1, 25, 50, 75, 99)))
+    return [
+        ("width / height", "", f"percentiles 1, 25, 50, 75, 99: {percentiles}"),
+        *bars,
+        *((f"  bucket {size}", count, "") for size, count in counts.items()),
+        (f"resize to {target}", "", "Lanczos, antialiased; the whole cover stays visible"),
+        ("  largest distortion", f"{distortion.max():.1%}", f"row {worst}; the limit is {MAX_STRETCH - 1:.0%}"),
+        ("  covers with filled edges", int((filled > 0).sum()), "what stretching leaves gets the colour of the edge"),
+        ("  largest filled area", f"{filled.max():.1%}", f"row {emptiest}" if filled.max() else ""),
+    ]
+
+
+def report_prompts(books, count_tokens, include_desc):
+    """How many canonical prompts would be too long if nothing were shortened."""
+
+    counts = []
+    for book in tqdm(books, "counting tokens", unit=" prompts", delay=2):
+        counts.append(count_tokens(build_prompt(book, desc=book.desc if include_desc else "")))
+    longest = counts.index(max(counts))
+    return [
+        (f"prompts over {MAX_TOKENS} tokens", sum(count > MAX_TOKENS for count in counts), "before shortening"),
+        ("  longest", counts[longest], f"row {books[longest].row}"),
+    ]

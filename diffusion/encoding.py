@@ -1,0 +1,62 @@
+"""Images and prompts <-> what the UNet sees: latents and text embeddings.
+
+Shapes in docstrings are Stable Diffusion 1.x's: latents (B, 4, H/8, W/8), 77 tokens. `mini` has (B, 6, H/4, W/4), 40.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images <-> latents. The scaling factor (latent diffusion, arXiv:2112.10752, D.1) lives here and nowhere else.
+
+
+def encode_images(vae, pixel_values, noise):
+    """Images (B, 3, H, W) in [-1, 1] -> latents float32 (B, 4, H/8, W/8), scaled to about unit std.
+
+    noise: standard normal, shaped like the latents; it draws from the encoder's posterior.
+    """
+    return draw_latents(vae, *posterior(vae, pixel_values), noise)
+
+
+@torch.no_grad()
+def posterior(vae, pixel_values):
+    """Images (B, 3, H, W) in [-1, 1] -> (mean, deviation) of the encoder's posterior, float32 (B, 4, H/8, W/8) each.
+
+    One image at a time, here and in decode_latents: several would need several times the memory, at full resolution
+    more than the UNet does.
+    """
+    distributions = [vae.encode(image).latent_dist for image in pixel_values.to(vae.dtype).split(1)]
+    mean, std = ([getattr(one, name).float() for one in distributions] for name in ("mean", "std"))
+    return torch.cat(mean), torch.cat(std)
+
+
+def draw_latents(vae, mean, std, noise):
+    """Latents float32 (B, 4, H/8, W/8), scaled: a draw from the posterior (mean, std) by standard normal noise."""
+    return (mean + std * noise) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(vae, latents, tiling=False):
+    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
+
+    tiling: in overlapping tiles, if an image is larger than those the autoencoder was made for.
+    """
+    vae.use_tiling = tiling
+    latents = (latents / vae.config.scaling_factor).to(vae.dtype)
+    images = [vae.decode(one, return_dict=False)[0].float().cpu() for one in latents.split(1)]
+    vae.use_tiling = False  # encoding goes on as it was
+    images = torch.cat(images)
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def latent_shape(parts, size):
+    """(4, H/8, W/8) for a (width, height) in pixels."""
+    width, height = size
+    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    return parts.unet.config.in_channels, height // factor, width // factor
+
+
+def encode_text(text_encoder, input_ids):
+    """input_ids int64 (B, 77) -> encoder_hidden_states (B, 77, C): the last hidden state, as SD 1.x uses it."""
+    return text_encoder(input_ids, return_dict=False)[0]

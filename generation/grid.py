@@ -1,0 +1,93 @@
+"""Pictures of many covers: the grid (templates x books), one prompt, and pages of labelled pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+import config
+import dataset
+from common.files import write_json
+from common.png import save_png
+from data import prompts
+from data.folder import open_data
+from diffusion import sampling
+from generation import covers as generation_covers
+from generation.covers import make_folder
+from generation.version import drawing_settings, load_version
+
+
+def image_grid(images, columns, labels=()):
+    """One PIL picture of many: uint8 images (N, H, W, 3) row by row, `columns` a row, each under its label.
+
+    Pictures higher than 384 pixels are shrunk to that height; those of less than half are enlarged, pixel by pixel, to
+    be seen at all. Labels may be fewer than images, or none.
+    """
+    height, width = images.shape[1:3]
+    scale = min(1, 384 / height) if height >= 192 else -(-192 // height)
+    width, height = round(width * scale), round(height * scale)
+    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    text, gap = (16 if any(labels) else 0), 6
+    lines = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + text + gap) + gap), "white")
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(11)
+    for i, image in enumerate(images):
+        x = gap + i % columns * (width + gap)
+        y = gap + i // columns * (height + text + gap)
+        if i < len(labels):
+            pen.text((x, y), shorten_label(labels[i], width, font), fill="black", font=font)
+        page.paste(Image.fromarray(image.numpy()).resize((width, height), resampling), (x, y + text))
+    return page
+
+
+def shorten_label(text, width, font):
+    """As much of a label as fits into `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def draw_prompt(options, version, folder, device):
+    """One cover for --prompt, and its settings beside it."""
+
+    make_folder(folder)
+    parts, parts_hash = load_version(options, version.source, device)
+    tokens, limit = prompts.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
+    if tokens > limit:
+        print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
+    name = f"{version.name}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
+    image = sampling.draw_images(parts, [options.prompt], [0], options)[0]
+    save_png(folder / f"{name}.png", image)
+    write_json(folder / f"{name}.json", {**drawing_settings(options, version, parts_hash), "prompt": options.prompt})
+    print(f"drew {folder / name}.png")
+
+
+def draw_grid(options, version, folder, device):
+    """The original experiment's grid: a row for each held-out book, a column for each prompt template.
+
+    All pictures of a book start from the same latents, so versions can be compared cell by cell.
+    """
+
+    books = open_data(options).books(options.split)[: options.num_samples]
+    generation_covers.make_folder(folder)
+    parts, parts_hash = generation_covers.load(options, version.source, device)
+    covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
+    cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
+    images = []
+    with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
+        for first in range(0, len(cells), options.batch_size):
+            rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
+            images.append(sampling.draw_images(parts, texts, rows, options))
+            bar.update(len(rows))
+    page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
+    name = f"{version.name}_grid"
+    save_png(folder / f"{name}.png", page)
+    write_json(folder / f"{name}.json", {**generation_covers.settings_of(options, version, parts_hash), "cells": cells})
+    print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")

@@ -1,0 +1,64 @@
+"""The report: which versions it shows, the covers that are still to be drawn, and the file that is written."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import accelerate
+from tqdm import tqdm
+
+from common.errors import UserError
+from common.files import write_text
+from data.folder import open_data
+from diffusion import pipeline, weights
+from generation.covers import draw_covers
+from page import comparison, html
+from page.columns import find_columns, require_comparable
+
+FREE_SPACE_HINT = "free some space there or choose another --report_path"
+
+
+def write_report(options, given):
+    """Draw the covers that are missing, then write the page to options.report_path.
+
+    options: config.ReportOptions; given: those that the user typed.
+    """
+    # Everything that can be wrong comes before the long work
+    path = pathlib.Path(options.report_path).expanduser()
+    columns = find_columns(options, given)
+    require_comparable(columns)
+    scores = comparison.pick({column.label: column.scores for column in columns})
+    if not options.mixed and comparison.differences(scores):
+        shown, _ = comparison.current(scores, weight_hashes(columns))
+        comparison.require_alike(shown)
+    state = accelerate.Accelerator().state
+    with state.main_process_first():  # the first process builds the index, the others read it
+        data = open_data(columns[0].options)
+    books = data.books("test")[: columns[0].options.num_samples]
+
+    for column in columns:
+        column.settings = draw_covers(column.options, column.version, column.folder, books, state)
+    if state.is_main_process:
+        text = html.make(columns, scores, data, books)
+        write_text(path, text, FREE_SPACE_HINT)
+        covers = f"{len(books)} books x {len(columns)} versions, and the real covers"
+        size = len(text.encode())
+        size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
+        print(f"wrote {path}: {covers}; {size}; open it in a browser")
+
+
+def require_writable(path):
+    """UserError unless the page can be written at `path`; makes its folder."""
+    if os.path.isdir(path):  # pathlib's raises where it can't look
+        raise UserError(f"--report_path {path} is a folder: give the name of a file")
+    trial = path.with_name(f".{path.name}.trial")
+    write_text(trial, "", FREE_SPACE_HINT)
+    trial.unlink(missing_ok=True)  # each process tries
+
+
+def weight_hashes(columns):
+    """{label: the hash of the weights that the version has now}. It reads every model whole."""
+
+    shown = tqdm(columns, desc="scores differ; hashing weights", unit="version", delay=3, leave=False)
+    return {column.label: weights.weights_hash(pipeline.load_parts(column.version.source)) for column in shown}

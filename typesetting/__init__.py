@@ -1,0 +1,1 @@
+"""Text -> lines -> letters on a picture."""
