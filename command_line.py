@@ -22,6 +22,7 @@ import presets
 from checks import check, check_value
 from config import (
     DatasetOptions,
+    DoctorOptions,
     InferenceOptions,
     ReportOptions,
     RunsOptions,
@@ -39,6 +40,7 @@ SCRIPTS = {
     ReportOptions: "report",
     RunsOptions: "runs",
     DatasetOptions: "dataset",
+    DoctorOptions: "doctor",
 }
 EXAMPLES = {
     TrainingOptions: """
@@ -68,6 +70,10 @@ EXAMPLES = {
     DatasetOptions: """
   python -m dataset --data_root ../book_dataset
   python -m dataset --data_root demo
+""",
+    DoctorOptions: """
+  python -m doctor
+  python -m doctor --output_dir /data/runs --cache_dir /data/cache  # whether those disks have room
 """,
 }
 

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = {"report", "training", "sd_inference", "precalc_fid_stats", "dataset", "runs"}
+SCRIPTS = {"report", "training", "sd_inference", "precalc_fid_stats", "dataset", "runs", "doctor"}
 MODULES = {path.stem for path in ROOT.glob("*.py")}
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "PIL", "diffusers", "transformers", "accelerate", "pytorch_fid"}
 STANDARD_LIBRARY_ONLY = {"checks", "command_line", "config", "presets", "prompts", "files", "values"}
