@@ -48,7 +48,7 @@ class Driver:
 
     def __str__(self) -> str:
         text = f"NVIDIA driver {self.version or 'of unknown version'}"
-        return text + (f", which runs CUDA up to {self.cuda[0]}.{self.cuda[1]}" if self.cuda else "")
+        return text + (f" (CUDA up to {self.cuda[0]}.{self.cuda[1]})" if self.cuda else "")
 
 
 @dataclass(frozen=True, kw_only=True)

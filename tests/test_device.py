@@ -43,7 +43,7 @@ def test_a_gpu_is_named_with_its_memory_and_its_half_precision():
         ),
         (
             dict(driver=Driver(version="535.183.01", cuda=(12, 2), gpus=("T4",))),
-            "535.183.01, which runs CUDA up to 12.2 is too old for torch 2.14.1+cu130, built for CUDA 13.0",
+            "535.183.01 (CUDA up to 12.2) is too old for torch 2.14.1+cu130, built for CUDA 13.0",
             "update the driver to 580 or later, or install a build of torch for CUDA 12",
         ),
         (

@@ -86,7 +86,7 @@ def test_each_of_several_gpus_has_its_line():
 
 
 def test_the_driver_and_torch():
-    assert checks.driver_finding(GOOD) == Finding(OK, "driver", "NVIDIA driver 580.65.06, which runs CUDA up to 13.0")
+    assert checks.driver_finding(GOOD) == Finding(OK, "driver", "NVIDIA driver 580.65.06 (CUDA up to 13.0)")
     hidden = dataclasses.replace(GOOD, gpus=(), visible_devices="")
     assert checks.driver_finding(hidden).text.endswith(f"; it lists {GPU.name}")
     assert checks.driver_finding(NONE) == Finding(PROBLEM, "driver", "no NVIDIA driver found")

@@ -88,7 +88,7 @@ def test_a_gpu_is_described_with_what_can_change_results():
     driver = Driver(version="580.65.06", cuda=(13, 0), gpus=("NVIDIA L4",))
     facts = DeviceFacts(torch_version="2.14.1+cu130", torch_cuda="13.0", gpus=(gpu,), driver=driver)
     assert environment.describe_environment(facts)["device"] == (
-        "NVIDIA L4, compute capability 8.9, 24.0 GiB, NVIDIA driver 580.65.06, which runs CUDA up to 13.0, "
+        "NVIDIA L4, compute capability 8.9, 24.0 GiB, NVIDIA driver 580.65.06 (CUDA up to 13.0), "
         "torch built for CUDA 13.0"
     )
 
