@@ -1,20 +1,24 @@
 # make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
 # make test    lint, and the tests of up to four files side by side
-# Both make the environment first (make install). Nothing needs a GPU.
+# make doctor  what this machine has for training: GPU, driver, libraries, memory, disk
+# Each makes the environment first (make install). Nothing needs a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test clean
+.PHONY: install doctor demo test clean
 .SILENT:
 
 install: .venv/ready
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	echo "making the environment .venv (some minutes, several GB: torch comes with CUDA)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement requirements-dev.txt
 	touch $@
+
+doctor: install
+	$(BIN)/python -m doctor
 
 # --- make demo -------------------------------------------------------------------------------------------------------
 

@@ -337,6 +337,16 @@ class DatasetOptions(BucketOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """doctor"""
+
+    output_dir: str = option("runs", "folder where runs live", resume="free")
+    cache_dir: str = option(
+        None, "folder for derived files", none="the user's cache folder, ~/.cache/book-covers", resume="free"
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What options mean
 
@@ -360,10 +370,15 @@ def size(options):
     return parse_size(options.resolution)
 
 
+def cache_path(options):
+    """Path of the folder for derived files, whether it is there or not."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(options.cache_dir or pathlib.Path(base) / "book-covers").expanduser()
+
+
 def cache_dir(options):
     """Path of the folder for derived files, made when needed. UserError if it can't be made."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    folder = pathlib.Path(options.cache_dir or pathlib.Path(base) / "book-covers").expanduser()
+    folder = cache_path(options)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -408,6 +423,7 @@ SCRIPTS = {
     ReportOptions: "report",
     RunsOptions: "runs",
     DatasetOptions: "dataset",
+    DoctorOptions: "doctor",
 }
 
 

@@ -23,6 +23,7 @@ from common.errors import UserError
 from config import (
     SCRIPTS,
     DatasetOptions,
+    DoctorOptions,
     InferenceOptions,
     ReportOptions,
     RunsOptions,
@@ -58,6 +59,10 @@ EXAMPLES = {
     DatasetOptions: """
   python -m dataset --data_root ../book_dataset
   python -m dataset --data_root demo
+""",
+    DoctorOptions: """
+  python -m doctor
+  python -m doctor --output_dir /data/runs --cache_dir /data/cache  # whether those disks have room
 """,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 
+import numpy as np
 from tqdm import tqdm
 
 from data import buckets, goodreads
@@ -41,7 +42,6 @@ def report_rows(data):
 
 def report_shapes(books, options):
     """Aspect ratios of the kept covers, how many are in each bucket, and what the resize rule does to them."""
-    import numpy as np
 
     sizes = buckets.cover_sizes(books, options)
     shapes = np.array([(book.width, book.height) for book in books], float)

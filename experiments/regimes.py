@@ -1,6 +1,6 @@
 """The five regimes of the original experiment, and the one that it wanted and never ran: train, draw, score, report.
 
-    python -m experiments.regimes --out DIR                        # as it was, on the whole Goodreads set: days on one GPU
+    python -m experiments.regimes --out DIR                  # as it was, on the whole Goodreads set: days on one GPU
     python -m experiments.regimes --out DIR --scale 0.05 --data_root demo --pretrained_model tiny --resolution 64x96 \\
         --test_fraction 0.5 --fid_features efficientnet --num_imgs 100       # minutes on a laptop, without internet
 

@@ -1,7 +1,7 @@
 """How few sampling steps keep the distance: each scheduler with several numbers of steps, one version, the same covers.
 
-    python -m experiments.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo --resolution 128x192 \\
-        --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
+    python -m experiments.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo \\
+        --resolution 128x192 --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
 
 Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on. Each
 combination has a folder of its own in --out; one that is half done is deleted and begun anew.

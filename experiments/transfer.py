@@ -1,7 +1,7 @@
 """Does fine-tuning move mini's pictures towards book covers? Text encoder, UNet and both, from the same start.
 
-    python -m experiments.transfer --out DIR                                                # three seeds; hours on a laptop
-    python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100        # a short look
+    python -m experiments.transfer --out DIR                                     # three seeds; hours on a laptop
+    python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100   # a short look
 
 Runs the project's own scripts: statistics of held-out covers, then for every seed and regime a training run and its
 score, v0's beside the first. Writes DIR/table.md and DIR/covers.png (books x versions, from the same latents). What is

@@ -279,8 +279,8 @@ def out_of_memory(options, session, run):
             f"with: {saved_options.command_for_run('training', options, run)} {format_options(change)}"
         )
     return UserError(
-        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with {format_options(change)}, which "
-        f"needs about {less / GIB:.1f} GiB"
+        f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with "
+        f"{format_options(change)}, which needs about {less / GIB:.1f} GiB"
     )
 
 

@@ -125,7 +125,7 @@ def cache_key(options, architecture, device):
 def code_files():
     """The source files whose code the trace runs, or that decide which: rooms below and beside this one."""
     root = pathlib.Path(__file__).parent.parent
-    return sorted(path for room in ROOMS for path in (root / room).glob("*.py")) + [root / "config.py"]
+    return [root / "config.py", *sorted(path for room in ROOMS for path in (root / room).glob("*.py"))]
 
 
 def precision_on(device, options):

@@ -144,7 +144,7 @@ def test_enlarging_and_arrow_keys(look):
     assert "title " + titles[0][:20] in page.text_content("#viewer-prompt")
     assert "seed 5" in page.text_content("#viewer-about") and "2 steps of dpm++" in page.text_content("#viewer-about")
     place = page.locator("#viewer-image").bounding_box()
-    for key, version, row, source in (
+    for key, label, row, source in (
         ("ArrowRight", "v1", 0, 2),
         ("ArrowRight", "v2", 0, 3),
         ("ArrowRight", "real", 0, 0),  # around
@@ -154,7 +154,7 @@ def test_enlarging_and_arrow_keys(look):
         ("ArrowUp", "v2", 3, 15),
     ):
         page.keyboard.press(key)
-        assert shown(page) == (version, titles[row], sources[source])
+        assert shown(page) == (label, titles[row], sources[source])
         assert page.locator("#viewer-image").bounding_box() == place  # the eye compares: nothing may move
     page.keyboard.press("Escape")
     assert shown(page) is None

@@ -20,6 +20,7 @@ import textwrap
 import types
 import urllib.parse
 
+import numpy
 from PIL import Image
 
 import config
@@ -141,7 +142,6 @@ class TensorBoard(Tracker):
             self.writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, step, values, pictures):
-        import numpy
 
         with blaming(self.name):
             for name, value in values.items():
