@@ -245,19 +245,17 @@ def compare_with_measured(forecast, device, optimizer):
     )
 
 
-def out_of_memory(options, session, run):
-    """The UserError for a GPU that was too small: which flags would have fitted, and how to go on.
+def out_of_memory(options, parts, run):
+    """The UserError for a GPU that was too small: which options would have fitted, and how to go on.
 
-    session: None if it was not complete yet. run: the run's folder, or None if there is none yet.
+    parts: of the model, or None if it was not loaded yet. run: the run's folder, or None if there is none yet.
     """
     print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
     free = [field.name for field in dataclasses.fields(options) if field.metadata["resume"] == "free"]
     window = options.batch_size * options.grad_acc_steps
     enough = None
     try:
-        architecture = (
-            architectures.of_networks(session.parts) if session else architectures.of_source(options.pretrained_model)
-        )
+        architecture = architectures.of_networks(parts) if parts else architectures.of_source(options.pretrained_model)
         peak = forecast.forecast_memory(options, architecture).peak
         there = min(available_bytes(options), 0.95 * peak)  # if it should have fitted: a bit less
         for only in ([free] if run else []) + [None]:
