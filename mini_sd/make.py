@@ -11,7 +11,7 @@ import pathlib
 
 import torch
 
-from cli import launch
+from cli import launch, saved_options
 from cli import parser as cli_parser
 from common.errors import UserError
 from common.files import atomic_write, read_json, write_text
@@ -38,7 +38,7 @@ def main(argv=None):
             raise UserError(f"--{name} {value}: expected a multiple of 100")
         if name.endswith("_steps") and value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    cli_parser.hold_to(options.work / "asked.json", asked)
+    saved_options.require_same_options(options.work / "asked.json", asked)
     out = options.out or options.work / "mini"
     if out.exists():
         raise UserError(f"{out} is there already: choose another --out, or remove it")
