@@ -129,7 +129,9 @@ def sort_words(given):
             raise UserError(f"{word} stands where an option should be")
         else:
             last.append(word)
+    fields = saved_options.known_fields()  # by alias, too
     for name, *values in pairs:
+        name = fields[name].name if name in fields else name
         knowing = [cls for cls in classes if name in known[cls]]
         if not knowing:
             if name in ours:

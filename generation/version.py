@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import re
 from typing import NamedTuple
@@ -16,9 +15,7 @@ from diffusion import pipeline, weights
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
 
-SETTING_OPTIONS = {"precision": "mixed_precision"} | {  # setting -> its option
-    name: name for name in ("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling")
-}
+SETTING_OPTIONS = config.setting_options("drawing")  # setting -> its option
 
 
 class Version(NamedTuple):
@@ -47,7 +44,8 @@ def choose_version(options, given):
     if run:
         started_from = read_json(run / "config.json").get("pretrained_model")
         if given.get("pretrained_model", started_from) == started_from:
-            options = saved_options.inherit(config.InferenceOptions, run / "config.json", given, inherited_options())
+            names = config.option_names(config.InferenceOptions, "inherited", True)
+            options = saved_options.inherit(config.InferenceOptions, run / "config.json", given, names)
         elif name == "v0" and not options.run_id:
             source, run = options.pretrained_model, None  # the model itself was asked for, not the newest run's start
         else:
@@ -66,15 +64,6 @@ def fetch_missing(options, given):
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.bring_version(options, options.run_id, options.version)
     return options
-
-
-def inherited_options():
-    """Names of the options that come from the run unless they are given: its data, its previews and its tracker.
-
-    Not vae_tiling, which changes pictures: what a small card needed in training must not show in the scores.
-    """
-    groups = (config.DataOptions, config.DrawingOptions, config.TrackingOptions)
-    return {field.name for group in groups for field in dataclasses.fields(group)} - {"vae_tiling"} | {"seed"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def vram_gib(options):
         return options.vram_gb
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB
-    return config.preset_gb(options.preset) if options.preset else DEFAULT_VRAM_GIB
+    return float(options.preset.removesuffix("gb")) if options.preset else DEFAULT_VRAM_GIB
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def out_of_memory(options, parts, run):
     parts: of the model, or None if it was not loaded yet. run: the run's folder, or None if there is none yet.
     """
     print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
-    free = [field.name for field in dataclasses.fields(options) if field.metadata["resume"] == "free"]
+    free = config.option_names(options, "resume", "free")
     window = options.batch_size * options.grad_acc_steps
     enough = None
     try:

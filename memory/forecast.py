@@ -47,14 +47,6 @@ from trainer.update import accumulate_gradients, apply_update
 CUDA_CONTEXT = int(0.45 * GIB)
 KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their average; activations: all other
 
-# Options that change the size of no tensor. All others, and any new one, make another forecast
-IRRELEVANT = {
-    *("data_root", "cache_dir", "test_fraction", "min_ascii", "include_desc", "summarize_desc", "summarizer"),
-    *("num_workers", "pretrained_model", "output_dir", "num_gpus", "seed", "tracker", "wandb_key", "wandb_project"),
-    *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
-    *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
-    *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
-}
 ROOMS = ("common", "data", "diffusion", "memory", "trainer")  # packages whose code the trace depends on
 LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
 
@@ -113,14 +105,7 @@ def read_cached(path):
 
 def cache_key(options, architecture, device):
     """Name of what is kept: a hash over all that the trace depends on, the code included."""
-    settings = {name: value for name, value in vars(options).items() if name not in IRRELEVANT}
-    settings |= {
-        "mixed_precision": precision_on(device, options),
-        "grad_acc_steps": min(2, options.grad_acc_steps),
-        "sample_every": bool(options.sample_every),
-        "guidance_scale": options.guidance_scale > 1,
-        "ema_decay": bool(options.ema_decay),
-    }
+    settings = config.memory_settings(options) | {"mixed_precision": precision_on(device, options)}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     code = [path.read_text(encoding="utf-8") for path in code_files()]
     everything = json.dumps([settings, architecture, device, versions, code], sort_keys=True)

@@ -33,7 +33,7 @@ def require_possible(options: config.TrainingOptions, precision: str, num_proces
     """
     if options.fused_backward and precision == "fp16":
         raise UserError(
-            "--fused_backward has no place for the loss scaler that fp16 needs, and this GPU does not compute in bf16: "
+            "--fused_backward can't use the loss scaler that fp16 needs, and this GPU does not compute in bf16: "
             "give --mixed_precision no, or --fused_backward False"
         )
     if options.fused_backward and num_processes > 1:
@@ -56,7 +56,7 @@ def build(options: config.TrainingOptions, trainable: Trainable, scaler: Any = N
     arXiv:2110.02861; paged: arXiv:2305.14314, the driver moves moments to the CPU's memory when the GPU's is full. On
     a CPU there is nothing to page, and bitsandbytes takes the plain 8-bit one.
     """
-    rates = {"unet": options.lr, "text_encoder": options.lr_text_encoder}
+    rates = config.learning_rates(options)
     groups = [{"params": list(network.parameters()), "lr": rates[name]} for name, network in trainable]
     if options.optimizer == "adamw":
         # One kernel for each weight, without temporary copies of all, as foreach would make. With a loss scaler it
