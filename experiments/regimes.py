@@ -25,7 +25,7 @@ import sys
 from typing import NamedTuple
 
 import config
-from cli import checks, launch
+from cli import checks, launch, saved_options
 from cli.parser import Parser, normalize_argv, read_command_line
 from common.errors import UserError
 from data.folder import open_data

@@ -16,7 +16,7 @@ from common import randomness
 from common.files import atomic_write
 from diffusion import encoding, objective
 from diffusion.noise import normal, uniform_timesteps
-from diffusion.parts import Parts, set_trainable
+from diffusion.parts import Parts
 from mini_sd import learning, pictures
 
 STAGE = 2
@@ -174,4 +174,4 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, learning_parts, average, optimizer, step + 1)
     average.copy_to(parameters)
-    return set_trainable(parts)
+    return parts.freeze()
