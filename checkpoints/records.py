@@ -79,7 +79,7 @@ class VersionIndex:
             require(ok and is_loss(entry.get("validation_loss")), f"what it says of {name} is damaged")
             versions[name] = SavedVersion(entry["step"], entry.get("validation_loss"))
         for alias, name in aliases.items():
-            require(alias in ALIASES and name in versions, f"the alias {alias!r} is damaged")
+            require(alias in ALIASES and isinstance(name, str) and name in versions, f"the alias {alias!r} is damaged")
         return cls(versions, dict(aliases))
 
 

@@ -21,13 +21,17 @@ from tqdm import tqdm
 
 import config
 from checkpoints import catalog
+from checkpoints.environment import record_environment
 from checkpoints.metrics_log import MetricsLog
 from checkpoints.open_run import open_run
 from checkpoints.records import TrainingState, VersionIndex
 from checkpoints.run_folder import RunFolder
 from checkpoints.state import load_ema, load_optimizer, load_weights, read_state
 from cli import saved_options
+from common.device import DeviceFacts, describe_device, why_cpu
+from common.environment import describe_environment
 from common.errors import UserError
+from common.machine import device_facts
 from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
@@ -42,6 +46,8 @@ from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective
+
+LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
 
 @dataclass
@@ -146,10 +152,23 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     lock: AbstractContextManager[Any] = nullcontext()
     if accelerator.is_main_process:
         run, lock = open_run(run, options, state, parts, trainable)
+        facts, index = device_facts(), accelerator.device.index or 0
+        record_environment(run, state.step, describe_environment(facts, index))
+        announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
     return Prepared(
         options, accelerator, run, lock, state, saved, parts, trainable, noise_scheduler, train_set, val_set, schedule
     )
+
+
+def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
+    """Say which device the run trains on, and warn if a large model is to be trained on a CPU."""
+    cause = why_cpu(facts)
+    large = sum(p.numel() for p in parts.unet.parameters()) > LARGE_MODEL
+    if cause and large:
+        say(f"warning: training on the CPU, which takes minutes for an update: {cause.reason}; {cause.remedy}")
+    else:
+        print(f"training on {'the CPU' if cause else describe_device(facts, index)}")
 
 
 def initial_state(
