@@ -22,6 +22,7 @@ from bench import positive, resolution
 from cli import launch
 from cli.parser import Parser
 from demo_data.folder import ensure
+from trainer.batches import make_loader
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -52,7 +53,6 @@ def main(argv=None):
 
 def measure(folder, wishes):
     """{way: [images/s in each turn]}."""
-    from trainer.batches import make_loader
     from trainer.session import prepare, start
 
     root = ensure(folder, wishes.covers, workers=2)
@@ -76,11 +76,16 @@ def measure(folder, wishes):
     for _ in range(1 + wishes.repeats):  # the first turn warms up
         for way, session in sessions.items():
             samples = (session.schedule.pieces(step)[0] for step in itertools.count())
-            batches = zip(make_loader(session), samples, strict=False)
+            batches = zip(endless_loader(session), samples, strict=False)
             first = next(batches)
             speeds[way].append(images_per_s(session, batches, wishes.updates))
         speeds[BARE].append(images_per_s(session, itertools.repeat(first), wishes.updates))
     return {way: values[1:] for way, values in speeds.items()}
+
+
+def endless_loader(session):
+    """The loader that training has, over as many updates as are asked for."""
+    return make_loader(session.train_set, session.schedule, itertools.count(), session.options, session.accelerator)
 
 
 def images_per_s(session, batches, updates):

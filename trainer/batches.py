@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from checkpoints.records import TrainingState
 from common import randomness
 from data import buckets
 from dataset import BookCoverDataset
-
-if TYPE_CHECKING:
-    from trainer.session import Session
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Order of the data
@@ -102,25 +99,31 @@ def split_batches(pieces: list[Any], batch_size: int, accelerator: Any) -> list[
     return batches[accelerator.process_index :: accelerator.num_processes]
 
 
-def make_loader(session: Session) -> torch.utils.data.DataLoader:
-    """DataLoader over the batches of every update that is still to do; see losses.Batch."""
-    schedule, workers = session.schedule, config.num_workers(session.options)
-    if session.options.cache_latents and session.options.num_workers is None:
+def make_loader(
+    dataset: BookCoverDataset,
+    schedule: BatchSchedule,
+    steps: Iterable[int],
+    options: config.TrainingOptions,
+    accelerator: Any,
+) -> torch.utils.data.DataLoader:
+    """DataLoader over this process's batches of the optimizer updates `steps`; see losses.Batch."""
+    workers = config.num_workers(options)
+    if options.cache_latents and options.num_workers is None:
         # 0.7 ms of CPU a cover, most of it for the tokens; a picture of 512x768 takes 12. One worker spares the process
         # that drives a GPU; without a GPU it would only take a core from the arithmetic (bench/loading.py)
-        workers = min(1, workers) if session.accelerator.device.type == "cuda" else 0
+        workers = min(1, workers) if accelerator.device.type == "cuda" else 0
 
     def keys() -> Iterator[list[tuple[int, int]]]:
-        for step in range(session.state.step, session.total):
-            for samples in split_batches(schedule.pieces(step), session.options.batch_size, session.accelerator):
+        for step in steps:
+            for samples in split_batches(schedule.pieces(step), options.batch_size, accelerator):
                 yield list(zip(schedule.dataset_indexes(samples), samples, strict=True))
 
     return torch.utils.data.DataLoader(
-        session.train_set,
+        dataset,
         batch_sampler=keys(),
         num_workers=workers,
         worker_init_fn=ignore_signals,
-        pin_memory=session.accelerator.device.type == "cuda",
+        pin_memory=accelerator.device.type == "cuda",
     )
 
 

@@ -62,11 +62,12 @@ def train(session: Session, stop: StopSignal) -> int:
         measure_start(session)
 
     # One optimizer update after another
-    batches = iter(make_loader(session))
+    steps = range(session.state.step, session.total)
+    batches = iter(make_loader(session.train_set, session.schedule, steps, options, accelerator))
     skipped = 0  # updates in a row that fp16's loss scaler left out
     bar = tqdm(total=session.total, initial=session.state.step, unit="update", disable=not accelerator.is_main_process)
     with bar:
-        for step in range(session.state.step, session.total):
+        for step in steps:
             result = run_update(session, batches, step, stop)
             session.state = dataclasses.replace(session.state, step=step + 1)
             skipped = skipped + 1 if session.optimizer.step_was_skipped else 0
