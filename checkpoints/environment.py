@@ -31,8 +31,9 @@ def environment_lines(run: RunFolder) -> list[str]:
     lines = []
     for start in read_environments(run):
         commit = str(start.get("commit") or "no commit known")[:12] + (" with changes" if start.get("dirty") else "")
-        libraries = start.get("libraries") if isinstance(start.get("libraries"), dict) else {}
-        versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
+        libraries = start.get("libraries")
+        known = libraries.items() if isinstance(libraries, dict) else ()
+        versions = ", ".join(f"{name} {version}" for name, version in known)
         device = start.get("device")
         lines.append(f"from update {start.get('step')}: {commit}, {device}, Python {start.get('python')}, {versions}")
     return lines

@@ -153,7 +153,9 @@ def load_optimizer(folder: Path, optimizer: Stateful, scaler: Stateful | None = 
 
 def load_ema(folder: Path, ema: EMA | None) -> None:
     """Put the averaged weights of a state folder back; None: nothing to do. UserError if they are damaged."""
-    for part in ema.averages if ema else ():
+    if ema is None:
+        return
+    for part in ema.averages:
         with report_damage(folder / AVERAGE.format(part)) as path:
             ema.load(part, load_file(path))
 

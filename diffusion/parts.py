@@ -30,8 +30,8 @@ class Parts:
         """The forward process of the same schedule: alphas_cumprod (1000,), prediction_type."""
         return DDPMScheduler.from_config(self.scheduler.config)
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """A pipeline around these very parts (nothing is copied); no safety checker."""
+    def pipeline(self) -> Any:
+        """A StableDiffusionPipeline around these very parts (nothing is copied); no safety checker."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
