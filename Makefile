@@ -1,10 +1,11 @@
 # make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
-# make test    lint, and the tests of up to four files side by side
-# Both make the environment first (make install). Nothing needs a GPU.
+# make test    lint and all tests, on all cores
+# make quick   the tests that start no script and open no browser, in a minute and a half
+# Each makes the environment first (make install). Nothing needs a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test clean
+.PHONY: install demo test quick clean
 .SILENT:
 
 install: .venv/ready
@@ -30,12 +31,15 @@ demo: install
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 
-# --- make test -------------------------------------------------------------------------------------------------------
+# --- make test, make quick -------------------------------------------------------------------------------------------
 
 test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n logical --dist worksteal
+
+quick: install
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu"
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -4,22 +4,59 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
+from support import forecast, processes
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = processes.ROOT
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is: tests share the cores by being many, and threads round otherwise
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_"))]:
     del os.environ[name]  # no test may reach anybody's account
 
 
+def pytest_configure(config):
+    """Before the workers start, and once for all of them: the cache folder, so that nothing of the user's is read or
+    written, and the fork server. Both are named in the environment, which workers inherit."""
+    sys.addaudithook(processes.watch)
+    if not hasattr(config, "workerinput"):
+        config.shared = tempfile.TemporaryDirectory(prefix="book-covers-tests-")
+        os.environ["XDG_CACHE_HOME"] = config.shared.name
+        config.server = processes.Server(pathlib.Path(config.shared.name))
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "server"):
+        config.server.end()
+        config.shared.cleanup()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """While a test without the mark `script` runs, with all its fixtures, no program of Python can be started: `make
+    quick` leaves such tests out, and means it."""
+    marked = item.get_closest_marker("script")
+    processes.forbidden = None if marked else f"{item.nodeid} starts a process: mark it script"
+    try:
+        return (yield)
+    finally:
+        processes.forbidden = None
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The cache folder of this test session: nothing of the user's is read or written."""
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    return folder / "book-covers"
+def the_real_forecast():
+    """memory.forecast; what is called by that name is a stand-in, unless a test is marked real_forecast."""
+    return forecast.stand_in() if "torch" in sys.modules else None
+
+
+@pytest.fixture(autouse=True)
+def forecast_of_this_test(request, the_real_forecast, monkeypatch):
+    if request.node.get_closest_marker("real_forecast"):
+        import memory
+
+        monkeypatch.setattr(memory, "forecast", the_real_forecast or memory.forecast)
 
 
 @pytest.fixture
@@ -29,9 +66,15 @@ def run_script():
     def run(script, *args, cwd=ROOT, timeout=240, **env):
         words = [sys.executable, "-m", script, *map(str, args)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        return processes.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture
+def forking(monkeypatch):
+    """What is started by subprocess comes from the fork server."""
+    monkeypatch.setattr(subprocess, "Popen", processes.start)
 
 
 @pytest.fixture(scope="session")

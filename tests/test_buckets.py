@@ -2,19 +2,16 @@
 
 import contextlib
 import math
-import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import types
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import final_state, read_log, start, wait_for_update
+from support.training_runs import final_state, read_log, run_in_two, start, wait_for_update
 
 import buckets
 import checkpoint
@@ -202,6 +199,7 @@ def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_da
         assert {row % 3 == 0 for row in rows} == {shape[2:] == (32, 48)} and shape[0] == len(rows)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("cache_latents", [False, True])
 def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path, cache_latents):
     more = ("--cache_latents", cache_latents, "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2)
@@ -229,14 +227,11 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.script
 def test_two_processes_equal_one(arguments, runs):
     common = ("--optimizer", "adamw", "--max_steps", 5)
     assert training.main(arguments(*common, "--grad_acc_steps", 2, name="one")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    words = [*launch, *arguments(*common, name="two")]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
+    run_in_two("training", arguments(*common, name="two"))
     one, two = (losses_of(runs / name) for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
 

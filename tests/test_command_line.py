@@ -117,6 +117,7 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
             command_line.refuse_changes(TrainingOptions, path, {name: value})
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
 def test_help_teaches_and_needs_no_heavy_import(script, run_script):
     done = run_script(script, "--help")
@@ -129,6 +130,7 @@ def test_help_teaches_and_needs_no_heavy_import(script, run_script):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.script
 def test_a_typo_exits_2_with_one_line(run_script):
     done = run_script("training", "--trian_unet")
     assert done.returncode == 2

@@ -83,6 +83,7 @@ def hub(weights, monkeypatch):
 # Inception
 
 
+@pytest.mark.script
 def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     """`python -m pytorch_fid`, run as a user does, agrees to 6 digits on the same folder, statistics and weights."""
     rng = np.random.default_rng(0)

@@ -202,6 +202,7 @@ def test_threads_that_come_at_once_share_one_engine(monkeypatch):
     assert len(built) == 1 and engines == built * 8
 
 
+@pytest.mark.script
 def test_importing_loads_no_ocr():
     code = "import sys, legibility; print([name for name in ('rapidocr', 'onnxruntime', 'cv2') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=demo_data.__file__[:-12])

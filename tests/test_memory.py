@@ -13,6 +13,8 @@ from bench import memory_check
 from config import TrainingOptions
 from live_bytes import LiveBytes
 
+pytestmark = pytest.mark.real_forecast
+
 BOTH = dict(train_unet=True, train_text_encoder=True)
 
 

@@ -1,13 +1,12 @@
 """mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
 
 import json
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from support import processes
 
 import config
 import dataset
@@ -15,8 +14,6 @@ import demo_data
 import diffusion
 import models
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
-
-ROOT = pathlib.Path(models.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +216,7 @@ def losses(parts, covers, count):
     return torch.cat(found)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("unet, text_encoder", [(False, True), (True, False), (True, True)])
 def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run_script, unet, text_encoder):
     data = ("--data_root", books, "--resolution", "128x192", "--test_fraction", 0.4)
@@ -243,6 +241,7 @@ def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run
     assert fall.mean() > 3 * standard_error, (fall.mean(), standard_error)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -258,6 +257,6 @@ def test_mistakes_are_one_line_before_any_work(words, message, tmp_path):
     if "was made" in message:
         (tmp_path / "asked.json").write_text(json.dumps(options))
     command = [sys.executable, "-m", "mini_sd.make", "--work", tmp_path, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = processes.run(command, cwd=processes.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.glob("*.npy"))

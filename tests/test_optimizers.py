@@ -367,6 +367,7 @@ def assert_same_end(whole, run):
             assert (whole / file).read_bytes() == (run / file).read_bytes() or file.name == "position.json", file
 
 
+@pytest.mark.script
 def test_a_resumed_run_of_the_smallest_preset_is_bit_identical(small_data, tmp_path, run_script):
     """Paged 8-bit AdamW inside the backward pass, weights in bf16, their average on the CPU.
 

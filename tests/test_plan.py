@@ -18,6 +18,8 @@ import updates
 from checkpoint import GIB
 from config import TrainingOptions
 
+pytestmark = pytest.mark.real_forecast
+
 PLAN = ["--plan", "--pretrained_model", "tiny", "--resolution", "64x96", "--data_root", "/nowhere"]
 
 

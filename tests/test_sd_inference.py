@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from support.training_runs import run_in_two
 
 import command_line
 import config
@@ -213,25 +214,11 @@ def test_an_explicit_model_is_never_ignored(trained, tmp_path):
     assert json.loads(settings.read_text())["run_id"] is None
 
 
+@pytest.mark.script
 def test_two_processes_draw_what_one_draws(trained, stats, tmp_path):
-    import os
-    import pathlib
-    import subprocess
-    import sys
-
     assert sd_inference.main(score(trained, stats, tmp_path / "one", "--num_imgs", 5)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "sd_inference.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *score(trained, stats, tmp_path / "two", "--num_imgs", 5)],
-        cwd=pathlib.Path(sd_inference.__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("FD (EfficientNet-Lite0) = ") == 1
+    said = run_in_two("sd_inference", score(trained, stats, tmp_path / "two", "--num_imgs", 5))
+    assert "".join(out for out, _ in said).count("FD (EfficientNet-Lite0) = ") == 1
     one, two = ({p.name: pixels(p) for p in (tmp_path / n / "v1").glob("*.png")} for n in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 5
     for name in one:  # one thread rounds otherwise than two
@@ -246,6 +233,7 @@ def test_a_damaged_cover_is_named(trained, stats, tmp_path):
         sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2))
 
 
+@pytest.mark.script
 def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
     done = run_script("sd_inference", "--output_dir", tmp_path)
     assert done.returncode == 2

@@ -1,17 +1,16 @@
 """The training script on `tiny`: real files, real processes, real signals."""
 
-import hashlib
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import processes
+from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update
 
 import checkpoint
 import command_line
@@ -20,12 +19,6 @@ import diffusion
 import models
 import training
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-WEIGHTS = {
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "text_encoder": "text_encoder/model.safetensors",
-    "vae": "vae/diffusion_pytorch_model.safetensors",
-}
 BOTH = ("--train_unet", "--train_text_encoder")
 
 
@@ -46,43 +39,8 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-def read_log(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def resume(runs, *more, name="run"):
     return ["--output_dir", str(runs), "--run_id", name, *map(str, more)]
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def final_state(run):
-    """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = checkpoint.read_position(run)
-    return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
-
-
-def start(words):
-    """The training script in its own process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "training", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for_update(run, step, process):
-    """Return as soon as the run has logged the update."""
-    for _ in range(2400):
-        if (run / "metrics.jsonl").exists() and f'{{"step": {step}, "loss"' in (run / "metrics.jsonl").read_text():
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
-    raise AssertionError(f"no update {step}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,6 +134,7 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
     assert rates == pytest.approx([0, 1e-3, 2e-3, 1.5e-3, 1e-3, 0.5e-3])
 
 
+@pytest.mark.script
 def test_two_processes_equal_one(arguments, runs, small_data):
     """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
 
@@ -186,7 +145,9 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
     assert checkpoint.read_position(runs / "two")[0]["window"] == 6
     assert done.returncode == 0, done.stderr
     for name in ("loss", "validation_loss", "grad_norm"):
@@ -245,6 +206,7 @@ def assert_equals_unbroken(run, unbroken):
         assert digest(path) == digest(run / "samples" / path.name), path.name
 
 
+@pytest.mark.script
 def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
     """SIGKILL in the first epoch, and again in the second, after the first resume."""
     reference, words = unbroken
@@ -260,30 +222,15 @@ def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
     assert_equals_unbroken(runs / "run", reference)
 
 
-KILL_AT_RENAME = """
-import os, pathlib, sys
-sys.path.insert(0, {root!r})
-left, replace = {times}, os.replace
-def dying(source, destination):
-    global left
-    left -= pathlib.Path(destination).name == {name!r}
-    if left == 0:
-        os._exit(9)
-    return replace(source, destination)
-os.replace = dying
-import training
-sys.exit(training.main(sys.argv[1:]))
-"""
-
-
+@pytest.mark.script
 @pytest.mark.parametrize(("name", "times"), [("v2", 1), ("000000006", 1), ("versions.json", 3)])
 def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
     """Just before the version's, the state's or versions.json's rename of the second save: nothing lost or doubled."""
     reference, words = unbroken
-    code = KILL_AT_RENAME.format(root=str(ROOT), name=name, times=times)
-    process = subprocess.run(
-        [sys.executable, "-c", code, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
-        cwd=ROOT,
+    dying = [sys.executable, "-m", "support.dying_training", name, times]
+    process = processes.run(
+        [*dying, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
+        cwd=processes.ROOT,
         capture_output=True,
         text=True,
         timeout=280,
@@ -294,6 +241,7 @@ def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
     assert_equals_unbroken(runs / "run", reference)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
     reference, words = unbroken
@@ -345,6 +293,7 @@ def test_other_data_is_refused(arguments, runs, small_data, tmp_path):
         training.main(resume(runs, "--data_root", moved, "--max_steps", 3))
 
 
+@pytest.mark.script
 def test_killed_before_the_first_save_starts_again(arguments, runs):
     assert training.main(arguments("--max_steps", 2, name="whole")) == 0
     process = start(arguments("--max_steps", 500, "--save_every", 500))
@@ -359,6 +308,7 @@ def test_killed_before_the_first_save_starts_again(arguments, runs):
 # What can go wrong
 
 
+@pytest.mark.script
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, runs, run_script):
     words = arguments("--max_steps", 9, "--save_every", 1, "--lr_text_encoder", 1e30)
     done = run_script("training", *words, "--lr_scheduler", "constant_with_warmup", "--warmup_steps", 1)  # first with 0
@@ -434,6 +384,7 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
     assert training.main(arguments("--max_steps", 1)) == 0
 
 
+@pytest.mark.script
 def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
     import shutil
 
@@ -468,6 +419,7 @@ def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
     assert not (runs / "run").exists()
 
 
+@pytest.mark.script
 def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
     """bf16 arithmetic in processes of their own: versions in bf16, a state in fp32, and no bit lost between them."""
 

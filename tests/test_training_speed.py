@@ -16,6 +16,8 @@ for _ in tqdm(range(int(words[words.index("--max_train_steps") + 1])), desc="Ste
 """
 
 
+@pytest.mark.script
+@pytest.mark.slow
 def test_all_ways(tmp_path, capsys):
     example = tmp_path / "example.py"
     example.write_text(COUNTING)
@@ -29,6 +31,7 @@ def test_all_ways(tmp_path, capsys):
     assert all(float(row[5]) > 0.005 for row in rows[1:])  # GiB
 
 
+@pytest.mark.script
 def test_a_process_that_fails_is_told_with_its_log(tmp_path):
     with pytest.raises(config.UserError, match=r"no speed from .*; see .*last\.log"):
         training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], 4, tmp_path / "last.log")
