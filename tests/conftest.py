@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,14 @@ def pytest_unconfigure(config):
         config.shared.cleanup()
 
 
+def pytest_collection_modifyitems(items):
+    """Long tests come first, so that no worker is left alone with one; what opens a browser is marked."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """While a test without the mark `script` runs, with all its fixtures, no program of Python can be started: `make
@@ -61,12 +70,15 @@ def forecast_of_this_test(request, the_real_forecast, monkeypatch):
 
 @pytest.fixture
 def run_script():
-    """Run a script as a user does, in its own process; returns the finished process with its text."""
+    """Run a script as a user does, in its own process; returns the finished process with its text.
 
-    def run(script, *args, cwd=ROOT, timeout=240, **env):
+    real: the interpreter is started, not forked; a test or two of each script do that."""
+
+    def run(script, *args, cwd=ROOT, timeout=240, real=False, **env):
         words = [sys.executable, "-m", script, *map(str, args)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        return processes.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        run = subprocess.run if real else processes.run
+        return run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
 
@@ -101,4 +113,17 @@ def small_data(tmp_path_factory):
     table.to_csv(root / "book_data.csv", index=False)
     for name, part in {"train": range(22), "test": range(22, 26)}.items():
         pd.Series(list(part)).to_csv(root / f"df_{name}.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mixed_data(small_data, tmp_path_factory):
+    """small_data with every third cover wider than high: at 32x48 there are 15 of 22, and 7, in two buckets."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("mixed") / "data"
+    shutil.copytree(small_data, root)
+    for row in range(0, 26, 3):
+        path = root / "images" / "images" / f"{row}.jpg"
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, quality=95)
     return root

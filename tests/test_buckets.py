@@ -10,11 +10,11 @@ import types
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from support.training_runs import final_state, read_log, run_in_two, start, wait_for_update
+from support.training_runs import digest, final_state, read_log, run_in_two, start, wait_for_update
 
 import buckets
 import checkpoint
+import command_line
 import config
 import covers
 import dataset
@@ -148,17 +148,6 @@ def test_processes_and_smaller_batches_share_the_same_update(processes):
 # Training
 
 
-@pytest.fixture(scope="module")
-def mixed_data(small_data, tmp_path_factory):
-    """small_data with every third cover wider than high: at 32x48 there are 15 of 22, and 7, in two buckets."""
-    root = tmp_path_factory.mktemp("mixed") / "data"
-    shutil.copytree(small_data, root)
-    for row in range(0, 26, 3):
-        path = root / "images" / "images" / f"{row}.jpg"
-        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, quality=95)
-    return root
-
-
 @pytest.fixture
 def arguments(mixed_data, tmp_path):
     """Words for a short run: 22 covers in batches of 4 of one size, so an epoch has 4 + 2 updates."""
@@ -199,23 +188,39 @@ def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_da
         assert {row % 3 == 0 for row in rows} == {shape[2:] == (32, 48)} and shape[0] == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.script
-@pytest.mark.parametrize("cache_latents", [False, True])
-def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path, cache_latents):
-    more = ("--cache_latents", cache_latents, "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2)
-    more += ("--save_every", 2, "--validate_every", 3, "--num_workers", 1)
-    assert training.main(arguments(*more, "--max_steps", 8, name="whole")) == 0
+def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path):
+    """With all that test_training.py's run has not: cached latents, whose cache is deleted before the run goes on,
+    bf16, Adafactor, an average, two batches an update. In processes of their own, with one precision each."""
+    more = ("--cache_latents", "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2, "--mixed_precision", "bf16")
+    more += ("--optimizer", "adafactor", "--ema_decay", 0.9, "--save_every", 2, "--validate_every", 3)
+    more += ("--num_workers", 1, "--sample_every", 4, "--num_samples", 1, "--steps", 2)
+
+    def finish(words):
+        process = start(words)
+        text, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, text
+        return text
+
+    assert "26 to encode" in finish(arguments(*more, "--max_steps", 8, name="whole"))
     process = start(arguments(*more, "--max_steps", 500))
     wait_for_update(runs / "run", 3, process)
     process.kill()
-    process.communicate()
+    text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL
-    resume = ["--run_id", "run", "--output_dir", str(runs)]
+    assert "26 of 26 covers are in the cache" in text
     stopped = checkpoint.read_position(runs / "run")[0]["step"]
     assert 2 <= stopped < 8
-    assert training.main([*resume, "--max_steps", "8"]) == 0
-    assert final_state(runs / "run") == final_state(runs / "whole")
-    assert losses_of(runs / "run") == losses_of(runs / "whole")
+    shutil.rmtree(tmp_path / "cache")
+    assert "26 to encode" in finish(["--run_id", "run", "--output_dir", str(runs), "--max_steps", "8"])
+    whole, run = runs / "whole", runs / "run"
+    assert final_state(run) == final_state(whole)
+    assert losses_of(run) == losses_of(whole)
+    files = [path.relative_to(whole) for path in (*whole.glob("versions/v4/*/*"), whole / "samples" / "000008.png")]
+    assert len(files) > 5
+    for file in files:
+        assert digest(run / file) == digest(whole / file), file
 
 
 def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
@@ -228,10 +233,19 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
 
 
 @pytest.mark.script
-def test_two_processes_equal_one(arguments, runs):
-    common = ("--optimizer", "adamw", "--max_steps", 5)
+def test_two_processes_equal_one_and_share_the_encoding(arguments, runs, tmp_path):
+    common = ("--optimizer", "adamw", "--max_steps", 5, "--cache_latents", "--cache_dir", tmp_path / "cache")
+    common += ("--num_examples", 21)
+    (out, _), (others, _) = run_in_two("training", arguments(*common, name="two"))
+    assert out.count("25 to encode") == out.count("25 encoded in") == 1 and "encode" not in others
+    options = command_line.inherit(config.TrainingOptions, runs / "two" / "config.json", {})
+    data = dataset.open_data(options)
+    books = data.books("train")[:21] + data.books("test")[:4]
+    shares = [[book for book in books[rank::2] if (book.row % 3 == 0) == wide] for rank in (0, 1) for wide in (0, 1)]
+    blocks = [np.load(path)["content"].astype(str) for path in (tmp_path / "cache" / "latents").rglob("*.npy")]
+    assert sorted(map(sorted, blocks)) == sorted(sorted(book.content for book in share) for share in shares)
+
     assert training.main(arguments(*common, "--grad_acc_steps", 2, name="one")) == 0
-    run_in_two("training", arguments(*common, name="two"))
     one, two = (losses_of(runs / name) for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
 

@@ -295,9 +295,10 @@ def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
     assert "prompts over 77 tokens                    0" in opened(plain).report(count)
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_the_script_prints_the_report(plain, tmp_path, run_script):
-    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache")
+    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache", real=True)
     assert done.returncode == 0 and "kept                                   40" in done.stdout, done.stderr
     assert "prompts over 77 tokens" in done.stdout and "Traceback" not in done.stderr
 
@@ -389,6 +390,7 @@ def test_count_tokens_sees_start_and_end_and_does_not_stop_at_77(tokenizer, capf
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_worker_processes_yield_the_same_items(books, tokenizer, start):
     data = BookCoverDataset(books[:8], SIZE, tokenizer, TrainingOptions())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support import processes
-from support.training_runs import final_state, read_log, run_in_two
+from support.training_runs import final_state, read_log
 
 import checkpoint
 import config
@@ -307,39 +307,6 @@ def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypa
     assert training.main(arguments(*words, name="again")) == 0
     assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "again")
     assert (tmp_path / "runs" / "again" / "samples" / "000002.png").exists()
-
-
-@pytest.mark.script
-def test_resumed_is_bit_identical_with_a_cache_that_was_deleted(arguments, tmp_path, run_script):
-    """In bf16, too, where the run's own copy of the autoencoder is rounded: the very same cache is found again."""
-
-    def train(*words):
-        done = run_script("training", *words, HF_HUB_OFFLINE="1")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    words = ("--mixed_precision", "bf16", "--num_workers", 1)
-    assert "26 to encode" in train(*arguments(*words, "--max_steps", 7))
-    assert "26 of 26 covers are in the cache" in train(*arguments(*words, "--max_steps", 3, name="broken"))
-    resume = ["--run_id", "broken", "--output_dir", str(tmp_path / "runs")]
-    assert "26 of 26 covers are in the cache" in train(*resume, "--max_steps", "5")
-    shutil.rmtree(tmp_path / "cache")
-    assert "26 to encode" in train(*resume, "--max_steps", "7")
-    assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "broken")
-
-
-@pytest.mark.script
-def test_two_processes_share_the_encoding(arguments, tmp_path):
-    words = ("--max_steps", 6, "--optimizer", "adamw", "--num_examples", 21)
-    said = run_in_two("training", arguments(*words, "--batch_size", 3, name="two"))
-    out = "".join(out for out, _ in said)
-    blocks = [np.load(path) for path in block_paths(config.TrainingOptions(cache_dir=str(tmp_path / "cache")))]
-    assert sorted(map(len, blocks)) == [12, 13]
-    assert len({content for block in blocks for content in block["content"]}) == 25
-    assert out.count("25 to encode") == out.count("25 encoded in") == 1
-    assert training.main(arguments(*words, "--batch_size", 6, name="one")) == 0
-    one, two = (losses_of(tmp_path / "runs" / name) for name in ("one", "two"))
-    assert one == pytest.approx(two, rel=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

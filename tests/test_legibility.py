@@ -72,6 +72,7 @@ def test_a_title_is_read_at_each_size(size):
     )
 
 
+@pytest.mark.slow
 def test_demo_covers_are_read_and_without_their_letters_they_are_not():
     pairs = [demo(row) for row in range(8)]
     shares = [title_accuracy(book, read_text(image)) for image, book in pairs]

@@ -44,6 +44,7 @@ def test_plans_and_published_figures(eight_gib, capsys):
     assert float(rows[-1][4]) == pytest.approx(float(rows[-1][3]) / float(rows[-1][2]), abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.script
 @pytest.mark.real_forecast
 def test_a_measurement_beside_its_forecast(small_data, monkeypatch, capsys, forking):

@@ -106,6 +106,7 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
 # --plan
 
 
+@pytest.mark.slow
 def test_json(capsys):
     """No data folder, no GPU, no run."""
     assert training.main([*PLAN, "--json"]) == 0
@@ -204,6 +205,7 @@ def expect(device="cpu"):
     return plan.expect(TrainingOptions(resolution="32x48"), models.build_tiny(), torch.device(device))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_its_forecast(words, capsys):
     assert training.main([*words, "--max_steps", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:")]

@@ -151,6 +151,7 @@ def contents(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_regimes_are_trained_scored_and_shown(small_data, tmp_path, monkeypatch, capfd, forking):
     """Two short regimes by the real scripts, most of them in this process; the last start goes on after a stop."""

@@ -391,6 +391,7 @@ def wandb_process(server, home, *commands, status=0):
     return [text for text, _, _ in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
     """Versions that the run's list has dropped go, and states but the newest; other runs' stay."""

@@ -8,6 +8,7 @@ import config
 from bench import sampling_curve
 
 
+@pytest.mark.slow
 def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
     started = []
 

@@ -47,6 +47,7 @@ def score(trained, stats, folder, *more, version="v1"):
     return [*words.split(), "--fid_stats_path", str(stats), "--save_dir", str(folder), *map(str, more)]
 
 
+@pytest.mark.slow
 def test_covers_do_not_depend_on_batch_size_or_restarts(trained, stats, tmp_path, capsys):
     """The same row gives the same picture at batch size 1 and 4, and after a stop half-way."""
     assert sd_inference.main(score(trained, stats, tmp_path / "four", "--num_imgs", 6, "--batch_size", 4)) == 0
@@ -81,6 +82,7 @@ def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path,
     assert (settings["seed"], settings["steps"], settings["resolution"]) == (5, 3, "32x48")  # from the run
 
 
+@pytest.mark.slow
 def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
     """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
     import dataset
@@ -181,6 +183,7 @@ def test_mistakes_are_found_before_anything_is_drawn(trained, stats, tmp_path, m
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp_path, small_data):
     """A run that was trained anew under the same name; data whose texts changed."""
     runs, data = tmp_path / "runs", tmp_path / "data"
@@ -240,6 +243,7 @@ def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
     assert done.stderr.startswith("error: there is no run in") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys):
     """Fewer covers, other metrics, nothing measured, a damaged file: the listing keeps what it had."""
     import catalog

@@ -112,6 +112,7 @@ def published(run, place):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_a_run_goes_on_on_another_machine_and_is_drawn_on_a_third(tracker, training_words, tmp_path):
     name, shared, history = tracker
@@ -164,11 +165,13 @@ def test_a_run_goes_on_on_another_machine_and_is_drawn_on_a_third(tracker, train
     assert "best" in line and line.endswith(f"disk, {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_an_outage_in_mid_run_costs_nothing(training_words, tmp_path):
     with StandIn() as server:
         machine = Machine(tmp_path / "machine", server.environment)
-        process = machine.start("training", *training_words, "--max_steps", 60, "--save_every", 20)
+        words = ("--max_steps", 60, "--save_every", 20)
+        process = machine.start("support.impatient_training", *training_words, *words)
         run = machine.runs / "travels"
         wait_until(lambda: published(run, "wandb"), process)
         server.down = True
@@ -192,6 +195,7 @@ def test_an_outage_in_mid_run_costs_nothing(training_words, tmp_path):
         assert [v["metadata"]["step"] for v in server.artifacts[STATE] if "travels-latest" in v["aliases"]] == [60]
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_a_server_that_comes_back_gets_what_it_missed(training_words, tmp_path):
     with StandIn() as server:
@@ -208,6 +212,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(training_words, tmp_path):
         assert len(server.artifacts[VERSION]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_a_key_on_the_command_line_is_written_nowhere(training_words, tmp_path):
     with StandIn() as server:
@@ -224,6 +229,7 @@ def test_a_key_on_the_command_line_is_written_nowhere(training_words, tmp_path):
         assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path):
     with StandIn() as server:
@@ -241,6 +247,7 @@ def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path
         assert len(server.artifacts[VERSION]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_scores_are_listed_and_tracked(training_words, tmp_path, small_data):
     machine = Machine(tmp_path / "machine", {"TRACKIO_DIR": str(tmp_path / "trackio")})

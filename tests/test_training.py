@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,23 @@ def arguments(small_data, tmp_path):
 @pytest.fixture
 def runs(tmp_path):
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def first_update(small_data, tmp_path_factory):
+    """A run of one update, to be copied or refused to."""
+    runs = tmp_path_factory.mktemp("first") / "runs"
+    words = f"""--data_root {small_data} --output_dir {runs} --pretrained_model tiny --resolution 32x48 --batch_size 5
+        --lr 1e-3 --lr_text_encoder 2e-3 --num_workers 0 --sample_every 0 --validation_rows 4 --max_steps 1"""
+    assert training.main([*words.split(), "--run_name", "run"]) == 0
+    return runs
+
+
+@pytest.fixture
+def begun(first_update, runs):
+    """A run of one update that is a test's own: `run` in `runs`."""
+    shutil.copytree(first_update, runs)
+    return runs / "run"
 
 
 def resume(runs, *more, name="run"):
@@ -134,6 +152,7 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
     assert rates == pytest.approx([0, 1e-3, 2e-3, 1.5e-3, 1e-3, 0.5e-3])
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_two_processes_equal_one(arguments, runs, small_data):
     """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
@@ -176,11 +195,13 @@ LONG = ("--max_steps", 12, "--save_every", 3, "--validate_every", 2, "--sample_e
 
 
 @pytest.fixture(scope="module")
-def unbroken(small_data, tmp_path_factory):
-    """The run that the broken ones should equal, and its words."""
+def unbroken(mixed_data, tmp_path_factory):
+    """The run that the broken ones should equal, and its words: in buckets, with covers read by two workers.
+
+    test_buckets.py has one with cached latents and more, test_optimizers.py one of the smallest preset."""
     runs = tmp_path_factory.mktemp("unbroken")
-    fixed = f"""--data_root {small_data} --pretrained_model tiny --resolution 32x48 --batch_size 5 --lr 1e-3
-        --lr_text_encoder 2e-3 --num_workers 2 --validation_rows 4 --train_unet --num_samples 2"""
+    fixed = f"""--data_root {mixed_data} --pretrained_model tiny --resolution 32x48 --batch_size 5 --lr 1e-3
+        --lr_text_encoder 2e-3 --num_workers 2 --validation_rows 4 --train_unet --num_samples 2 --buckets"""
     words = [*fixed.split(), *map(str, LONG)]
     process = start([*words, "--output_dir", str(runs), "--run_name", "run"])
     output, _ = process.communicate(timeout=280)
@@ -206,6 +227,7 @@ def assert_equals_unbroken(run, unbroken):
         assert digest(path) == digest(run / "samples" / path.name), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
     """SIGKILL in the first epoch, and again in the second, after the first resume."""
@@ -273,17 +295,12 @@ def test_more_steps_go_on_and_a_complete_run_says_so(arguments, runs, capsys):
     ("name", "value"),
     [("seed", 1), ("batch_size", 4), ("num_examples", 20), ("lr", 0.5), ("train_unet", True), ("resolution", "64x64")],
 )
-def test_what_would_change_the_past_is_refused_by_name(arguments, runs, name, value):
-    if not (runs / "run").exists():
-        assert training.main(arguments("--max_steps", 1)) == 0
+def test_what_would_change_the_past_is_refused_by_name(first_update, name, value):
     with pytest.raises(config.UserError, match=f"--{name} .* would change the past"):
-        training.main(resume(runs, f"--{name}", value))
+        training.main(resume(first_update, f"--{name}", value))
 
 
-def test_other_data_is_refused(arguments, runs, small_data, tmp_path):
-    import shutil
-
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_other_data_is_refused(begun, runs, small_data, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(small_data, moved)
     assert training.main(resume(runs, "--data_root", moved, "--max_steps", 2)) == 0  # the same data elsewhere
@@ -333,10 +350,7 @@ def test_a_validation_loss_that_is_not_finite_is_never_a_version(arguments, runs
     assert json.loads((runs / "run" / "versions.json").read_text())["versions"] == {}
 
 
-def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
-    import shutil
-
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_a_run_without_its_state_keeps_its_versions(begun, runs):
     shutil.rmtree(runs / "run" / "state")
     with pytest.raises(config.UserError, match="has versions but no training state"):
         training.main(resume(runs, "--max_steps", 2))
@@ -344,8 +358,7 @@ def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
 
 
 @pytest.mark.parametrize("file", ["position.json", "optimizer.pt", "text_encoder.safetensors"])
-def test_a_damaged_state_is_named(arguments, runs, file):
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_a_damaged_state_is_named(begun, runs, file):
     path = checkpoint.read_position(runs / "run")[1] / file
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(config.UserError, match=f"{file}"):
@@ -362,8 +375,7 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_epochs_given_on_resume_win_over_the_runs_max_steps(arguments, runs):
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_epochs_given_on_resume_win_over_the_runs_max_steps(begun, runs):
     assert training.main(resume(runs, "--epochs", 1)) == 0
     assert checkpoint.read_position(runs / "run")[0]["step"] == 5
 
@@ -386,8 +398,6 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
 
 @pytest.mark.script
 def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
-    import shutil
-
     broken = tmp_path / "data"
     shutil.copytree(small_data, broken)
     words = arguments("--max_steps", 200, "--save_every", 1, "--data_root", broken, "--num_workers", 1)

@@ -1,8 +1,10 @@
 """bench.training_speed: real processes, watched from outside; a stand-in for the example, which is not ours."""
 
+import os
 import sys
 
 import pytest
+from support import processes
 
 import config
 from bench import training_speed
@@ -18,7 +20,8 @@ for _ in tqdm(range(int(words[words.index("--max_train_steps") + 1])), desc="Ste
 
 @pytest.mark.script
 @pytest.mark.slow
-def test_all_ways(tmp_path, capsys):
+def test_all_ways(tmp_path, capsys, monkeypatch, forking):
+    monkeypatch.setattr(os, "wait4", processes.wait4)
     example = tmp_path / "example.py"
     example.write_text(COUNTING)
     words = f"--example {example} --out {tmp_path} --resolution 64 --batch_size 2 --updates 2 --repeats 1 --covers 30"

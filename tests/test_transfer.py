@@ -13,6 +13,7 @@ import config
 from bench import regimes, transfer
 
 
+@pytest.mark.slow
 @pytest.mark.script
 def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsys, forking):
     """The first score is drawn by two processes, everything else in this one, which computes in fp32."""

@@ -9,11 +9,12 @@ a new process does: a session of its own, the working directory, environment and
 One server serves the whole test run, all workers of pytest-xdist; it imports when the first script is asked for, and
 ends, with all its children, when its standard input does: with the process that started it, however that ends.
 processes.py has the other side. The talk on the socket, a message each: {"words", "cwd", "env"} with the three standard
-streams -> {"pid"} -> {"status"}, as waitpid gives it, when the child has ended.
+streams -> {"pid"} -> {"status", "memory", "seconds"}, as wait4 gives them, when the child has ended.
 """
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -90,7 +91,8 @@ def serve(listener, prepare):
                     pidfd, connection = children.pop(key.data)
                     selector.unregister(pidfd)
                     os.close(pidfd)
-                    tell(connection, status=os.waitpid(key.data, 0)[1])
+                    _, status, used = os.wait4(key.data, 0)
+                    tell(connection, status=status, memory=used.ru_maxrss, seconds=used.ru_utime + used.ru_stime)
                     connection.close()
 
 
@@ -105,6 +107,7 @@ def begin(request, streams):
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    threads = os.environ.get("OMP_NUM_THREADS")
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -113,7 +116,11 @@ def begin(request, streams):
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()  # as its import does; random, of the standard library, sees to it itself
         sys.modules["torch"].default_generator.seed()
-        sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
+        if os.environ.get("OMP_NUM_THREADS") != threads:  # which torch has read; to set them starts some
+            sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count()))
+    if "TQDM_MININTERVAL" in os.environ:  # which tqdm reads when it is imported
+        seconds, bar = float(os.environ["TQDM_MININTERVAL"]), sys.modules["tqdm"].tqdm
+        bar.__init__ = functools.partialmethod(bar.__init__, mininterval=seconds)
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.stdout.reconfigure(write_through=unbuffered)
     sys.stderr.reconfigure(write_through=unbuffered, line_buffering=not unbuffered)

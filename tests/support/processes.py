@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import types
 
 Popen = subprocess.Popen  # the real one, which tests may replace
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -22,6 +24,7 @@ AT_IMPORT = ("HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TRA
 
 
 forbidden = None  # why nothing may be started now
+started = {}  # pid -> the Process that had it last
 
 
 def watch(event, given):
@@ -91,6 +94,7 @@ class Process:
         for end in opened:
             os.close(end)
         self.pid = self.hear()["pid"]
+        started[self.pid] = self
 
     def hear(self, flags=0):
         message = self.connection.recv(1000, flags)
@@ -100,7 +104,8 @@ class Process:
     def poll(self):
         if self.returncode is None:
             with contextlib.suppress(BlockingIOError):
-                self.returncode = os.waitstatus_to_exitcode(self.hear(socket.MSG_DONTWAIT)["status"])
+                self.end = self.hear(socket.MSG_DONTWAIT)
+                self.returncode = os.waitstatus_to_exitcode(self.end["status"])
                 self.connection.close()
         return self.returncode
 
@@ -162,10 +167,15 @@ def start(words, **more):
     return (Process if python else Popen)(words, **more)
 
 
+def wait4(pid, _):
+    """os.wait4 for a Process: of what it used, the memory alone."""
+    process = started[pid]
+    process.wait()
+    return pid, process.end["status"], types.SimpleNamespace(ru_maxrss=process.end["memory"])
+
+
 def wait_for_server():
     """The path of the server's socket, which is there as soon as it listens."""
-    import time
-
     path = os.environ[SERVER]
     for _ in range(600):
         if os.path.exists(path):
