@@ -1,11 +1,12 @@
 # make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
-# make test    lint, and the tests of up to four files side by side
 # make doctor  what this machine has for training: GPU, driver, libraries, memory, disk
+# make test    lint and all tests, on all cores
+# make quick   the tests that start no script and open no browser, in a minute and a half
 # Each makes the environment first (make install). Nothing needs a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install doctor demo test clean
+.PHONY: install doctor demo test quick lint clean
 .SILENT:
 
 install: .venv/ready
@@ -34,12 +35,18 @@ demo: install
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 
-# --- make test -------------------------------------------------------------------------------------------------------
+# --- make test, make quick -------------------------------------------------------------------------------------------
 
-test: install
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n logical --dist worksteal
+
+quick: lint
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu"
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -2,36 +2,91 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
+from support import forecast, processes
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = processes.ROOT
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is: tests share the cores by being many, and threads round otherwise
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_"))]:
     del os.environ[name]  # no test may reach anybody's account
 
 
+def pytest_configure(config):
+    """Before the workers start, and once for all of them: the cache folder, so that nothing of the user's is read or
+    written, and the fork server. Both are named in the environment, which workers inherit."""
+    sys.addaudithook(processes.watch)
+    if not hasattr(config, "workerinput"):
+        config.shared = tempfile.TemporaryDirectory(prefix="book-covers-tests-")
+        os.environ["XDG_CACHE_HOME"] = config.shared.name
+        config.server = processes.Server(pathlib.Path(config.shared.name))
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "server"):
+        config.server.end()
+        config.shared.cleanup()
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests come first, so that no worker is left alone with one; what opens a browser is marked."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """While a test without the mark `script` runs, with all its fixtures, no program of Python can be started: `make
+    quick` leaves such tests out, and means it."""
+    marked = item.get_closest_marker("script")
+    processes.forbidden = None if marked else f"{item.nodeid} starts a process: mark it script"
+    try:
+        return (yield)
+    finally:
+        processes.forbidden = None
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """The cache folder of this test session: nothing of the user's is read or written."""
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    return folder / "book-covers"
+def the_real_forecast():
+    """memory.forecast; what is called by that name is a stand-in, unless a test is marked real_forecast."""
+    return forecast.stand_in() if "torch" in sys.modules else None
+
+
+@pytest.fixture(autouse=True)
+def forecast_of_this_test(request, the_real_forecast, monkeypatch):
+    from memory import forecast as memory_forecast
+
+    if request.node.get_closest_marker("real_forecast"):
+        monkeypatch.setattr(memory_forecast, "forecast_memory", the_real_forecast or memory_forecast.forecast_memory)
 
 
 @pytest.fixture
 def run_script():
-    """Run a script as a user does, in its own process; returns the finished process with its text."""
+    """Run a script as a user does, in its own process; returns the finished process with its text.
 
-    def run(script, *args, cwd=ROOT, timeout=240, **env):
+    real: the interpreter is started, not forked; a test or two of each script do that."""
+
+    def run(script, *args, cwd=ROOT, timeout=240, real=False, **env):
         words = [sys.executable, "-m", script, *map(str, args)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+        run = subprocess.run if real else processes.run
+        return run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run
+
+
+@pytest.fixture
+def forking(monkeypatch):
+    """What is started by subprocess comes from the fork server."""
+    monkeypatch.setattr(subprocess, "Popen", processes.start)
 
 
 @pytest.fixture(scope="session")
@@ -58,4 +113,17 @@ def small_data(tmp_path_factory):
     table.to_csv(root / "book_data.csv", index=False)
     for name, part in {"train": range(22), "test": range(22, 26)}.items():
         pd.Series(list(part)).to_csv(root / f"df_{name}.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mixed_data(small_data, tmp_path_factory):
+    """small_data with every third cover wider than high: at 32x48 there are 15 of 22, and 7, in two buckets."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("mixed") / "data"
+    shutil.copytree(small_data, root)
+    for row in range(0, 26, 3):
+        path = root / "images" / "images" / f"{row}.jpg"
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, quality=95)
     return root

@@ -1,7 +1,4 @@
-"""What goes to a tracker and comes back, with the real trackio in a folder of its own.
-
-make_run and own_trackio serve other tests, too.
-"""
+"""What goes to a tracker and comes back, with the real trackio in a folder of its own."""
 
 import dataclasses
 import hashlib
@@ -14,85 +11,23 @@ import sys
 from collections import Counter
 
 import pytest
+from support import processes
+from support.tracker_runs import (
+    LEARNED,
+    SHARED,
+    add_version,
+    make_run,
+    noise,
+    own_trackio,
+    publish_all,
+    read,
+)
 
 import config
 from checkpoints import catalog, state, versions
-from common.errors import UserError
-from config import TrainingOptions
+from config import TrainingOptions, UserError
 from tracking import artifacts, trackers
 from tracking.published import all_published, forget_version, read_published, record_published
-
-SHARED = {"model_index.json": 300, "unet/weights.safetensors": 40_000, "tokenizer/vocab.json": 2000}  # path: bytes
-LEARNED = "text_encoder/model.safetensors"
-
-
-def own_trackio(tmp_path_factory):
-    """Let trackio keep everything in a folder of the tests; it reads TRACKIO_DIR once, when it is imported."""
-    if "trackio" not in sys.modules:
-        os.environ["TRACKIO_DIR"] = str(tmp_path_factory.mktemp("trackio"))
-    import trackio
-
-    folder = pathlib.Path(trackio.utils.TRACKIO_DIR)
-    assert str(folder) == os.environ["TRACKIO_DIR"] and folder.is_relative_to(tmp_path_factory.getbasetemp())
-    return folder
-
-
-def noise(size, *seed):
-    """Bytes that are a function of the seed."""
-    return hashlib.shake_128(repr(seed).encode()).digest(size)
-
-
-def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
-    """A run's folder as training leaves it, but for the contents of the weights: a version for each of `steps`."""
-    run = pathlib.Path(options.output_dir) / run_id
-    ledger = {"versions": {}, "aliases": {}}
-    for path, size in SHARED.items():
-        (run / "untouched" / path).parent.mkdir(parents=True, exist_ok=True)
-        (run / "untouched" / path).write_bytes(noise(size, path))
-    for step, loss in zip(steps, losses, strict=True):
-        ledger, name = versions.add_version(ledger, step, loss, keep_versions=9)
-        add_version(run, name, seed)
-    (run / "config.json").write_text(json.dumps(config.to_json(options)))
-    (run / "versions.json").write_text(json.dumps(ledger))
-    write_state(run, ledger, steps[-1], seed)
-    lines = [{"step": 0, "validation_loss": 1.0}, *({"step": s, "loss": s / 100} for s in range(1, steps[-1] + 1))]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
-
-
-def add_version(run, name, seed=0):
-    folder = run / "versions" / name
-    shutil.copytree(run / "untouched", folder, copy_function=os.link)
-    (folder / LEARNED).parent.mkdir()
-    (folder / LEARNED).write_bytes(noise(9000, name, seed))
-
-
-def write_state(run, ledger, step, seed=0):
-    shutil.rmtree(run / "state", ignore_errors=True)
-    state = run / "state" / f"{step:09d}"
-    state.mkdir(parents=True)
-    position = {"step": step, "total": 100, "start_loss": 1.0, "ledger": ledger}
-    (state / "position.json").write_text(json.dumps(position))
-    (state / "text_encoder.safetensors").write_bytes(noise(18_000, step, seed))
-    (state / "optimizer.pt").write_bytes(noise(7000, step, seed))
-
-
-def read(folder):
-    """{path: bytes} of the files under a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def publish_all(options, run, *names):
-    """Send what is named, or all there is, to the tracker; as mirror.py does."""
-    tracker = trackers.connect(options, run.name)
-    tracker.start(run, {}, 0)
-    tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything
-    for name in names or [*catalog.read_version_index(run)["versions"], "state"]:
-        folder = run / "upload"
-        aliases = artifacts.pack(run, name, folder)
-        record_published(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
-        shutil.rmtree(folder)
-    tracker.finish()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -461,33 +396,18 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
     assert downloads.total() == 1
 
 
-FETCH = """
-import sys, time
-import artifacts, config, trackers
-options = config.InferenceOptions(output_dir=sys.argv[1], tracker="trackio", wandb_project=sys.argv[2])
-download = trackers.Trackio.download
-def slowly(artifact, folder):
-    print("downloading", flush=True)
-    time.sleep(1.5)
-    download(artifact, folder)
-trackers.Trackio.download = staticmethod(slowly)
-input()  # until both are ready
-artifacts.bring_version(options, "one", "latest")
-"""
-
-
+@pytest.mark.script
 def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhere):
     run = make_run(options)
     publish_all(options, run)
-    words = [sys.executable, "-c", FETCH, elsewhere.output_dir, options.wandb_project]
-    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parent.parent)}
+    words = [sys.executable, "-m", "support.slow_fetch", elsewhere.output_dir, options.wandb_project]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(words, env=environment, **pipes) for _ in range(2)]
-    for process in processes:
+    pair = [processes.Process(words, cwd=processes.ROOT, **pipes) for _ in range(2)]
+    for process in pair:
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    told = [process.communicate(timeout=60) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], told
     assert sorted(out for out, _ in told) == ["", "downloading\n"]
     name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
     assert name == "v2" and read(pathlib.Path(source)) == read(run / "versions" / "v2")

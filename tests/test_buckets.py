@@ -2,32 +2,27 @@
 
 import contextlib
 import math
-import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import types
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from test_training import final_state, read_log, start, wait_for_update
+from support.training_runs import digest, final_state, read_log, run_in_two, start, wait_for_update
 
 import config
 import training
 from checkpoints import state
-from common.errors import UserError
+from cli import saved_options
 from data import buckets
 from data.book import Book
 from data.folder import open_data
 from data.images import fitted_size
 from memory import advice
-from trainer import batches as trainer_batches
 from trainer import losses
-from trainer.batches import BucketedSchedule
+from trainer.batches import BucketedSchedule, split_batches
 from trainer.losses import check_largest_batch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -102,7 +97,7 @@ def one_epoch(plan, epoch):
 
 @pytest.mark.parametrize(("window", "batch_size"), [(4, 4), (8, 4), (3, 1), (12, 4), (100, 50)])
 def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(window, batch_size):
-    plan = trainer_batches.BucketPlan(SIZES, window, batch_size, seed=0)
+    plan = BucketedSchedule(SIZES, window, batch_size, seed=0)
     for epoch in (0, 1):
         made = one_epoch(plan, epoch)
         assert [p for pieces in made for piece in pieces for p in piece] == [*range(epoch * 22, (epoch + 1) * 22)]
@@ -139,11 +134,11 @@ def test_shuffled_are_batches_and_covers_within_a_size():
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_and_smaller_batches_share_the_same_update(processes):
-    plan = trainer_batches.BucketPlan(SIZES, 12, 4, seed=0)
+    plan = BucketedSchedule(SIZES, 12, 4, seed=0)
     ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
     for pieces in one_epoch(plan, 0):
         for batch_size in (4, 3, 1):
-            batches = [trainer_batches.batches_of(pieces, batch_size, rank) for rank in ranks]
+            batches = [split_batches(pieces, batch_size, rank) for rank in ranks]
             assert sorted(p for own in batches for batch in own for p in batch) == [
                 p for piece in pieces for p in piece
             ]
@@ -153,17 +148,6 @@ def test_processes_and_smaller_batches_share_the_same_update(processes):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Training
-
-
-@pytest.fixture(scope="module")
-def mixed_data(small_data, tmp_path_factory):
-    """small_data with every third cover wider than high: at 32x48 there are 15 of 22, and 7, in two buckets."""
-    root = tmp_path_factory.mktemp("mixed") / "data"
-    shutil.copytree(small_data, root)
-    for row in range(0, 26, 3):
-        path = root / "images" / "images" / f"{row}.jpg"
-        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, quality=95)
-    return root
 
 
 @pytest.fixture
@@ -206,22 +190,39 @@ def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_da
         assert {row % 3 == 0 for row in rows} == {shape[2:] == (32, 48)} and shape[0] == len(rows)
 
 
-@pytest.mark.parametrize("cache_latents", [False, True])
-def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path, cache_latents):
-    more = ("--cache_latents", cache_latents, "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2)
-    more += ("--save_every", 2, "--validate_every", 3, "--num_workers", 1)
-    assert training.main(arguments(*more, "--max_steps", 8, name="whole")) == 0
+@pytest.mark.slow
+@pytest.mark.script
+def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path):
+    """With all that test_training.py's run has not: cached latents, whose cache is deleted before the run goes on,
+    bf16, Adafactor, an average, two batches an update. In processes of their own, with one precision each."""
+    more = ("--cache_latents", "--cache_dir", tmp_path / "cache", "--grad_acc_steps", 2, "--mixed_precision", "bf16")
+    more += ("--optimizer", "adafactor", "--ema_decay", 0.9, "--save_every", 2, "--validate_every", 3)
+    more += ("--num_workers", 1, "--sample_every", 4, "--num_samples", 1, "--steps", 2)
+
+    def finish(words):
+        process = start(words)
+        text, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, text
+        return text
+
+    assert "26 to encode" in finish(arguments(*more, "--max_steps", 8, name="whole"))
     process = start(arguments(*more, "--max_steps", 500))
     wait_for_update(runs / "run", 3, process)
     process.kill()
-    process.communicate()
+    text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL
-    resume = ["--run_id", "run", "--output_dir", str(runs)]
+    assert "26 of 26 covers are in the cache" in text
     stopped = state.read_position(runs / "run")[0]["step"]
     assert 2 <= stopped < 8
-    assert training.main([*resume, "--max_steps", "8"]) == 0
-    assert final_state(runs / "run") == final_state(runs / "whole")
-    assert losses_of(runs / "run") == losses_of(runs / "whole")
+    shutil.rmtree(tmp_path / "cache")
+    assert "26 to encode" in finish(["--run_id", "run", "--output_dir", str(runs), "--max_steps", "8"])
+    whole, run = runs / "whole", runs / "run"
+    assert final_state(run) == final_state(whole)
+    assert losses_of(run) == losses_of(whole)
+    files = [path.relative_to(whole) for path in (*whole.glob("versions/v4/*/*"), whole / "samples" / "000008.png")]
+    assert len(files) > 5
+    for file in files:
+        assert digest(run / file) == digest(whole / file), file
 
 
 def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
@@ -233,14 +234,20 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_two_processes_equal_one(arguments, runs):
-    common = ("--optimizer", "adamw", "--max_steps", 5)
+@pytest.mark.script
+def test_two_processes_equal_one_and_share_the_encoding(arguments, runs, tmp_path):
+    common = ("--optimizer", "adamw", "--max_steps", 5, "--cache_latents", "--cache_dir", tmp_path / "cache")
+    common += ("--num_examples", 21)
+    (out, _), (others, _) = run_in_two("training", arguments(*common, name="two"))
+    assert out.count("25 to encode") == out.count("25 encoded in") == 1 and "encode" not in others
+    options = saved_options.inherit(config.TrainingOptions, runs / "two" / "config.json", {})
+    data = open_data(options)
+    books = data.books("train")[:21] + data.books("test")[:4]
+    shares = [[book for book in books[rank::2] if (book.row % 3 == 0) == wide] for rank in (0, 1) for wide in (0, 1)]
+    blocks = [np.load(path)["content"].astype(str) for path in (tmp_path / "cache" / "latents").rglob("*.npy")]
+    assert sorted(map(sorted, blocks)) == sorted(sorted(book.content for book in share) for share in shares)
+
     assert training.main(arguments(*common, "--grad_acc_steps", 2, name="one")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    words = [*launch, *arguments(*common, name="two")]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
     one, two = (losses_of(runs / name) for name in ("one", "two"))
     assert one == pytest.approx(two, rel=1e-4)
 
@@ -298,7 +305,7 @@ def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypat
 
     monkeypatch.setattr(losses, "training_loss", too_much)
     monkeypatch.setattr(advice, "suggest", lambda *_: ([], None))
-    with pytest.raises(UserError, match="the GPU's memory is full: use a lower --resolution"):
+    with pytest.raises(config.UserError, match="the GPU's memory is full: use a lower --resolution"):
         training.main(arguments("--max_steps", 1))
     assert not (runs / "run" / "metrics.jsonl").exists() or losses_of(runs / "run") == []
 
@@ -327,7 +334,7 @@ def test_the_largest_is_the_batch_with_most_pixels(wide, first):
 
 def test_buckets_stay_as_they_began(arguments, runs):
     assert training.main(arguments("--max_steps", 1)) == 0
-    with pytest.raises(UserError, match="--buckets False would change the past"):
+    with pytest.raises(config.UserError, match="--buckets False would change the past"):
         training.main(["--run_id", "run", "--output_dir", str(runs), "--buckets", "False"])
 
 

@@ -118,9 +118,10 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
             saved_options.refuse_changes(TrainingOptions, path, {name: value})
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
 def test_help_teaches_and_needs_no_heavy_import(script, run_script):
-    done = run_script(script, "--help")
+    done = run_script(script, "--help", real=True)
     assert done.returncode == 0
     assert f"python -m {script}" in done.stdout.split("examples:")[1]
     heavy = "{'torch', 'numpy', 'pandas', 'PIL', 'diffusers', 'transformers', 'accelerate', 'wandb', 'trackio'}"
@@ -130,8 +131,9 @@ def test_help_teaches_and_needs_no_heavy_import(script, run_script):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.script
 def test_a_typo_exits_2_with_one_line(run_script):
-    done = run_script("training", "--trian_unet")
+    done = run_script("training", "--trian_unet", real=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown option --trian_unet; did you mean --train_unet?\n"
     assert done.stdout == ""

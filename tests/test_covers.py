@@ -130,6 +130,7 @@ def test_what_cannot_serve_says_why_in_one_line(data, reason):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.script
 def test_pillow_prints_no_warnings(tmp_path):
     palette = picture().convert("P", palette=Image.Palette.ADAPTIVE)
     files = [png_claiming(12000, 12000), encoded(palette, transparency=bytes([0, 128])), jpeg()[:-500]]

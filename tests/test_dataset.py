@@ -297,18 +297,22 @@ def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
     assert "prompts over 77 tokens                    0" in opened(plain).report(count)
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_the_script_prints_the_report(plain, tmp_path, run_script):
-    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache")
+    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache", real=True)
     assert done.returncode == 0 and "kept                                   40" in done.stdout, done.stderr
     assert "prompts over 77 tokens" in done.stdout and "Traceback" not in done.stderr
 
 
+@pytest.mark.script
 def test_the_script_ends_a_users_mistake_with_one_line(tmp_path, run_script):
     done = run_script("dataset", "--data_root", tmp_path / "nowhere", "--cache_dir", tmp_path / "cache")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: there is no data folder") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.script
 def test_importing_the_script_loads_nothing_heavy():
     code = "import sys, dataset; print({'torch', 'pandas', 'numpy', 'PIL', 'tqdm', 'transformers'} & set(sys.modules))"
     root = pathlib.Path(dataset.__file__).parent
@@ -388,6 +392,7 @@ def test_count_tokens_sees_start_and_end_and_does_not_stop_at_77(tokenizer, capf
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_worker_processes_yield_the_same_items(books, tokenizer, start):
     data = BookCoverDataset(books[:8], SIZE, tokenizer, TrainingOptions())

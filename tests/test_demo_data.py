@@ -16,6 +16,7 @@ import pandas as pd
 import PIL
 import pytest
 from PIL import Image
+from support import processes
 
 from common.errors import UserError
 from demo_data import folder as demo_data_folder
@@ -277,12 +278,12 @@ def test_the_name_follows_what_the_bytes_depend_on(monkeypatch):
 
 
 def start(cache_dir, count):
-    code = f"import demo_data; print(demo_data.ensure({str(cache_dir)!r}, {count}))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = [sys.executable, "-m", "support.draw_demo_data", cache_dir, count]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return processes.Process(words, cwd=processes.ROOT, **pipes)
 
 
+@pytest.mark.script
 def test_what_a_killed_process_leaves_does_not_count(folder, tmp_path):
     process = start(tmp_path, COUNT)
     deadline = time.monotonic() + 30
@@ -300,6 +301,7 @@ def test_what_a_killed_process_leaves_does_not_count(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+@pytest.mark.script
 def test_two_processes_at_once(tmp_path):
     processes = [start(tmp_path, 12) for _ in range(2)]
     answers = [process.communicate(timeout=60) for process in processes]

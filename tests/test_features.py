@@ -82,6 +82,8 @@ def hub(weights, monkeypatch):
 # Inception
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     """`python -m pytorch_fid`, run as a user does, agrees to 6 digits on the same folder, statistics and weights."""
     rng = np.random.default_rng(0)
@@ -108,6 +110,7 @@ def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     assert ours == pytest.approx(distance, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_legacy_statistics_are_pytorch_fids(weights, hub, tmp_path, monkeypatch):
     """What `python -m pytorch_fid --save-stats FOLDER OUT` writes: bit by bit, if channels don't lie last in memory."""
     from pytorch_fid.fid_score import save_fid_stats

@@ -2,9 +2,12 @@
 
 import types
 
+import pytest
+
 from bench import fid_speed
 
 
+@pytest.mark.slow
 def test_statistics_agree_to_the_digit_or_nearly(tmp_path, capsys):
     fid_speed.compare_statistics(tmp_path, types.SimpleNamespace(covers=6, resolution="64x96", batch_size=4, repeats=1))
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -5,7 +5,6 @@ import pathlib
 import pickle
 import shlex
 import shutil
-import subprocess
 import sys
 import types
 
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import final_state, read_log
+from support import processes
+from support.training_runs import final_state, read_log
 
 import config
 import dataset
@@ -244,23 +244,6 @@ def test_a_damaged_file_is_noticed_and_computed_again(options, parts, encoded, m
     assert all(torch.equal(again[content], good[content]) for content in good)
 
 
-KILL_AT_BLOCK = """
-import os, sys
-sys.path.insert(0, {root!r})
-import latents, training
-latents.BLOCK = 4
-left, replace = 3, os.replace
-def dying(source, destination):
-    global left
-    left -= str(destination).endswith(".npy")
-    if left == 0:
-        os._exit(9)
-    return replace(source, destination)
-os.replace = dying
-sys.exit(training.main(sys.argv[1:]))
-"""
-
-
 @pytest.fixture
 def arguments(small_data, tmp_path):
     """Words for a short run with cached latents and a cache of its own."""
@@ -274,10 +257,10 @@ def arguments(small_data, tmp_path):
     return words
 
 
+@pytest.mark.script
 def test_killed_in_the_middle_goes_on_where_it_was(arguments, tmp_path, capsys):
-    code = KILL_AT_BLOCK.format(root=str(ROOT))
-    words = [sys.executable, "-c", code, *arguments("--max_steps", 1)]
-    process = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    words = [sys.executable, "-m", "support.dying_training", ".npy", 3, *arguments("--max_steps", 1)]
+    process = processes.run(words, cwd=processes.ROOT, capture_output=True, text=True, timeout=200)
     assert process.returncode == 9, process.stderr
     assert training.main(["--run_id", "run", "--output_dir", str(tmp_path / "runs")]) == 0
     assert "latents: 8 of 26 covers are in the cache; 18 to encode" in capsys.readouterr().out
@@ -329,40 +312,6 @@ def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypa
     assert training.main(arguments(*words, name="again")) == 0
     assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "again")
     assert (tmp_path / "runs" / "again" / "samples" / "000002.png").exists()
-
-
-def test_resumed_is_bit_identical_with_a_cache_that_was_deleted(arguments, tmp_path, run_script):
-    """In bf16, too, where the run's own copy of the autoencoder is rounded: the very same cache is found again."""
-
-    def train(*words):
-        done = run_script("training", *words, HF_HUB_OFFLINE="1")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    words = ("--mixed_precision", "bf16", "--num_workers", 1)
-    assert "26 to encode" in train(*arguments(*words, "--max_steps", 7))
-    assert "26 of 26 covers are in the cache" in train(*arguments(*words, "--max_steps", 3, name="broken"))
-    resume = ["--run_id", "broken", "--output_dir", str(tmp_path / "runs")]
-    assert "26 of 26 covers are in the cache" in train(*resume, "--max_steps", "5")
-    shutil.rmtree(tmp_path / "cache")
-    assert "26 to encode" in train(*resume, "--max_steps", "7")
-    assert final_state(tmp_path / "runs" / "run") == final_state(tmp_path / "runs" / "broken")
-
-
-def test_two_processes_share_the_encoding(arguments, tmp_path):
-    words = ("--max_steps", 6, "--optimizer", "adamw", "--num_examples", 21)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    two = [*launch, *arguments(*words, "--batch_size", 3, name="two")]
-    done = subprocess.run(two, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    blocks = [np.load(path) for path in block_paths(config.TrainingOptions(cache_dir=str(tmp_path / "cache")))]
-    assert sorted(map(len, blocks)) == [12, 13]
-    assert len({content for block in blocks for content in block["content"]}) == 25
-    assert done.stdout.count("25 to encode") == done.stdout.count("25 encoded in") == 1
-    assert training.main(arguments(*words, "--batch_size", 6, name="one")) == 0
-    one, two = (losses_of(tmp_path / "runs" / name) for name in ("one", "two"))
-    assert one == pytest.approx(two, rel=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_a_title_is_read_at_each_size(size):
     )
 
 
+@pytest.mark.slow
 def test_demo_covers_are_read_and_without_their_letters_they_are_not():
     pairs = [demo(row) for row in range(8)]
     shares = [title_accuracy(book, read_text(image)) for image, book in pairs]
@@ -202,6 +203,7 @@ def test_threads_that_come_at_once_share_one_engine(monkeypatch):
     assert len(built) == 1 and engines == built * 8
 
 
+@pytest.mark.script
 def test_importing_loads_no_ocr():
     code = "import sys, legibility; print([name for name in ('rapidocr', 'onnxruntime', 'cv2') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder.__file__[:-12])

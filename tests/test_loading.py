@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from bench import loading
 
 
+@pytest.mark.slow
 def test_every_way_has_its_line(capsys):
     words = "--covers 20 --resolution 32x48 --updates 2 --repeats 2"
     assert loading.main(words.split()) == 0

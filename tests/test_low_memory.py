@@ -8,7 +8,8 @@ from bench import low_memory
 from common.errors import UserError
 
 
-def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys, monkeypatch):
+@pytest.mark.script
+def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys, monkeypatch, forking):
     fused = "--optimizer adamw --fused_backward True --max_grad_norm 1e9"
     monkeypatch.setattr(low_memory, "MODES", {"plain": "--optimizer adamw --max_grad_norm 1e9", "fused": fused})
     monkeypatch.setattr(low_memory, "FIXED", low_memory.FIXED.replace("--data_root demo", f"--data_root {small_data}"))

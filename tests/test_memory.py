@@ -5,13 +5,15 @@ import torch
 
 from bench import memory_check
 from cli import checks
-from config import TrainingOptions, memory_settings
+from config import TrainingOptions
 from diffusion import architecture, pipeline, sampling
 from diffusion.parts import PARTS, eval_mode, set_trainable
 from diffusion.placement import to_device
 from memory import device_rules, forecast
 from memory import forecast as memory_forecast
 from memory.live_bytes import LiveBytes
+
+pytestmark = pytest.mark.real_forecast
 
 BOTH = dict(train_unet=True, train_text_encoder=True)
 
@@ -21,8 +23,14 @@ def tiny():
     return architecture.of_source("tiny")
 
 
+traced = {}  # one that several tests look at is made once
+
+
 def trace(tiny, device="cpu", **changes):
-    return forecast.trace(TrainingOptions(resolution="64x96", **changes), tiny, device)
+    key = device, *sorted(changes.items())
+    if key not in traced:
+        traced[key] = forecast.trace(TrainingOptions(resolution="64x96", **changes), tiny, device)
+    return traced[key]
 
 
 def rounded(size, to):
@@ -67,6 +75,7 @@ def test_optimizer_states(tiny, optimizer):
     assert trace(tiny, optimizer=optimizer)["training"]["optimizer"] == wanted + tables
 
 
+@pytest.mark.slow
 def test_gradients_are_there_from_the_second_batch_on(tiny):
     """Small pictures, so that weights and what belongs to them are most of it."""
     sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, optimizer="adamw", **BOTH), tiny, "cpu")
@@ -94,6 +103,7 @@ def test_half_weights(tiny):
     assert trace(tiny, weights_dtype="bf16", **BOTH)["training"]["weights"] == wanted
 
 
+@pytest.mark.slow
 def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
     """In fp32; while it stands in for the weights, they wait beside it."""
     text_encoder = sum(rounded(4 * p.numel(), 512) for p in pipeline.build_tiny().text_encoder.parameters())
@@ -105,6 +115,7 @@ def test_an_average_is_there_unless_it_is_on_the_cpu(tiny):
     assert away == plain
 
 
+@pytest.mark.slow
 def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(tiny):
     vae = sum(rounded(2 * t.numel(), 512) for t in pipeline.build_tiny().vae.state_dict().values())
     plain, cached = trace(tiny, "cuda"), trace(tiny, "cuda", cache_latents=True)
@@ -114,6 +125,7 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
         assert cached[phase]["weights"] == plain[phase]["weights"] - less
 
 
+@pytest.mark.slow
 def test_the_largest_bucket_counts(tiny):
     assert forecast.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
     assert forecast.largest(TrainingOptions(resolution="512x768")) == (512, 768)
@@ -126,6 +138,7 @@ def test_the_largest_bucket_counts(tiny):
 # Like a GPU
 
 
+@pytest.mark.slow
 def test_what_needs_less(tiny):
     """Each compared with the plain configuration, in the phase that it is about, on a GPU."""
     plain = dict(**BOTH, optimizer="adamw", grad_ckpt=False)
@@ -145,6 +158,7 @@ def test_what_needs_less(tiny):
 # Against what is measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--train_unet", "True", "--optimizer", "adamw"], ["--grad_ckpt", "False", "--batch_size", "2"]]
 )
@@ -156,6 +170,7 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     assert forecast.forecast_memory(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
@@ -211,16 +226,17 @@ def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
 
 
 def test_the_sums_of_a_forecast(traces, tiny):
-    forecast = memory_forecast.forecast(traces[1], tiny)
+    forecast = memory_forecast.forecast_memory(traces[1], tiny)
     assert forecast.worst == "training"
     assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.parts.values())
     assert forecast.total("sampling") == 12 + memory_forecast.CUDA_CONTEXT
 
 
 def test_what_is_left_out_of_the_key_is_an_option():
-    assert not {"lr", "seed", "data_root"} & memory_settings(TrainingOptions()).keys()
+    assert {field.name for field in dataclasses.fields(TrainingOptions)} >= forecast.IRRELEVANT
 
 
+@pytest.mark.slow
 def test_stable_diffusion_is_traced_whole():
     """The model that the plan is for, at the size that is quickest: its weights are 4 bytes a learning parameter."""
     options = TrainingOptions(resolution="64", batch_size=1, num_samples=1, **BOTH)

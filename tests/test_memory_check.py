@@ -45,7 +45,10 @@ def test_plans_and_published_figures(eight_gib, capsys):
     assert float(rows[-1][4]) == pytest.approx(float(rows[-1][3]) / float(rows[-1][2]), abs=0.01)
 
 
-def test_a_measurement_beside_its_forecast(small_data, monkeypatch, capsys):
+@pytest.mark.slow
+@pytest.mark.script
+@pytest.mark.real_forecast
+def test_a_measurement_beside_its_forecast(small_data, monkeypatch, capsys, forking):
     monkeypatch.setattr(memory_check, "COMMON", memory_check.COMMON.replace("demo", str(small_data)))
     assert memory_check.main(["--only", "measured", "--match", "tiny: text encoder", "--resolution", "32x48"]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -1,13 +1,12 @@
 """mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
 
 import json
-import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from support import processes
 
 import config
 import dataset
@@ -17,10 +16,8 @@ from demo_data import folder
 from diffusion import encoding, objective, pipeline
 from diffusion import pipeline as diffusion_pipeline
 from diffusion.noise import normal, stratified_timesteps
-from diffusion.parts import eval_mode
+from diffusion.parts import PARTS, eval_mode
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
-
-ROOT = pathlib.Path(pipeline.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def test_mini_is_a_pipeline_for_diffusers(mini):
 
     pipeline = StableDiffusionPipeline.from_pretrained(diffusion_pipeline.MINI)
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
-    for name in ("vae", *diffusion_pipeline.PARTS):
+    for name in ("vae", *PARTS):
         ours, theirs = getattr(mini, name).state_dict(), getattr(pipeline, name).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     image = pipeline("A castle poster", width=128, height=192, num_inference_steps=2).images[0]
@@ -166,6 +163,7 @@ def test_half_size_is_means_of_four():
     assert half.shape == (2, 2, 3, 3) and half[1, 1, 2, 0] == round(pixels[1, 2:, 4:, 0].mean())
 
 
+@pytest.mark.slow
 def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(6)])
     captions = [posters.poster(row)[1] for row in range(6)]
@@ -223,13 +221,24 @@ def losses(parts, covers, count):
     return torch.cat(found)
 
 
+@pytest.fixture(scope="module")
+def before(mini, books):
+    """(held-out covers, their losses before any training)."""
+    options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
+    held_out = open_data(options).books("test")
+    covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)
+    return covers, losses(mini, covers, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.script
 @pytest.mark.parametrize("unet, text_encoder", [(False, True), (True, False), (True, True)])
-def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run_script, unet, text_encoder):
+def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, run_script, unet, text_encoder):
     data = ("--data_root", books, "--resolution", "128x192", "--test_fraction", 0.4)
     done = run_script(
         *("training", *data, "--pretrained_model", "mini", "--output_dir", tmp_path, "--run_name", "r"),
         *("--train_unet", unet, "--train_text_encoder", text_encoder, "--lr", 4e-4, "--lr_text_encoder", 4e-4),
-        *("--batch_size", 8, "--max_steps", 24, "--optimizer", "adamw", "--grad_ckpt", False, "--sample_every", 0),
+        *("--batch_size", 8, "--max_steps", 12, "--optimizer", "adamw", "--grad_ckpt", False, "--sample_every", 0),
         *("--lr_scheduler", "cosine", "--validation_rows", 64),
     )
     assert done.returncode == 0, done.stderr
@@ -237,16 +246,15 @@ def test_validation_loss_falls_by_more_than_its_noise(mini, books, tmp_path, run
     told = [line["validation_loss"] for line in told if "validation_loss" in line]
     assert told[-1] < told[0]
 
-    options = config.StatsOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
-    held_out = open_data(options).books("test")
     trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
-    options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
-    covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)
-    fall = losses(mini, covers, 64) - losses(trained, covers, 64)
+    covers, first = before
+    fall = first - losses(trained, covers, 64)
     standard_error = fall.std() / len(fall) ** 0.5
+    print("ZZ", unet, text_encoder, fall.mean() / standard_error)
     assert fall.mean() > 3 * standard_error, (fall.mean(), standard_error)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -262,6 +270,6 @@ def test_mistakes_are_one_line_before_any_work(words, message, tmp_path):
     if "was made" in message:
         (tmp_path / "asked.json").write_text(json.dumps(options))
     command = [sys.executable, "-m", "mini_sd.make", "--work", tmp_path, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = processes.run(command, cwd=processes.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.glob("*.npy"))

@@ -13,7 +13,7 @@ import types
 from collections import Counter
 
 import pytest
-from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
+from support.tracker_runs import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
 from checkpoints import catalog, state, versions
 from checkpoints import state as checkpoints_state

@@ -18,6 +18,8 @@ from memory import advice, forecast
 from memory import forecast as memory_forecast
 from trainer import losses
 
+pytestmark = pytest.mark.real_forecast
+
 PLAN = ["--plan", "--pretrained_model", "tiny", "--resolution", "64x96", "--data_root", "/nowhere"]
 
 
@@ -106,6 +108,7 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
 # --plan
 
 
+@pytest.mark.slow
 def test_json(capsys):
     """No data folder, no GPU, no run."""
     assert training.main([*PLAN, "--json"]) == 0
@@ -204,6 +207,7 @@ def expect(device="cpu"):
     return advice.announce_forecast(TrainingOptions(resolution="32x48"), pipeline.build_tiny(), torch.device(device))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_its_forecast(words, capsys):
     assert training.main([*words, "--max_steps", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:")]

@@ -52,10 +52,11 @@ def words(root, path, *more):
     return [*where, "--fid_features", "efficientnet", "--resolution", "64x96", *more]
 
 
+@pytest.mark.script
 def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script):
     """The real script against numpy on the same pixels; the file fits the same options and no others."""
     path = tmp_path / "new" / "fid_stats.npz"
-    done = run_script("precalc_fid_stats", *words(root, path, "--fid_batch_size", "2"))
+    done = run_script("precalc_fid_stats", *words(root, path, "--fid_batch_size", "2"), real=True)
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip()
     assert line.startswith("5 real covers (test, 64x96), 1280 features for FD (EfficientNet-Lite0), clean resize -> ")
@@ -118,6 +119,7 @@ def test_what_is_wrong_is_found_before_the_long_work(root, tmp_path, monkeypatch
         precalc_fid_stats.main(words(root, tmp_path / "s.npz"))
 
 
+@pytest.mark.script
 def test_one_line_and_exit_code_2(tmp_path, run_script):
     done = run_script("precalc_fid_stats", *words(tmp_path / "none", tmp_path / "s.npz"))
     assert done.returncode == 2

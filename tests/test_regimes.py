@@ -102,6 +102,7 @@ print("went on")
 """
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("status", ["128 + number", "5", "0"])  # 0: it was done just then
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_script_that_is_stopped_can_save(number, status, tmp_path):
@@ -126,6 +127,7 @@ def test_a_script_that_is_stopped_can_save(number, status, tmp_path):
         driver.stdout.close()
 
 
+@pytest.mark.script
 @pytest.mark.parametrize(("body", "status"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137), ("", None)])
 def test_the_status_of_a_script_becomes_ours(body, status, tmp_path, monkeypatch):
     (tmp_path / "brief.py").write_text(f"import os, sys\nassert sys.argv[1:] == ['word', '7']\n{body}\n")
@@ -150,7 +152,9 @@ def contents(folder):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_regimes_are_trained_scored_and_shown(small_data, tmp_path, monkeypatch, capfd):
+@pytest.mark.slow
+@pytest.mark.script
+def test_regimes_are_trained_scored_and_shown(small_data, tmp_path, monkeypatch, capfd, forking):
     """Two short regimes by the real scripts, most of them in this process; the last start goes on after a stop."""
     two = {name: regimes.REGIMES[name]._replace(epochs=1) for name in ("unet-8x3000", "both-8x5000")}
     monkeypatch.setattr(regimes, "REGIMES", two)

@@ -377,6 +377,7 @@ def test_a_damaged_cover_is_named(runs, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.script
 def test_no_run_is_one_line_and_exit_status_2(run_script, tmp_path):
     done = run_script("report", "--output_dir", tmp_path)
     assert done.returncode == 2

@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from test_artifacts import SHARED, add_version, make_run, own_trackio, publish_all, read, write_state
-from wandb_stand_in import KEY, StandIn
+from support import processes
+from support.tracker_runs import SHARED, add_version, make_run, own_trackio, publish_all, read, write_state
+from support.wandb_stand_in import KEY, StandIn
 
 import runs
 from checkpoints import catalog, scores
@@ -343,6 +344,7 @@ def test_a_run_that_trains_is_left_to_its_own_process(options, shared_options):
         publish(options)
 
 
+@pytest.mark.script
 def test_the_command_that_the_warning_names_publishes(options, shared_options, monkeypatch, tmp_path, capsys):
     """Typed in another process, as people do."""
     import shlex
@@ -373,29 +375,17 @@ def test_pruning_works_with_wandb_alone(options, tracker):
         runs.main(["--output_dir", options.output_dir, "--run_id", "one", "--prune", "--tracker", tracker])
 
 
-CODE = """
-import pathlib, shutil, sys
-import runs
-for words in map(str.split, sys.argv[1:]):
-    if words[0] == "rm":
-        shutil.rmtree(words[1])
-        continue
-    try:
-        status = runs.main(["--output_dir", "runs", "--tracker", "wandb", "--wandb_project", "p", *words])
-    except runs.config.UserError as problem:
-        print("refused:", problem)
-        status = 2
-    print("status", status, "\\n---")
-"""
-
-
 def wandb_process(server, home, *commands, status=0):
     """What `python -m runs` prints for each of the commands, in one process; "rm FOLDER" deletes.
 
     status: with which each ends; None = any."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)} | server.environment
-    words = [sys.executable, "-c", CODE, *commands]
-    done = subprocess.run(words, env=environment, cwd=home, capture_output=True, text=True, timeout=60)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "PYTHONPATH": str(processes.ROOT),
+    } | server.environment
+    words = [sys.executable, "-m", "support.commands_of_runs", *commands]
+    done = processes.run(words, env=environment, cwd=home, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr and server.unknown == []
     assert "warning" not in done.stdout + done.stderr
@@ -404,6 +394,8 @@ def wandb_process(server, home, *commands, status=0):
     return [text for text, _, _ in parts]
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
     """Versions that the run's list has dropped go, and states but the newest; other runs' stay."""
     with StandIn() as server:
@@ -453,6 +445,7 @@ def names_in(server):
     return sorted(a["metadata"]["version"] for a in versions), len(states)
 
 
+@pytest.mark.script
 def test_pruning_by_a_machine_that_was_left_behind_or_has_nothing_is_refused(options, tmp_path):
     """Its list is old, or elsewhere, so nothing says what the run has dropped."""
     with StandIn() as server:
@@ -467,6 +460,7 @@ def test_pruning_by_a_machine_that_was_left_behind_or_has_nothing_is_refused(opt
         assert names_in(server) == (["v1", "v2", "v3"], 1)
 
 
+@pytest.mark.script
 def test_pruning_keeps_the_newest_states_version_and_what_somebody_named_by_hand(options, tmp_path):
     with StandIn() as server:
         run = make_run(options, steps=(10, 20, 30, 40), losses=(0.5, 0.25, 0.75, 0.9))

@@ -8,6 +8,7 @@ from common.errors import UserError
 from experiments import sampling_curve
 
 
+@pytest.mark.slow
 def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
     started = []
 

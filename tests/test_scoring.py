@@ -65,6 +65,7 @@ def blank(book):
     return np.full((96, 64, 3), 200, np.uint8)
 
 
+@pytest.mark.slow
 def test_covers_that_are_the_real_ones(sides):
     values, skipped = evaluate.measure(sides(real))
     assert values["fid"]["value"] == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
@@ -83,6 +84,7 @@ def test_covers_that_are_the_real_ones(sides):
     assert all(set(value) == {"name", "value", "error", "n", "real", "better", "note"} for value in values.values())
 
 
+@pytest.mark.slow
 def test_covers_that_are_copies_of_learned_ones(sides, data):
     learned = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
     values, _ = evaluate.measure(sides(lambda book: real(learned[book.row])))

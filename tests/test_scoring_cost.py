@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from bench import scoring_cost
 
 
+@pytest.mark.slow
 def test_every_metric_has_its_line(tmp_path, capsys):
     words = ["--covers", "8", "--resolution", "64x96", "--out", str(tmp_path)]
     assert scoring_cost.main(words) == 0

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from support.training_runs import run_in_two
 
 import config
 import precalc_fid_stats
@@ -47,6 +48,7 @@ def score(trained, stats, folder, *more, version="v1"):
     return [*words.split(), "--fid_stats_path", str(stats), "--save_dir", str(folder), *map(str, more)]
 
 
+@pytest.mark.slow
 def test_covers_do_not_depend_on_batch_size_or_restarts(trained, stats, tmp_path, capsys):
     """The same row gives the same picture at batch size 1 and 4, and after a stop half-way."""
     assert sd_inference.main(score(trained, stats, tmp_path / "four", "--num_imgs", 6, "--batch_size", 4)) == 0
@@ -81,6 +83,7 @@ def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path,
     assert (settings["seed"], settings["steps"], settings["resolution"]) == (5, 3, "32x48")  # from the run
 
 
+@pytest.mark.slow
 def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, stats, tmp_path):
     """Covers that are the real ones: the whole path from folder to distance, against a value known beforehand."""
     import dataset
@@ -182,6 +185,7 @@ def test_mistakes_are_found_before_anything_is_drawn(trained, stats, tmp_path, m
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp_path, small_data):
     """A run that was trained anew under the same name; data whose texts changed."""
     runs, data = tmp_path / "runs", tmp_path / "data"
@@ -215,25 +219,11 @@ def test_an_explicit_model_is_never_ignored(trained, tmp_path):
     assert json.loads(settings.read_text())["run_id"] is None
 
 
+@pytest.mark.script
 def test_two_processes_draw_what_one_draws(trained, stats, tmp_path):
-    import os
-    import pathlib
-    import subprocess
-    import sys
-
     assert sd_inference.main(score(trained, stats, tmp_path / "one", "--num_imgs", 5)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "sd_inference.py"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *score(trained, stats, tmp_path / "two", "--num_imgs", 5)],
-        cwd=pathlib.Path(sd_inference.__file__).parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("FD (EfficientNet-Lite0) = ") == 1
+    said = run_in_two("sd_inference", score(trained, stats, tmp_path / "two", "--num_imgs", 5))
+    assert "".join(out for out, _ in said).count("FD (EfficientNet-Lite0) = ") == 1
     one, two = ({p.name: pixels(p) for p in (tmp_path / n / "v1").glob("*.png")} for n in ("one", "two"))
     assert one.keys() == two.keys() and len(one) == 5
     for name in one:  # one thread rounds otherwise than two
@@ -248,12 +238,14 @@ def test_a_damaged_cover_is_named(trained, stats, tmp_path):
         sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2))
 
 
+@pytest.mark.script
 def test_a_typo_exits_2_with_one_line_and_no_traceback(run_script, tmp_path):
     done = run_script("sd_inference", "--output_dir", tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no run in") and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys):
     """Fewer covers, other metrics, nothing measured, a damaged file: the listing keeps what it had."""
 

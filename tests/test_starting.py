@@ -1,9 +1,12 @@
 """bench.starting: --help of every script, and a data folder opened twice."""
 
+import pytest
+
 import config
 from bench import starting
 
 
+@pytest.mark.script
 def test_both_tables(tmp_path, capsys):
     assert starting.main(["--rows", "30", "--repeats", "1", "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -15,15 +15,14 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
-from test_artifacts import own_trackio
-from wandb_stand_in import ENTITY, KEY, StandIn
+from support import processes
+from support.tracker_runs import own_trackio
+from support.wandb_stand_in import ENTITY, KEY, StandIn
 
 from common.errors import UserError
 from config import RunsOptions
 from tracking import trackers
 from tracking.trackers import STATES, VERSIONS, TrackerError
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -373,37 +372,14 @@ def test_offline_wandb_needs_no_key_and_stores_no_files(monkeypatch, mode):
 # ---------------------------------------------------------------------------------------------------------------------
 # wandb: runs
 
-BEGIN = """
-import json, pathlib, sys, time
-import config, trackers
-from trackers import STATES, VERSIONS
-run_id, folder = sys.argv[1], pathlib.Path(sys.argv[2])
-options = config.RunsOptions(tracker="wandb", wandb_project="p", wandb_entity=sys.argv[3] or None)
-answer = {}
-
-def make(name, **files):
-    (folder / name).mkdir()
-    for path, text in files.items():
-        (folder / name / path).write_text(text)
-    return folder / name
-
-def refused(action):
-    try:
-        action()
-    except trackers.TrackerError as problem:
-        return str(problem)
-
-tracker = trackers.connect(options, run_id)
-"""
-
 
 def client(server, home, code, run_id="one", entity="", **environment):
     """What `code` put into `answer`, in a process with a home of its own."""
     home.mkdir(parents=True, exist_ok=True)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)} | environment
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(processes.ROOT)} | environment
     environment |= server.environment if server else {}
-    words = [sys.executable, "-c", f"{BEGIN}\n{code}\nprint(json.dumps(answer))", run_id, str(home), entity]
-    done = subprocess.run(words, env=environment, cwd=home, capture_output=True, text=True, timeout=60)
+    words = [sys.executable, "-m", "support.wandb_program", code, run_id, str(home), entity]
+    done = processes.run(words, env=environment, cwd=home, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert len(said) == 1 and KEY not in done.stderr + done.stdout, done.stdout
@@ -458,6 +434,7 @@ tracker.finish()
         yield types.SimpleNamespace(first=first, second=second, server=server, home=home)
 
 
+@pytest.mark.script
 def test_wandb_run_is_resumed_by_its_id(story):
     assert story.server.unknown == []
     assert story.first["last"] == -1 and story.first["before"] == [None, []]
@@ -472,11 +449,13 @@ def test_wandb_run_is_resumed_by_its_id(story):
     assert [name for name in run["files"] if name.startswith("media/images/samples")]
 
 
+@pytest.mark.script
 def test_wandb_score_is_in_the_summary_and_stays_there(story):
     (run,) = story.server.runs.values()
     assert run["summary"]["fid"] == 12.5 and run["summary"]["loss"] == 0.5
 
 
+@pytest.mark.script
 def test_wandb_versions_are_found_from_another_machine(story):
     found = {key: value for key, value in story.second.items() if key.startswith(("one-", "two-"))}
     assert found == {"one-v1": 5, "one-v2": 10, "one-latest": 10, "one-best": 5, "one-v3": None, "two-latest": None}
@@ -487,6 +466,7 @@ def test_wandb_versions_are_found_from_another_machine(story):
     assert listed[5] == ["one-best", "one-v1"] and set(listed[10]) == {"latest", "one-latest", "one-v2"}
 
 
+@pytest.mark.script
 def test_wandb_alias_leaves_the_version_that_had_it_and_files_are_sent_once(story):
     assert story.second["moved"] == {"best": 11, "latest": 11, "v1": 5}
     versions = story.server.artifacts[VERSIONS[0]]
@@ -495,6 +475,7 @@ def test_wandb_alias_leaves_the_version_that_had_it_and_files_are_sent_once(stor
     assert versions[0]["aliases"] == ["one-v1"]
 
 
+@pytest.mark.script
 def test_wandb_key_is_in_no_file_and_no_request(story):
     assert story.server.api_keys == {KEY}
     assert not [body for body in story.server.bodies if KEY in body]
@@ -504,6 +485,7 @@ def test_wandb_key_is_in_no_file_and_no_request(story):
     assert len(data) > 10 and not [one for one in data if KEY.encode() in one]
 
 
+@pytest.mark.script
 def test_wandb_entity_is_where_all_goes(tmp_path):
     with StandIn() as server:
         answer = client(
@@ -527,6 +509,7 @@ answer["where"] = tracker.where
         assert server.runs["one"]["summary"]["fid"] == 2.0
 
 
+@pytest.mark.script
 def test_a_key_that_wandb_refuses_is_one_line(tmp_path):
     with StandIn() as server:
         server.refused_keys.add(KEY)
@@ -545,36 +528,38 @@ answer["score"] = refused(lambda: tracker.score(1, {"fid": 1.0}))
         assert line.startswith("wandb: ") and "\n" not in line and KEY not in line
 
 
+@pytest.mark.script
 def test_wandb_that_is_down_is_one_line_and_a_later_start_succeeds(tmp_path):
     with StandIn() as server:
         server.down = "refuse"
         home = tmp_path / "home2"
         home.mkdir()
-        process = subprocess.Popen(
+        process = processes.Process(
             [
                 sys.executable,
-                "-c",
-                f"""{BEGIN}
-trackers.REACHED = 2
-answer["start"] = refused(lambda: tracker.start(folder, {{}}, 0))
-print(json.dumps(answer["start"]), flush=True)
+                "-m",
+                "support.wandb_program",
+                """
+shorten_patience()
+answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
+tell()
 input()
-tracker = trackers.connect(options, run_id)
-tracker.start(folder, {{}}, 0)
-tracker.log(1, {{"loss": 1.0}}, {{}})
+tracker = connect()
+tracker.start(folder, {}, 0)
+tracker.log(1, {"loss": 1.0}, {})
 tracker.finish()
 """,
                 "one",
                 str(home),
                 "",
             ],
-            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)} | server.environment,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(processes.ROOT)} | server.environment,
             cwd=home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        line = json.loads(process.stdout.readline())
+        line = json.loads(process.stdout.readline())["start"]
         server.down = False
         process.communicate("\n", timeout=40)
         assert process.returncode == 0
@@ -582,6 +567,7 @@ tracker.finish()
         assert [row["loss"] for row in server.runs["one"]["history"]] == [1.0]
 
 
+@pytest.mark.script
 def test_offline_wandb_keeps_curves_for_wandb_sync(tmp_path):
     home = tmp_path / "home2"
     answer = client(
@@ -605,12 +591,13 @@ tracker.finish()
     with StandIn() as server:
         environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
         words = [sys.executable, "-m", "wandb", "sync", str(kept)]
-        subprocess.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
+        processes.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
         run = server.runs["one"]
         assert [(row["_step"], row["loss"]) for row in run["history"]] == [(1, 1.0)]
         assert run["config"]["lr"]["value"] == 1e-5 and run["history"][0]["samples"]["_type"] == "image-file"
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("synced", [False, True])
 def test_an_offline_run_that_is_resumed_loses_and_doubles_nothing(tmp_path, synced):
     """Killed after update 12, its last save being that of update 10. A folder that was not synced is replaced by one
@@ -631,7 +618,7 @@ tracker.finish()
         def sync(folder):
             environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
             words = [sys.executable, "-m", "wandb", "sync", str(folder)]
-            subprocess.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
+            processes.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
 
         if synced:
             sync(first)

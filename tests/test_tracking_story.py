@@ -6,7 +6,6 @@ A machine is an empty folder of its own for runs, home and caches; a tracker is 
 import hashlib
 import json
 import os
-import pathlib
 import shlex
 import shutil
 import signal
@@ -15,12 +14,13 @@ import sys
 import time
 
 import pytest
-from wandb_stand_in import StandIn
+from support import processes
+from support.wandb_stand_in import StandIn
 
 import sd_inference
 import training
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = processes.ROOT
 KEY = "feedbead" * 5
 VERSION, STATE = "stable_diffusion_model", "stable_diffusion_state"
 
@@ -36,7 +36,7 @@ class Machine:
         self.environment = {**kept, **{name: str(path) for name, path in places.items()}, **environment}
 
     def start(self, script, *words, **environment):
-        return subprocess.Popen(
+        return processes.Process(
             [sys.executable, "-m", script, "--output_dir", self.runs, *map(str, words)],
             cwd=ROOT,
             env={**self.environment, **environment},
@@ -74,12 +74,9 @@ def tracker(request, tmp_path):
 
 
 def trackio_history(store):
-    code = (
-        "import json, trackio.sqlite_storage as s\n"
-        "print(json.dumps(s.SQLiteStorage.get_logs('book_cover_generation', 'travels')))"
-    )
+    words = [sys.executable, "-m", "support.trackio_rows", "book_cover_generation", "travels"]
     environment = {**os.environ, "TRACKIO_DIR": str(store)}
-    text = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    text = processes.run(words, env=environment, capture_output=True, text=True, check=True)
     return json.loads(text.stdout)
 
 
@@ -115,6 +112,8 @@ def published(run, place):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_a_run_goes_on_on_another_machine_and_is_drawn_on_a_third(tracker, training_words, tmp_path):
     name, shared, history = tracker
 
@@ -166,10 +165,13 @@ def test_a_run_goes_on_on_another_machine_and_is_drawn_on_a_third(tracker, train
     assert "best" in line and line.endswith(f"disk, {name}")
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_an_outage_in_mid_run_costs_nothing(training_words, tmp_path):
     with StandIn() as server:
         machine = Machine(tmp_path / "machine", server.environment)
-        process = machine.start("training", *training_words, "--max_steps", 60, "--save_every", 20)
+        words = ("--max_steps", 60, "--save_every", 20)
+        process = machine.start("support.impatient_training", *training_words, *words)
         run = machine.runs / "travels"
         wait_until(lambda: published(run, "wandb"), process)
         server.down = True
@@ -184,8 +186,8 @@ def test_an_outage_in_mid_run_costs_nothing(training_words, tmp_path):
 
         # The command that was named brings everything once the outage is over
         server.down = False
-        environment = {**machine.environment, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+        words = [sys.executable, *command[1:]]
+        done = processes.run(words, cwd=ROOT, env=machine.environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [row["step"] for row in wandb_history(server)] == list(range(61))
         aliases = {alias for version in server.artifacts[VERSION] for alias in version["aliases"]}
@@ -193,6 +195,8 @@ def test_an_outage_in_mid_run_costs_nothing(training_words, tmp_path):
         assert [v["metadata"]["step"] for v in server.artifacts[STATE] if "travels-latest" in v["aliases"]] == [60]
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_a_server_that_comes_back_gets_what_it_missed(training_words, tmp_path):
     with StandIn() as server:
         server.refused_keys.add(server.environment["WANDB_API_KEY"])  # answers at once, unlike a server that is away
@@ -208,6 +212,8 @@ def test_a_server_that_comes_back_gets_what_it_missed(training_words, tmp_path):
         assert len(server.artifacts[VERSION]) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_a_key_on_the_command_line_is_written_nowhere(training_words, tmp_path):
     with StandIn() as server:
         machine = Machine(tmp_path / "machine", {**server.environment, "WANDB_API_KEY": "", "WANDB_SILENT": "false"})
@@ -223,6 +229,8 @@ def test_a_key_on_the_command_line_is_written_nowhere(training_words, tmp_path):
         assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path):
     with StandIn() as server:
         machine = Machine(tmp_path / "machine", server.environment)
@@ -231,21 +239,22 @@ def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path
         assert "wandb lacks v1, v2, v3, state" in text and "--publish" in text
         assert not server.runs
         folder = next((machine.runs / "travels" / "wandb").glob("offline-run-*-travels"))
-        wandb = pathlib.Path(sys.executable).parent / "wandb"
         sync = dict(cwd=machine.folder, env=machine.environment, check=True, capture_output=True, timeout=120)
-        subprocess.run([wandb, "sync", folder], **sync)
+        processes.run([sys.executable, "-m", "wandb", "sync", folder], **sync)
         assert [row["step"] for row in wandb_history(server)] == list(range(13))
         machine.run("runs", "--run_id", "travels", "--publish")
         assert [row["step"] for row in wandb_history(server)] == list(range(13))
         assert len(server.artifacts[VERSION]) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_scores_are_listed_and_tracked(training_words, tmp_path, small_data):
     machine = Machine(tmp_path / "machine", {"TRACKIO_DIR": str(tmp_path / "trackio")})
     machine.run("training", *training_words, "--tracker", "trackio", "--max_steps", 4)
     scoring = f"--fid_features efficientnet --fid_stats_path {tmp_path}/stats.npz"
     words = f"{scoring} --data_root {small_data} --resolution 32x48"
-    made = subprocess.run(
+    made = processes.run(
         [sys.executable, "-m", "precalc_fid_stats", *words.split()],
         cwd=ROOT,
         env=machine.environment,

@@ -1,17 +1,17 @@
 """The training script on `tiny`: real files, real processes, real signals."""
 
-import hashlib
 import json
 import os
-import pathlib
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import processes
+from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update
 
 import config
 import training
@@ -19,17 +19,10 @@ from checkpoints import state
 from checkpoints import state as checkpoints_state
 from cli import saved_options
 from common import randomness
-from common.errors import UserError
 from diffusion import pipeline
 from diffusion.noise import normal, uniform_timesteps
 from diffusion.parts import PARTS
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-WEIGHTS = {
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "text_encoder": "text_encoder/model.safetensors",
-    "vae": "vae/diffusion_pytorch_model.safetensors",
-}
 BOTH = ("--train_unet", "--train_text_encoder")
 
 
@@ -50,43 +43,25 @@ def runs(tmp_path):
     return tmp_path / "runs"
 
 
-def read_log(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def first_update(small_data, tmp_path_factory):
+    """A run of one update, to be copied or refused to."""
+    runs = tmp_path_factory.mktemp("first") / "runs"
+    words = f"""--data_root {small_data} --output_dir {runs} --pretrained_model tiny --resolution 32x48 --batch_size 5
+        --lr 1e-3 --lr_text_encoder 2e-3 --num_workers 0 --sample_every 0 --validation_rows 4 --max_steps 1"""
+    assert training.main([*words.split(), "--run_name", "run"]) == 0
+    return runs
+
+
+@pytest.fixture
+def begun(first_update, runs):
+    """A run of one update that is a test's own: `run` in `runs`."""
+    shutil.copytree(first_update, runs)
+    return runs / "run"
 
 
 def resume(runs, *more, name="run"):
     return ["--output_dir", str(runs), "--run_id", name, *map(str, more)]
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def final_state(run):
-    """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = state.read_position(run)
-    return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
-
-
-def start(words):
-    """The training script in its own process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "training", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for_update(run, step, process):
-    """Return as soon as the run has logged the update."""
-    for _ in range(2400):
-        if (run / "metrics.jsonl").exists() and f'{{"step": {step}, "loss"' in (run / "metrics.jsonl").read_text():
-            return
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
-    raise AssertionError(f"no update {step}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,6 +157,8 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
     assert rates == pytest.approx([0, 1e-3, 2e-3, 1.5e-3, 1e-3, 0.5e-3])
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_two_processes_equal_one(arguments, runs, small_data):
     """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
 
@@ -192,7 +169,9 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
     assert state.read_position(runs / "two")[0]["window"] == 6
     assert done.returncode == 0, done.stderr
     for name in ("loss", "validation_loss", "grad_norm"):
@@ -221,11 +200,13 @@ LONG = ("--max_steps", 12, "--save_every", 3, "--validate_every", 2, "--sample_e
 
 
 @pytest.fixture(scope="module")
-def unbroken(small_data, tmp_path_factory):
-    """The run that the broken ones should equal, and its words."""
+def unbroken(mixed_data, tmp_path_factory):
+    """The run that the broken ones should equal, and its words: in buckets, with covers read by two workers.
+
+    test_buckets.py has one with cached latents and more, test_optimizers.py one of the smallest preset."""
     runs = tmp_path_factory.mktemp("unbroken")
-    fixed = f"""--data_root {small_data} --pretrained_model tiny --resolution 32x48 --batch_size 5 --lr 1e-3
-        --lr_text_encoder 2e-3 --num_workers 2 --validation_rows 4 --train_unet --num_samples 2"""
+    fixed = f"""--data_root {mixed_data} --pretrained_model tiny --resolution 32x48 --batch_size 5 --lr 1e-3
+        --lr_text_encoder 2e-3 --num_workers 2 --validation_rows 4 --train_unet --num_samples 2 --buckets"""
     words = [*fixed.split(), *map(str, LONG)]
     process = start([*words, "--output_dir", str(runs), "--run_name", "run"])
     output, _ = process.communicate(timeout=280)
@@ -251,6 +232,8 @@ def assert_equals_unbroken(run, unbroken):
         assert digest(path) == digest(run / "samples" / path.name), path.name
 
 
+@pytest.mark.slow
+@pytest.mark.script
 def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
     """SIGKILL in the first epoch, and again in the second, after the first resume."""
     reference, words = unbroken
@@ -266,30 +249,15 @@ def test_killed_twice_and_resumed_is_bit_identical(unbroken, runs):
     assert_equals_unbroken(runs / "run", reference)
 
 
-KILL_AT_RENAME = """
-import os, pathlib, sys
-sys.path.insert(0, {root!r})
-left, replace = {times}, os.replace
-def dying(source, destination):
-    global left
-    left -= pathlib.Path(destination).name == {name!r}
-    if left == 0:
-        os._exit(9)
-    return replace(source, destination)
-os.replace = dying
-import training
-sys.exit(training.main(sys.argv[1:]))
-"""
-
-
+@pytest.mark.script
 @pytest.mark.parametrize(("name", "times"), [("v2", 1), ("000000006", 1), ("versions.json", 3)])
 def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
     """Just before the version's, the state's or versions.json's rename of the second save: nothing lost or doubled."""
     reference, words = unbroken
-    code = KILL_AT_RENAME.format(root=str(ROOT), name=name, times=times)
-    process = subprocess.run(
-        [sys.executable, "-c", code, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
-        cwd=ROOT,
+    dying = [sys.executable, "-m", "support.dying_training", name, times]
+    process = processes.run(
+        [*dying, *words, "--num_workers", "0", "--output_dir", str(runs), "--run_name", "run"],
+        cwd=processes.ROOT,
         capture_output=True,
         text=True,
         timeout=280,
@@ -300,6 +268,7 @@ def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
     assert_equals_unbroken(runs / "run", reference)
 
 
+@pytest.mark.script
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
     reference, words = unbroken
@@ -331,26 +300,22 @@ def test_more_steps_go_on_and_a_complete_run_says_so(arguments, runs, capsys):
     ("name", "value"),
     [("seed", 1), ("batch_size", 4), ("num_examples", 20), ("lr", 0.5), ("train_unet", True), ("resolution", "64x64")],
 )
-def test_what_would_change_the_past_is_refused_by_name(arguments, runs, name, value):
-    if not (runs / "run").exists():
-        assert training.main(arguments("--max_steps", 1)) == 0
-    with pytest.raises(UserError, match=f"--{name} .* would change the past"):
-        training.main(resume(runs, f"--{name}", value))
+def test_what_would_change_the_past_is_refused_by_name(first_update, name, value):
+    with pytest.raises(config.UserError, match=f"--{name} .* would change the past"):
+        training.main(resume(first_update, f"--{name}", value))
 
 
-def test_other_data_is_refused(arguments, runs, small_data, tmp_path):
-    import shutil
-
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_other_data_is_refused(begun, runs, small_data, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(small_data, moved)
     assert training.main(resume(runs, "--data_root", moved, "--max_steps", 2)) == 0  # the same data elsewhere
     text = (moved / "book_data.csv").read_text()
     (moved / "book_data.csv").write_text(text.replace("Book 3", "Another book"))
-    with pytest.raises(UserError, match="the covers under --data_root are not those that this run began with"):
+    with pytest.raises(config.UserError, match="the covers under --data_root are not those that this run began with"):
         training.main(resume(runs, "--data_root", moved, "--max_steps", 3))
 
 
+@pytest.mark.script
 def test_killed_before_the_first_save_starts_again(arguments, runs):
     assert training.main(arguments("--max_steps", 2, name="whole")) == 0
     process = start(arguments("--max_steps", 500, "--save_every", 500))
@@ -365,6 +330,7 @@ def test_killed_before_the_first_save_starts_again(arguments, runs):
 # What can go wrong
 
 
+@pytest.mark.script
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, runs, run_script):
     words = arguments("--max_steps", 9, "--save_every", 1, "--lr_text_encoder", 1e30)
     done = run_script("training", *words, "--lr_scheduler", "constant_with_warmup", "--warmup_steps", 1)  # first with 0
@@ -384,27 +350,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
 
 
 def test_a_validation_loss_that_is_not_finite_is_never_a_version(arguments, runs):
-    with pytest.raises(UserError, match=r"update 1: the loss \(nan\)"):
+    with pytest.raises(config.UserError, match=r"update 1: the loss \(nan\)"):
         training.main(arguments("--max_steps", 1, "--lr_text_encoder", 1e30))
     assert json.loads((runs / "run" / "versions.json").read_text())["versions"] == {}
 
 
-def test_a_run_without_its_state_keeps_its_versions(arguments, runs):
-    import shutil
-
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_a_run_without_its_state_keeps_its_versions(begun, runs):
     shutil.rmtree(runs / "run" / "state")
-    with pytest.raises(UserError, match="has versions but no training state"):
+    with pytest.raises(config.UserError, match="has versions but no training state"):
         training.main(resume(runs, "--max_steps", 2))
     assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
 
 
 @pytest.mark.parametrize("file", ["position.json", "optimizer.pt", "text_encoder.safetensors"])
-def test_a_damaged_state_is_named(arguments, runs, file):
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_a_damaged_state_is_named(begun, runs, file):
     path = state.read_position(runs / "run")[1] / file
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=f"{file}"):
+    with pytest.raises(config.UserError, match=f"{file}"):
         training.main(resume(runs, "--max_steps", 2))
     assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
 
@@ -418,8 +380,7 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_epochs_given_on_resume_win_over_the_runs_max_steps(arguments, runs):
-    assert training.main(arguments("--max_steps", 1)) == 0
+def test_epochs_given_on_resume_win_over_the_runs_max_steps(begun, runs):
     assert training.main(resume(runs, "--epochs", 1)) == 0
     assert state.read_position(runs / "run")[0]["step"] == 5
 
@@ -434,15 +395,14 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
     usage = state.shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(UserError, match="nothing was written"):
+        with pytest.raises(config.UserError, match="nothing was written"):
             training.main(arguments("--max_steps", 1))
     assert not runs.exists()
     assert training.main(arguments("--max_steps", 1)) == 0
 
 
+@pytest.mark.script
 def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
-    import shutil
-
     broken = tmp_path / "data"
     shutil.copytree(small_data, broken)
     words = arguments("--max_steps", 200, "--save_every", 1, "--data_root", broken, "--num_workers", 1)
@@ -469,11 +429,12 @@ def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_dat
 )
 def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
     given = arguments() if words[0] != "--run_id" else arguments()[:-2]
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(config.UserError, match=message):
         training.main([*given, *words])
     assert not (runs / "run").exists()
 
 
+@pytest.mark.script
 def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
     """bf16 arithmetic in processes of their own: versions in bf16, a state in fp32, and no bit lost between them."""
 

@@ -1,8 +1,10 @@
 """bench.training_speed: real processes, watched from outside; a stand-in for the example, which is not ours."""
 
+import os
 import sys
 
 import pytest
+from support import processes
 
 from bench import training_speed
 from common.errors import UserError
@@ -16,7 +18,10 @@ for _ in tqdm(range(int(words[words.index("--max_train_steps") + 1])), desc="Ste
 """
 
 
-def test_all_ways(tmp_path, capsys):
+@pytest.mark.script
+@pytest.mark.slow
+def test_all_ways(tmp_path, capsys, monkeypatch, forking):
+    monkeypatch.setattr(os, "wait4", processes.wait4)
     example = tmp_path / "example.py"
     example.write_text(COUNTING)
     words = f"--example {example} --out {tmp_path} --resolution 64 --batch_size 2 --updates 2 --repeats 1 --covers 30"
@@ -29,6 +34,7 @@ def test_all_ways(tmp_path, capsys):
     assert all(float(row[5]) > 0.005 for row in rows[1:])  # GiB
 
 
+@pytest.mark.script
 def test_a_process_that_fails_is_told_with_its_log(tmp_path):
     with pytest.raises(UserError, match=r"no speed from .*; see .*last\.log"):
         training_speed.measure([sys.executable, "-c", "raise SystemExit('no')"], 4, tmp_path / "last.log")

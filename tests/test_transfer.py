@@ -1,19 +1,21 @@
-"""experiments.transfer: three regimes trained and scored by the real scripts, a table, a picture; again for free."""
+"""bench.transfer: three regimes trained and scored by the real scripts, a table, a picture; and again without work."""
 
 import importlib
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import processes
 
-from common.errors import UserError
+import config
 from experiments import regimes, transfer
 
 
-def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsys):
+@pytest.mark.slow
+@pytest.mark.script
+def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsys, forking):
     """The first score is drawn by two processes, everything else in this one, which computes in fp32."""
     started = []
 
@@ -70,20 +72,22 @@ def test_what_does_not_go_together_is_refused_before_any_work(words, message, tm
         options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
         options |= dict(lr=1e-3, lr_text_encoder=4e-4)
         (tmp_path / "asked.json").write_text(json.dumps(options))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(config.UserError, match=message):
         transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
 
 
-def test_an_error_in_drawing_processes_is_the_script_s_own(small_data, tmp_path):
+@pytest.mark.script
+def test_an_error_in_drawing_processes_is_the_script_s_own(small_data, tmp_path, forking):
     """Two processes; exit status 2, not the launcher's."""
     with pytest.raises(SystemExit) as left:
         regimes.run_script("sd_inference", "--output_dir", tmp_path, "--run_id", "none", processes=2)
     assert left.value.code == 2
 
 
+@pytest.mark.script
 def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
-    command = [sys.executable, "-m", "experiments.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
-    done = subprocess.run(command, cwd=regimes.ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "bench.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
+    done = processes.run(command, cwd=regimes.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 
 

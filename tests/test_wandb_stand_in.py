@@ -11,44 +11,20 @@ import urllib.request
 import pytest
 
 pytest.importorskip("wandb")
-from wandb_stand_in import ENTITY, KEY, GraphQLError, StandIn
+from support import processes
+from support.wandb_stand_in import ENTITY, KEY, GraphQLError, StandIn
 
 PROJECT = f"{ENTITY}/book_cover_generation"
 PATIENCE = 60  # seconds for one client process; each takes 2 to 10
 
-BEGIN = """
-import json, os, time
-from pathlib import Path
-import wandb
-HOME = Path(os.environ["HOME"])
-answer = {}
-
-def start(**more):
-    return wandb.init(project="book_cover_generation", id="RUN1", dir=str(HOME), **more)
-
-def make(name, type, files, **metadata):
-    folder = HOME / "folder"
-    for path, letter in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(letter.encode() * 5000)
-    artifact = wandb.Artifact(name, type=type, metadata=metadata)
-    artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
-    return artifact
-
-def read(folder):
-    files = [path for path in Path(folder).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes().decode() for path in files}
-"""
-
 
 def launch(server, home, code, **environment):
-    """A Python process that runs BEGIN and `code` with its own HOME and wandb folders."""
+    """A Python process that runs `code` with its own HOME and wandb folders."""
     home.mkdir(parents=True, exist_ok=True)
     folders = {f"WANDB_{name}_DIR": str(home / name.lower()) for name in ("DATA", "CACHE", "ARTIFACT", "CONFIG")}
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | folders | server.environment | environment
-    code = BEGIN + code + "\nprint(json.dumps(answer))\n"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=home, **pipes)
+    return processes.Process([sys.executable, "-m", "support.wandb_client", code], env=environment, cwd=home, **pipes)
 
 
 def finish(process):
@@ -99,6 +75,7 @@ run.finish()
         yield server, answer, home
 
 
+@pytest.mark.script
 def test_a_run_is_kept_with_config_history_summary_and_files(story):
     server, answer, home = story
     run = server.runs["RUN1"]
@@ -113,6 +90,7 @@ def test_a_run_is_kept_with_config_history_summary_and_files(story):
     assert server.unknown == []
 
 
+@pytest.mark.script
 def test_versions_count_up_and_take_their_aliases_along(story):
     server, answer, _ = story
     first, second = server.artifacts["sd"][:2]
@@ -123,6 +101,7 @@ def test_versions_count_up_and_take_their_aliases_along(story):
     assert set(server.artifacts["state"][0]["aliases"]) == {"RUN1", "latest"}
 
 
+@pytest.mark.script
 def test_an_unchanged_file_is_not_sent_again(story):
     server, _, _ = story
     first, second = server.artifacts["sd"][:2]
@@ -131,6 +110,7 @@ def test_an_unchanged_file_is_not_sent_again(story):
     assert second["files"] == {"unet/w.bin": b"b" * 5000, "vae.bin": b"v" * 5000}
 
 
+@pytest.mark.script
 def test_another_machine_goes_on_with_the_run_and_its_versions(story, tmp_path):
     server, _, _ = story
     answer = client(
@@ -173,6 +153,7 @@ for wrong in ("{PROJECT}/sd:none", "{PROJECT}/none:latest"):
     assert len(server.runs) == 1 and server.unknown == []
 
 
+@pytest.mark.script
 def test_only_a_version_without_aliases_is_deleted_and_its_number_never_comes_back(tmp_path):
     with StandIn() as server:
         answer = client(
@@ -202,6 +183,7 @@ run.finish()
         assert version["uploaded"] == {"w.bin", "vae.bin"}, "files of deleted versions are gone"
 
 
+@pytest.mark.script
 @pytest.mark.parametrize("down", [True, "refuse"])
 def test_an_outage_delays_what_is_sent_and_loses_nothing(tmp_path, down):
     with StandIn() as server:
@@ -254,6 +236,7 @@ def wait_for(path, process):
         raise AssertionError(process.communicate()[1])
 
 
+@pytest.mark.script
 def test_no_server_and_a_wrong_key_are_told(tmp_path):
     code = """
 try:
@@ -270,6 +253,7 @@ except wandb.errors.CommError as error:
         assert "deadline exceeded" in no_server and down.runs == {}
 
 
+@pytest.mark.script
 def test_the_client_writes_a_damaged_download_and_finds_it_only_when_asked(story, tmp_path):
     server, _, _ = story
     first = server.artifacts["sd"][0]
