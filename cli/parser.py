@@ -2,10 +2,10 @@
 
     options, given = parser.parse(config.TrainingOptions)
 
-`options` is a frozen dataclass. `given` has only what the user has given on the command line or in --config FILE.json,
-or chosen by --preset, so that what a run has saved can be told from a default. What wins: command line, then --config,
-then --preset, then the run's config.json, then the default. Only the standard library is imported here, so that --help
-is instant.
+`options` is a frozen dataclass. `given` has only the options that the user has set on the command line, in --config
+FILE.json or by --preset; all others can come from the run's config.json. Precedence, highest first: command line,
+--config, --preset, the run's config.json, defaults. Only the standard library is imported here, so that --help is
+instant.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(cls: type[DataclassInstance]) -> Parser:
     """An argparse parser with an argument for each option, in the groups of the classes that `cls` is made of.
 
-    Values stay text, and options that are not given are left out; both is for read_command_line.
+    It parses options to text, and leaves out those that are not given; read_command_line converts the values.
     """
     parser = Parser(
         prog=f"python -m {SCRIPTS[cls]}",
