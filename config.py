@@ -210,15 +210,15 @@ class TrackingOptions:
     )
     wandb_key: str | None = option(
         None,
-        "API key of wandb; it selects --tracker wandb. The environment variable WANDB_API_KEY is safer",
-        none="WANDB_API_KEY",
+        "API key of wandb; selects --tracker wandb. It is safer in the environment variable WANDB_API_KEY",
+        none="that variable",
         saved=False,
         secret=True,
         inherited=True,
         memory=False,
     )
     wandb_project: str = tracking_option("book_cover_generation", "project of the runs, in wandb and trackio")
-    wandb_entity: str | None = tracking_option(None, "user or team in wandb", none="the default of the API key")
+    wandb_entity: str | None = tracking_option(None, "user or team in wandb", none="that of the API key")
     upload: str = tracking_option(
         "all",
         "files to upload to wandb or trackio; versions = the saved versions; all = also the training state, so that "
@@ -237,7 +237,9 @@ class DrawingOptions:
     guidance_scale: float = drawing_option(
         7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, memory=lambda scale: scale > 1
     )
-    scheduler: str = drawing_option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"), memory=False)
+    scheduler: str = drawing_option(
+        "dpm++", "sampling algorithm", choices=("dpm++", "ddim", "pndm", "euler"), memory=False
+    )
     num_samples: int = option(
         4, "held-out books to draw in previews and in the grid", ge=1, resume="free", inherited=True, affects="nothing"
     )
@@ -304,7 +306,7 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
     num_examples: int | None = option(
         None,
-        "number of training covers: the first ones of an order that depends on the books alone",
+        "number of covers to train on: the first ones of a fixed random order",
         none="all",
         ge=1,
         memory=False,
@@ -451,7 +453,7 @@ class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions
     )
     num_imgs: int | None = option(
         None,
-        "with --calc_fid: number of covers, the first ones of an order that depends on the books alone",
+        "with --calc_fid: number of covers to draw and score: the first ones of a fixed random order",
         none="all",
         ge=1,
     )
@@ -459,7 +461,7 @@ class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions
     clip_model: str | None = option(
         None,
         "with --calc_fid: Hugging Face model id or folder of a CLIP model, for the metric clip",
-        none="clip is skipped",
+        none="none, and clip is skipped",
         saved=False,
     )
 
@@ -495,9 +497,7 @@ class RunsOptions(TrackingOptions):
     output_dir: str = option(**OUTPUT_DIR)
     run_id: str | None = option(None, "show only this run, in detail", none="list all runs")
     publish: bool = option(False, "upload what the tracker does not have yet of --run_id")
-    prune: bool = option(
-        False, "delete from wandb the versions and states of --run_id that its list and aliases no longer name"
-    )
+    prune: bool = option(False, "delete those versions and states of --run_id from wandb that the run no longer lists")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What this machine has for training: GPU, driver, libraries, memory and disk, and what to do if something is missing.
+"""Checks whether this machine can train: GPU, driver, libraries, memory and disk; and what to do if not.
 
 python -m doctor
 """
@@ -10,7 +10,7 @@ from cli import launch, parser
 from common.errors import UserError
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Print the report. Returns the exit status."""
     options, _ = parser.parse(config.DoctorOptions, argv)
 

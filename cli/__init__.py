@@ -1,1 +1,1 @@
-"""Command line and saved JSON <-> options; checks across options; launching."""
+"""The command line: options from arguments and JSON files and back, checks of options, launching, doctor."""

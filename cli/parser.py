@@ -2,10 +2,10 @@
 
     options, given = parser.parse(config.TrainingOptions)
 
-`options` is a frozen dataclass. `given` has only what the user has given on the command line or in --config FILE.json,
-or chosen by --preset, so that what a run has saved can be told from a default. What wins: command line, then --config,
-then --preset, then the run's config.json, then the default. Only the standard library is imported here, so that --help
-is instant.
+`options` is a frozen dataclass. `given` has only the options that the user has set on the command line, in --config
+FILE.json or by --preset; all others can come from the run's config.json. Precedence, highest first: command line,
+--config, --preset, the run's config.json, defaults. Only the standard library is imported here, so that --help is
+instant.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,30 +48,32 @@ DESCRIPTIONS: dict[type[DataclassInstance], str] = {
     DatasetOptions: "Check a data folder: which books can be used, how they are split, what the prompts look like.",
     DoctorOptions: "Check whether this machine can train: GPU, driver, libraries, memory, disk; and what to do if not.",
 }
-EXAMPLES = {
+EXAMPLES: dict[type[DataclassInstance], str] = {
     TrainingOptions: """
   python -m training --num_gpus=1 --train_text_encoder True --train_unet False
   python -m training --train_unet --train_text_encoder --lr 1e-5 --lr_text_encoder 2e-6 --epochs 8
-  python -m training --run_id=ID                                    # go on where run ID stopped
-  python -m training --train_unet --pretrained_model mini --data_root demo --resolution 128x192 --batch_size 16 \\
-      --optimizer adamw --grad_ckpt False --lr 1e-3 --max_steps 100    # minutes on two CPU cores, without internet
+  python -m training --run_id=ID                # resume run ID where it stopped
+
+  # minutes on two CPU cores, without internet
+  python -m training --train_unet --pretrained_model mini --data_root demo --resolution 128x192 \\
+      --batch_size 16 --optimizer adamw --grad_ckpt False --lr 1e-3 --max_steps 100
 """,
     InferenceOptions: """
   python -m sd_inference --version=latest --run_id=ID --save_dir="./book dataset" --calc_fid=True
-  python -m sd_inference --version=best                             # the grid of the newest run
+  python -m sd_inference --version=best         # the grid of the newest run
   python -m sd_inference --version=v0 --prompt "A fantasy book cover with author Ursula K. Le Guin"
 """,
     StatsOptions: """
   python -m precalc_fid_stats
-  python -m precalc_fid_stats --data_root demo --fid_features efficientnet      # works without internet
+  python -m precalc_fid_stats --data_root demo --fid_features efficientnet    # without internet
 """,
     ReportOptions: """
-  python -m report                                                  # v0, best and latest of the newest run
+  python -m report                              # v0, best and latest of the newest run
   python -m report --run_id A,B --version v0,best --num_samples 12 --report_path ~/covers.html
 """,
     RunsOptions: """
-  python -m runs                                                    # every run: versions, losses, scores, size
-  python -m runs --run_id ID --publish                              # what the tracker missed, when it is back
+  python -m runs                                # all runs: versions, losses, scores, size
+  python -m runs --run_id ID --publish          # upload what could not be uploaded while training
 """,
     DatasetOptions: """
   python -m dataset --data_root ../book_dataset
@@ -78,9 +81,16 @@ EXAMPLES = {
 """,
     DoctorOptions: """
   python -m doctor
-  python -m doctor --output_dir /data/runs --cache_dir /data/cache  # whether those disks have room
+  python -m doctor --output_dir /data/runs --cache_dir /data/cache    # check other disks
 """,
 }
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines at spaces only, so that names with hyphens can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,11 +112,11 @@ class Parser(argparse.ArgumentParser):
 def build_parser(cls: type[DataclassInstance]) -> Parser:
     """An argparse parser with an argument for each option, in the groups of the classes that `cls` is made of.
 
-    Values stay text, and options that are not given are left out; both is for read_command_line.
+    It parses options to text, and leaves out those that are not given; read_command_line converts the values.
     """
     parser = Parser(
         prog=f"python -m {SCRIPTS[cls]}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         usage="%(prog)s [--option value ...]",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def known_fields() -> dict[str, dataclasses.Field[Any]]:
-    """{name: field} of the options of all scripts; an option also stands under each of its aliases."""
+    """{name or alias: field} of the options of all scripts."""
     fields = [field for cls in SCRIPTS for field in dataclasses.fields(cls)]
     return {name: field for field in fields for name in (field.name, *field.metadata["aliases"])}
 
@@ -48,12 +48,12 @@ def read_options(path: pathlib.Path | str) -> dict[str, Any]:
 
 
 def parse_value(field: dataclasses.Field[Any], raw: Any, where: str) -> Any:
-    """The value of an option from text or JSON. UserError says `where` it stands and what was expected."""
+    """The value of an option from text or JSON. UserError says where the value comes from and what was expected."""
     try:
         return check_value(field, raw)
     except ValueError as problem:
         shown = repr(raw) if len(repr(raw)) <= 200 else f"{repr(raw)[:200]} ..."
-        hidden = field.metadata["secret"] or "wandb_key" in shown  # a misplaced word may have a key in it
+        hidden = field.metadata["secret"] or "wandb_key" in shown  # a misplaced --wandb_key=KEY
         raise UserError(f"{where}: {problem}" + ("" if hidden else f", got {shown}")) from None
 
 

@@ -1,1 +1,1 @@
-"""What knows no book and no model: errors, files, hashing, random numbers, PNG, threads."""
+"""Helpers that do not depend on books, models or options: errors, files, hashes, random numbers, PNG, devices."""

@@ -1,9 +1,9 @@
-"""Which device torch computes on and, where that is the CPU, why.
+"""The device that torch computes on and, if that is the CPU, the reason.
 
     facts = machine.device_facts()
     print("training on " + describe_device(facts))    # training on NVIDIA GeForce RTX 3060 (11.8 GiB, bf16)
 
-Nothing here looks at the machine, which machine.py does: all is a function of facts, so that each cause can be tested.
+common/machine.py detects the facts; everything here is a function of them, so that each cause can be tested.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-GIB = 2**30
-# The oldest NVIDIA driver that runs any release of a major CUDA version (NVIDIA's table of minor version compatibility)
+from common.files import GIB
+
+# The oldest NVIDIA driver that supports all releases of a major CUDA version (NVIDIA's table of minor version
+# compatibility)
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 NEW_ENVIRONMENT = "make the environment again: rm -r .venv && make install"
 
@@ -24,11 +26,11 @@ class Gpu:
     name: str
     capability: tuple[int, int]
     total_bytes: int
-    free_bytes: int | None = None  # None: not asked, since asking starts CUDA on that GPU, which takes memory
+    free_bytes: int | None = None  # None: not queried, as that starts CUDA on the GPU, which takes memory
 
     @property
     def bf16(self) -> bool:
-        """Whether it computes in bfloat16, which began with compute capability 8.0 (Ampere)."""
+        """Whether it supports bfloat16: from compute capability 8.0 (Ampere) on."""
         return self.capability >= (8, 0)
 
 
@@ -37,13 +39,13 @@ class Driver:
     """The NVIDIA driver, which belongs to the machine and not to the Python environment."""
 
     version: str | None = None  # such as 580.65.06
-    cuda: tuple[int, int] | None = None  # the newest CUDA that it runs
-    gpus: tuple[str, ...] = ()  # names; it lists all, also those that CUDA_VISIBLE_DEVICES hides
-    error: str = ""  # what nvidia-smi said where it failed
+    cuda: tuple[int, int] | None = None  # the newest CUDA that it supports
+    gpus: tuple[str, ...] = ()  # names, also of those that CUDA_VISIBLE_DEVICES hides
+    error: str = ""  # of nvidia-smi, if it failed
 
     @property
     def found(self) -> bool:
-        """Whether it is installed and answers. Its library alone (cuda) may be a leftover."""
+        """Whether it is installed and responds. Its library alone (cuda) may be a leftover."""
         return bool(self.version or self.gpus)
 
     def __str__(self) -> str:
@@ -53,17 +55,17 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFacts:
-    """All that decides which device torch computes on."""
+    """Everything that determines which device torch computes on."""
 
     torch_version: str | None  # None: torch can't be imported
     torch_cuda: str | None  # the CUDA version that torch was built for; None: built without CUDA
-    torch_error: str = ""  # what torch said when it was imported, or asked to start CUDA
-    architectures: tuple[str, ...] = ()  # what torch's kernels were compiled for, such as sm_86
+    torch_error: str = ""  # of importing torch or starting CUDA
+    architectures: tuple[str, ...] = ()  # that torch's kernels are compiled for, such as sm_86
     gpus: tuple[Gpu, ...] = ()
     driver: Driver = Driver()
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES, if it is set
     hardware: bool = False  # an NVIDIA GPU is on the PCI bus
-    locked_files: tuple[str, ...] = ()  # the driver's device files that this user may not open
+    locked_files: tuple[str, ...] = ()  # device files of the driver that this user may not open
     wsl: bool = False
     container: bool = False
 
@@ -77,11 +79,11 @@ class Cause:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the facts mean
+# Conclusions from the facts
 
 
 def describe_device(facts: DeviceFacts, index: int = 0) -> str:
-    """The device that torch will use, in one line: GPU number `index`, or "the CPU: " and why, and what to do."""
+    """One line: the name of GPU number `index`, which torch will use, or "the CPU: " with the reason and a remedy."""
     if index < len(facts.gpus):
         gpu = facts.gpus[index]
         return f"{gpu.name} ({gpu.total_bytes / GIB:.1f} GiB, {'bf16' if gpu.bf16 else 'fp16'})"
@@ -90,7 +92,7 @@ def describe_device(facts: DeviceFacts, index: int = 0) -> str:
 
 
 def why_cpu(facts: DeviceFacts) -> Cause | None:
-    """Why torch sees no GPU, the first cause that has to be mended; None if it sees one."""
+    """Why torch sees no GPU: the cause to fix first. None if it sees one."""
     if facts.gpus:
         return None
     if facts.torch_version is None:
@@ -137,7 +139,7 @@ def why_cpu(facts: DeviceFacts) -> Cause | None:
 
 
 def why_no_driver(facts: DeviceFacts) -> Cause:
-    """Why the driver does not answer, and what to do."""
+    """Why there is no working NVIDIA driver, and what to do about it."""
     if facts.driver.error:
         return Cause(
             f"the NVIDIA driver does not answer ({facts.driver.error})",
@@ -159,7 +161,7 @@ def why_no_driver(facts: DeviceFacts) -> Cause:
 
 
 def driver_too_old(facts: DeviceFacts) -> bool:
-    """Whether the driver is of an older major CUDA version than torch; within one, any release runs."""
+    """Whether the driver's major CUDA version is older than that of torch; minor versions are compatible."""
     if "too old" in facts.torch_error:
         return True
     return bool(facts.driver.cuda and facts.torch_cuda and facts.driver.cuda[0] < int(facts.torch_cuda.split(".")[0]))
@@ -168,8 +170,8 @@ def driver_too_old(facts: DeviceFacts) -> bool:
 def has_kernels(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool:
     """Whether kernels compiled for these architectures run on a GPU of this compute capability.
 
-    Machine code (sm_86) runs on its own major version, from its own minor one on; code ending in a letter (sm_90a) on
-    just its own. PTX (compute_80) is compiled for any later GPU. An empty list means unknown, which counts as yes.
+    Machine code (sm_86) runs on GPUs of its major version whose minor version is not older; sm_90a, with a letter, runs
+    on 9.0 only. PTX (compute_80) can be compiled for any later GPU. An empty list means unknown, which counts as yes.
     """
     for architecture in architectures:
         match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)

@@ -1,6 +1,6 @@
-"""What a run was made with: commit, versions of the libraries, platform and device, for its environment.json.
+"""The software and hardware of a run, for its environment.json: commit, versions of libraries, platform, device.
 
-No name of a user, of a machine or of a folder is in it, so that it can be shown to anybody.
+It names no user, no machine and no folder, so that it can be published.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "bitsandbytes",
 
 
 def describe_environment(facts: DeviceFacts | None = None, index: int = 0) -> dict[str, Any]:
-    """commit, dirty, python, platform, libraries {name: version}, device: ready for JSON; None is what is not known.
+    """commit, dirty, python, platform, libraries {name: version} and device, ready for JSON; None = not known.
 
-    facts: those of this machine, where they are known already; index: the GPU that torch uses.
+    facts: those of this machine, if they are known already; index: number of the GPU that torch uses.
     """
     commit, dirty = git_state(PROJECT)
     return {
@@ -36,7 +36,7 @@ def describe_environment(facts: DeviceFacts | None = None, index: int = 0) -> di
 
 
 def describe_fully(facts: DeviceFacts, index: int = 0) -> str:
-    """The device in one line, with all that can change a result or a speed."""
+    """The device in one line, with everything that can affect results or speed."""
     if index >= len(facts.gpus):
         cause = why_cpu(facts)
         return f"the CPU: {cause.reason}" if cause else "the CPU"
@@ -49,7 +49,7 @@ def describe_fully(facts: DeviceFacts, index: int = 0) -> str:
 
 
 def library_version(name: str) -> str | None:
-    """Version of an installed library, or None. Nothing is imported."""
+    """Version of an installed library, or None; the library is not imported."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -57,21 +57,21 @@ def library_version(name: str) -> str | None:
 
 
 def git_state(folder: pathlib.Path) -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it); (None, None) if `folder` is not a git repository of its own."""
+    """(commit, whether tracked files differ from it); (None, None) unless `folder` is the top of a git repository."""
     top, commit = git(folder, "rev-parse", "--show-toplevel"), git(folder, "rev-parse", "HEAD")
     if top is None or commit is None or pathlib.Path(top).resolve() != folder.resolve():
-        return None, None  # a copy without git, maybe inside the repository of something else
+        return None, None  # a copy without git, perhaps inside another project's repository
     changes = git(folder, "status", "--porcelain", "--untracked-files=no")
     return commit, None if changes is None else bool(changes)
 
 
-def git(folder: pathlib.Path, *words: str) -> str | None:
-    """What a git command prints, or None if it fails or there is no git."""
+def git(folder: pathlib.Path, *arguments: str) -> str | None:
+    """Output of a git command, or None if it fails or git is not installed."""
     settings = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # a git hook sets these, for another repository
     environment = {name: value for name, value in os.environ.items() if name not in settings}
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), *words],
+            ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             timeout=10,

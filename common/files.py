@@ -1,7 +1,6 @@
-"""Writing files and folders so that they are there whole or not at all, whatever happens meanwhile.
+"""Atomic writes of files and folders: after a crash each is there as a whole, or not at all.
 
-Everything is written under a hidden name beside the real one, which ends in ".tmp", is brought to the disk, and then
-takes the real name.
+Data is written to a hidden temporary name in the same folder (.NAME.PID.tmp), flushed to disk, and then renamed.
 """
 
 from __future__ import annotations
@@ -11,19 +10,22 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 from common.errors import UserError
 
+GIB = 2**30
 FREE_SPACE_HINT = "free some space there or choose another folder"
 
 
 @contextlib.contextmanager
-def atomic_write(path, hint=FREE_SPACE_HINT):
-    """A temporary path to write a file to, or to make a folder at; it becomes `path` when the block ends well.
+def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> Iterator[pathlib.Path]:
+    """Context manager: yields a temporary path for a new file or folder, which is renamed to `path` at the end.
 
-    path's folder is made when needed. If the block fails the temporary path is gone and `path` is as it was; what the
-    disk was to blame for is a UserError with the reason and the hint. A folder that nothing speaks of may be there
-    already, left by a killed save: it is removed.
+    The parent folder is created if needed. If the block raises, the temporary path is removed and `path` stays as it
+    was; an error of writing (no space, no permission) becomes a UserError with the reason and the hint. A folder that
+    exists at `path`, such as one that a killed save has left, is replaced.
     """
     path = pathlib.Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,26 +44,26 @@ def atomic_write(path, hint=FREE_SPACE_HINT):
         raise
 
 
-def flush_to_disk(path):
-    """Have the file, or each file of the folder, survive a power cut, and be readable as the umask says."""
+def flush_to_disk(path: pathlib.Path) -> None:
+    """Flush a file, or each file in a folder, to disk (fsync), and set its permissions to what the umask allows."""
     umask = os.umask(0)
     os.umask(umask)
     for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
-        if file.stat().st_nlink == 1:  # a hard link's file has been on the disk for long
+        if file.stat().st_nlink == 1:  # one with several hard links is on the disk already
             file.chmod(0o666 & ~umask)
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
 
 
-def is_write_error(problem):
-    """Whether an error is one of writing. torch and safetensors tell of a full disk by errors of their own."""
+def is_write_error(problem: BaseException) -> bool:
+    """Whether an error comes from writing. torch and safetensors raise exceptions of their own when a disk is full."""
     return isinstance(problem, OSError) or any(
-        words in str(problem) for words in ("No space left", "PytorchStreamWriter", "inline_container", "os error")
+        text in str(problem) for text in ("No space left", "PytorchStreamWriter", "inline_container", "os error")
     )
 
 
-def remove(path):
-    """Delete a file or a folder, if it is there."""
+def remove(path: pathlib.Path) -> None:
+    """Delete a file or a folder, if it exists."""
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -69,35 +71,37 @@ def remove(path):
             path.unlink(missing_ok=True)
 
 
-def read_json(path):
-    """The JSON object in a file. UserError if it can't be read or is something else."""
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file. UserError if the file can't be read or holds anything else."""
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise UserError(f"can't read {path}: {problem}") from None
+    except RecursionError:
+        raise UserError(f"can't read {path}: its values are nested too deeply") from None
     if not isinstance(value, dict):
         raise UserError(f"can't read {path}: it must hold one JSON object")
     return value
 
 
-def write_text(path, text, hint=FREE_SPACE_HINT):
-    """Write a UTF-8 text file, line ends as they are."""
+def write_text(path: str | os.PathLike[str], text: str, hint: str = FREE_SPACE_HINT) -> None:
+    """Write a UTF-8 text file atomically, without conversion of line ends."""
     with atomic_write(path, hint) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def write_json(path, value, hint=FREE_SPACE_HINT):
-    """Write one JSON value, readable, with a line end."""
+def write_json(path: str | os.PathLike[str], value: Any, hint: str = FREE_SPACE_HINT) -> None:
+    """Write a JSON value atomically, indented, with a line end."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", hint)
 
 
-GIB = 2**30
-
-
 def require_free_space(
-    folder, needed, what, hint="free some space, lower --keep_versions or choose another --output_dir"
-):
-    """UserError unless the disk of `folder` has `needed` bytes to spare for `what`."""
+    folder: pathlib.Path,
+    needed: float,
+    what: str,
+    hint: str = "free some space, lower --keep_versions or choose another --output_dir",
+) -> None:
+    """UserError unless the disk of `folder` has `needed` bytes of free space for `what`."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
@@ -106,8 +110,8 @@ def require_free_space(
         )
 
 
-def link_or_copy(source, destination):
-    """A hard link where the file system has them."""
+def link_or_copy(source: pathlib.Path, destination: pathlib.Path) -> None:
+    """Make a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, destination)
     except OSError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 
-def file_sha256(path):
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hex. OSError if it can't be read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -13,9 +15,11 @@ def file_sha256(path):
     return digest.hexdigest()
 
 
-def content_hash(path):
-    """blake2b of a file's bytes, 128 bits, hex: Book.content of a picture, and the name of a sound file of latents; ''
-    if it can't be read."""
+def content_hash(path: str | os.PathLike[str]) -> str:
+    """BLAKE2b hash (128 bits, hex) of a file's bytes: identifies images, and files of cached latents.
+
+    '' if the file can't be read.
+    """
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,7 +1,7 @@
-"""What this machine has for computing: the NVIDIA driver, the GPUs that torch sees, and what may hide them.
+"""Detects what this machine has for computing: the NVIDIA driver, the GPUs that torch sees, and what may hide them.
 
-nvidia-smi, the driver's library and /sys are asked; without any of them the facts just say so.
-device.py says what they mean.
+The sources are torch, nvidia-smi, the driver's library and /sys; none of them has to exist. common/device.py interprets
+the facts.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import warnings
 from typing import Any
 
 from common.device import DeviceFacts, Driver, Gpu
+from common.errors import first_line
 
 
 def device_facts(free_memory: bool = False) -> DeviceFacts:
-    """What this machine has. free_memory: also ask each GPU how much is free, which starts CUDA on it."""
+    """The facts of this machine. free_memory: also query the free memory of each GPU, which starts CUDA on it."""
     machine: dict[str, Any] = dict(
         driver=query_driver(),
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -40,7 +41,7 @@ def device_facts(free_memory: bool = False) -> DeviceFacts:
         return DeviceFacts(torch_version=None, torch_cuda=None, torch_error=first_line(problem), **machine)
     error, gpus = "", tuple[Gpu, ...]()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what is found out here
+        warnings.simplefilter("ignore")  # torch warns about what is in the facts anyway
         if torch.cuda.is_available():
             gpus = tuple(gpu_facts(torch, index, free_memory) for index in range(torch.cuda.device_count()))
         elif torch.version.cuda:
@@ -59,7 +60,7 @@ def device_facts(free_memory: bool = False) -> DeviceFacts:
 
 
 def gpu_facts(torch: Any, index: int, free_memory: bool) -> Gpu:
-    """What torch says of one GPU."""
+    """Properties of one GPU. torch: the module."""
     properties = torch.cuda.get_device_properties(index)
     return Gpu(
         name=properties.name,
@@ -70,7 +71,7 @@ def gpu_facts(torch: Any, index: int, free_memory: bool) -> Gpu:
 
 
 def query_driver() -> Driver:
-    """What nvidia-smi and the driver's own library say."""
+    """The driver, as nvidia-smi and the driver's own library report it."""
     cuda = cuda_of_driver()
     program = shutil.which("nvidia-smi", path=os.environ.get("PATH", os.defpath) + ":/usr/lib/wsl/lib")
     if program is None:
@@ -87,14 +88,14 @@ def query_driver() -> Driver:
         return Driver(version=version_of_module(), cuda=cuda, error=f"nvidia-smi: {reason}")
     lines = [line.split(", ", 1) for line in result.stdout.splitlines() if re.match(r"\d+\.[\d.]+, ", line)]
     if not lines:
-        said = first_line(result.stdout.strip() or result.stderr.strip() or f"exit status {result.returncode}")
-        error = "" if "No devices" in said else said
+        message = first_line(result.stdout.strip() or result.stderr.strip() or f"exit status {result.returncode}")
+        error = "" if "No devices" in message else message
         return Driver(version=None if error else version_of_module(), cuda=None if error else cuda, error=error)
     return Driver(version=lines[0][0], cuda=cuda, gpus=tuple(name for _, name in lines))
 
 
 def cuda_of_driver() -> tuple[int, int] | None:
-    """The newest CUDA version that the driver runs, from its own library; None without a driver."""
+    """The newest CUDA version that the driver supports, from its own library; None without a driver."""
     try:
         library, version = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
         failed = library.cuDriverGetVersion(ctypes.byref(version))
@@ -104,7 +105,7 @@ def cuda_of_driver() -> tuple[int, int] | None:
 
 
 def version_of_module(path: str = "/proc/driver/nvidia/version") -> str | None:
-    """Version of the driver's kernel module, if it is loaded."""
+    """Version of the driver's kernel module, or None if it is not loaded."""
     try:
         match = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", pathlib.Path(path).read_text())
     except OSError:
@@ -122,9 +123,3 @@ def nvidia_on_pci_bus(folder: str = "/sys/bus/pci/devices") -> bool:
         if vendor == "0x10de" and kind.startswith("0x03"):
             return True
     return False
-
-
-def first_line(problem: object) -> str:
-    """The first line of an error's text, without the full stop."""
-    lines = str(problem).strip().splitlines()
-    return lines[0].rstrip(".")[:200] if lines else type(problem).__name__

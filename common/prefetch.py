@@ -1,24 +1,29 @@
-"""Work done ahead by threads, results in order."""
+"""Prefetching: a function is applied to items by threads, ahead of their use, and the results come in order."""
 
 from __future__ import annotations
 
 import collections
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Image files -> images
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def read_ahead(function, items, workers):
-    """function(item) for each item, in order, from `workers` threads that are at most 2 * workers items ahead."""
+def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Yield function(item) for each item, in order, computed by `workers` threads at most 2 * workers items ahead.
+
+    workers = 0: no threads, each result is computed when it is asked for.
+    """
     if workers < 1:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque()
+        pending: collections.deque[Future[Result]] = collections.deque()
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

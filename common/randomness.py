@@ -1,23 +1,23 @@
-"""Random numbers as functions of (seed, purpose, position).
+"""Random numbers that depend on (seed, purpose, sample index) alone.
 
-Every random number is a function of (seed, what it is for, position): numpy's default_rng over that list of integers
-(SeedSequence hashes it). No global generator is ever used, so a resumed run draws what an unbroken one would have.
-Positions count training samples from the first of epoch 0; they do not depend on batch size or number of GPUs.
+The generator is numpy's default_rng, seeded with these three integers, which SeedSequence hashes. No global generator
+is used, so a resumed run draws the same numbers as an uninterrupted one. The sample index counts training samples from
+the first of epoch 0; it does not depend on the batch size or the number of GPUs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# What a random number is for. The values are part of every run's identity: never change or reuse one.
+# Purposes. Every run depends on these values: never change or reuse one.
 ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
 
 
-def rng(seed, purpose, position):
-    """The numpy generator that belongs to one purpose at one position."""
-    return np.random.default_rng([seed, purpose, position])
+def rng(seed: int, purpose: int, index: int) -> np.random.Generator:
+    """The generator for one purpose and one sample index; all three are at least 0."""
+    return np.random.default_rng([seed, purpose, index])
 
 
-def epoch_order(seed, epoch, count):
-    """int64 (count,): the order in which epoch `epoch` visits the `count` training covers."""
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which an epoch visits the training covers: int64 (count,), a permutation of 0 ... count - 1."""
     return rng(seed, ORDER, epoch).permutation(count)

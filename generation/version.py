@@ -87,6 +87,7 @@ def drawing_settings(options, version, parts_hash):
         "run_id": version.run.name if version.run else None,
         "weights": parts_hash,
         "precision": resolve_precision(options.mixed_precision),
+        "seed": options.seed,  # before the others, as in existing files
         **{name: getattr(options, name) for name in SETTING_OPTIONS if name not in ("precision", "vae_tiling")},
         "vae_tiling": options.vae_tiling or None,  # as in settings that were kept before there was this option
     }

@@ -10,7 +10,7 @@ import pytest
 import config
 import doctor
 from cli import doctor as checks
-from cli.doctor import OK, PROBLEM, WARNING, Finding, Place
+from cli.doctor import OK, PROBLEM, WARNING, DiskUse, Finding
 from common.device import GIB, DeviceFacts, Driver, Gpu
 from common.errors import UserError
 
@@ -128,7 +128,11 @@ def test_memory():
 
 @pytest.mark.parametrize(("free", "status"), [(100, OK), (34, OK), (33, WARNING), (10, WARNING), (9, PROBLEM)])
 def test_a_disk_that_all_goes_to(tmp_path, free, status):
-    wanted = [Place(tmp_path / "runs", "runs", 5, 24), Place(tmp_path, "files", 1, 6), Place(tmp_path, "model", 4, 4)]
+    wanted = [
+        DiskUse(tmp_path / "runs", "runs", 5, 24),
+        DiskUse(tmp_path, "files", 1, 6),
+        DiskUse(tmp_path, "model", 4, 4),
+    ]
     finding = checks.disk_finding(wanted, free)
     assert finding.status == status
     assert finding.text.startswith(f"{free} GB free for runs in {tmp_path / 'runs'}; files in {tmp_path}")
@@ -136,23 +140,23 @@ def test_a_disk_that_all_goes_to(tmp_path, free, status):
 
 
 def test_places_on_one_disk_are_one_line(tmp_path):
-    wanted = [Place(tmp_path / "a" / "b", "runs", 0, 0), Place(tmp_path, "derived files", 0, 0)]
+    wanted = [DiskUse(tmp_path / "a" / "b", "runs", 0, 0), DiskUse(tmp_path, "derived files", 0, 0)]
     (finding,) = checks.disk_findings(wanted)
     assert "runs in" in finding.text and "derived files in" in finding.text
 
 
 def test_a_folder_that_can_not_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(checks.os, "access", lambda path, mode: path != tmp_path)
-    finding = checks.disk_finding([Place(tmp_path / "runs", "runs", 5, 24)], 100)
+    finding = checks.disk_finding([DiskUse(tmp_path / "runs", "runs", 5, 24)], 100)
     assert finding.status == PROBLEM and f"{tmp_path} can't be written" in finding.text
 
 
 def test_a_model_that_is_there_takes_nothing(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    assert checks.places(config.DoctorOptions())[-1].most == 4
+    assert checks.disk_uses(config.DoctorOptions())[-1].max_gb == 4
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/there/model_index.json")
-    assert checks.places(config.DoctorOptions())[-1] == Place(
-        pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE), "the model, which is there", 0, 0
+    assert checks.disk_uses(config.DoctorOptions())[-1] == DiskUse(
+        pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE), "the model, which is downloaded", 0, 0
     )
 
 

@@ -88,7 +88,7 @@ def test_a_missing_or_damaged_cover_is_named(drawn, extractor):
     with pytest.raises(UserError, match=r"can't read .*/5\.png"):
         all_of(folder, rows, extractor)
     (folder / "5.png").unlink()
-    with pytest.raises(UserError, match=r"can't read .*/5\.png as a PNG image: it is not there"):
+    with pytest.raises(UserError, match=r"can't read .*/5\.png as a PNG image: it does not exist"):
         all_of(folder, rows, extractor)
 
 

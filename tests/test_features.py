@@ -353,7 +353,7 @@ def test_folders_that_can_not_be_scored(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*none with images"):
         png_paths(tmp_path / "none", [1])
     save(tmp_path, "1.png")
-    with pytest.raises(UserError, match=r"2\.png as a PNG image: it is not there"):
+    with pytest.raises(UserError, match=r"2\.png as a PNG image: it does not exist"):
         png_paths(tmp_path, [1, 2])
     save(tmp_path, "2.png", size=(12, 8))
     with pytest.raises(UserError, match=r"1\.png is 8x12 and .*2\.png is 12x8"):
