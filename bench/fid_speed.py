@@ -22,18 +22,18 @@ import tracemalloc
 import config
 from bench import positive, resolution
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser
 from common.png import read_png
 from common.prefetch import read_ahead
 from data.folder import open_data
 from data.images import read_cover
-from demo_data import folder as demo_data_folder
+from demo_data.folder import ensure
 from evaluation import features
 
 
 def main(argv=None):
     """Print the tables."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.fid_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--covers", type=positive, default=200, help="demo covers")
@@ -67,7 +67,7 @@ def compare_statistics(folder, wishes):
     weights = torch.load(folder / "weights.pt", weights_only=True)
     with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
         theirs = inception.InceptionV3().eval()
-    root = demo_data_folder.ensure(folder, wishes.covers, workers=2)
+    root = ensure(folder, wishes.covers, workers=2)
     options = config.StatsOptions(
         data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
     )

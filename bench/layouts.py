@@ -17,7 +17,7 @@ import time
 import config
 from bench import positive, resolution
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser
 from diffusion import encoding, pipeline
 from diffusion.parts import set_trainable
 
@@ -31,7 +31,7 @@ WAYS = {  # way: (channels_last, compiled)
 
 def main(argv=None):
     """Print the table."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.layouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pretrained_model", default="mini", choices=("tiny", "mini", "sd15-random"))

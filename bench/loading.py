@@ -20,8 +20,8 @@ import time
 import config
 from bench import positive, resolution
 from cli import launch
-from cli import parser as cli_parser
-from demo_data import folder as demo_data_folder
+from cli.parser import Parser
+from demo_data.folder import ensure
 from trainer.losses import training_loss
 
 WAYS = {  # options of training
@@ -36,7 +36,7 @@ BARE = "one batch, over and over"
 
 def main(argv=None):
     """Print the table."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--covers", type=positive, default=100, help="demo covers")
@@ -56,7 +56,7 @@ def measure(folder, wishes):
     from trainer.batches import make_loader
     from trainer.session import set_up
 
-    root = demo_data_folder.ensure(folder, wishes.covers, workers=2)
+    root = ensure(folder, wishes.covers, workers=2)
     sessions = {}
     for number, (way, changes) in enumerate(WAYS.items()):
         options = config.TrainingOptions(

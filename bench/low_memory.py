@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser
 from common.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +42,7 @@ MODES = {  # the first is what the others are compared with
 
 def main(argv=None):
     """Train every mode, then print the table."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.low_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, default="low_memory", help="folder for the runs")

@@ -22,11 +22,10 @@ from typing import NamedTuple
 import config
 import training
 from bench import resolution
-from cli import launch, parser
-from cli import parser as cli_parser
+from cli import launch
+from cli.parser import Parser, parse
 from diffusion import pipeline
 from memory import forecast
-from memory import forecast as memory_forecast
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB, MIB = 2**30, 2**20
@@ -101,7 +100,7 @@ PUBLISHED = [
 
 def main(argv=None):
     """Print the tables, a line as soon as it is known."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.memory_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("measured", "plans", "published"), help="one of the tables")
@@ -141,15 +140,15 @@ def check(name, words, folder):
 
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
-    options, _ = parser.parse(config.TrainingOptions, words)
-    forecast = memory_forecast.forecast(options, architecture.of_source(options.pretrained_model), "cpu")
+    options, _ = parse(config.TrainingOptions, words)
+    predicted = forecast.forecast_memory(options, architecture.of_source(options.pretrained_model), "cpu")
     shutil.rmtree(folder / "cache" / "latents", ignore_errors=True)  # they are to be encoded
     run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
     run += ["--cache_dir", str(folder / "cache")]
     child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-    ratio = forecast.peak / measured
-    print(f"| {name} | {forecast.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {forecast.worst} |", flush=True)
+    ratio = predicted.peak / measured
+    print(f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.worst} |", flush=True)
 
 
 def make_middle(folder):
@@ -193,7 +192,7 @@ def tell_plan(name, words, most):
     """One line: the forecast of a configuration, and what it should not exceed."""
     from diffusion import architecture
 
-    options, _ = parser.parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
+    options, _ = parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
     peak = forecast.forecast_memory(options, architecture.of_source("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
@@ -207,10 +206,10 @@ def compare(figure):
     from diffusion import architecture
 
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
-    options, _ = parser.parse(config.TrainingOptions, words)
+    options, _ = parse(config.TrainingOptions, words)
     sd15 = architecture.of_source("sd15-random")
-    forecast = memory_forecast.forecast(options, sd15)
-    peak = forecast.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
+    predicted = forecast.forecast_memory(options, sd15)
+    peak = predicted.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
     gib = peak / GIB
     line = (
         f"| {figure.source} | {figure.words} | {gib:.2f} | {figure.gib:.2f} | {figure.gib / gib:.2f} | {figure.note} |"

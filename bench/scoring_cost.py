@@ -17,11 +17,11 @@ import time
 import config
 from bench import positive, resolution
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser, parse
 from common.png import save_png
 from data.folder import open_data
 from data.images import read_cover
-from demo_data import folder as demo_data_folder
+from demo_data.folder import ensure
 from evaluation import evaluate, features
 
 
@@ -30,7 +30,7 @@ def main(argv=None):
     from evaluation import distances
     from evaluation import reference as evaluation_reference
 
-    parser = cli_parser.Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m bench.scoring_cost", description=__doc__.split("\n")[0])
     parser.add_argument("--covers", type=positive, default=2000, help="drawn covers, and about as many real ones")
     parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument(
@@ -41,10 +41,10 @@ def main(argv=None):
     import torch
 
     # Covers to score: those of training, under the names of as many held-out books
-    root = demo_data_folder.ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
+    root = ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
     words = ["--data_root", root, "--cache_dir", wishes.out / "cache", "--resolution", wishes.resolution]
     words += ["--test_fraction", 0.5, "--fid_features", "efficientnet", "--num_imgs", wishes.covers]
-    options, _ = cli_parser.parse(config.InferenceOptions, list(map(str, words)))
+    options, _ = parse(config.InferenceOptions, list(map(str, words)))
     data = open_data(options)
     pairs = list(zip(data.books("test"), data.books("train"), strict=False))[: wishes.covers]
     folder = wishes.out / "drawn"

@@ -19,7 +19,7 @@ import time
 import config
 from bench import positive
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser
 from data.folder import open_data
 from demo_data.books import COLUMNS
 
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 def main(argv=None):
     """Print the two tables."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.starting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=positive, default=54_000, help="of the data folder")
@@ -38,7 +38,7 @@ def main(argv=None):
 
     print("| command | seconds, median | least ... most |\n|---|---|---|")
     commands = {"python -c pass": ["-c", "pass"]}
-    commands |= {f"python -m {name} --help": ["-m", name, "--help"] for name in cli_parser.SCRIPTS.values()}
+    commands |= {f"python -m {name} --help": ["-m", name, "--help"] for name in config.SCRIPTS.values()}
     seconds = {name: [] for name in commands}
     for _ in range(wishes.repeats):
         for name, words in commands.items():

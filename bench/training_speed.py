@@ -28,11 +28,11 @@ import time
 import config
 from bench import positive
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser
 from common.errors import UserError
 from data import prompts
 from data.folder import open_data
-from demo_data import folder
+from demo_data.folder import ensure
 from diffusion import encoding, pipeline
 from diffusion.parts import set_trainable
 
@@ -50,7 +50,7 @@ EXAMPLE, BARE = "diffusers' example", "a bare loop on one batch"
 
 def main(argv=None):
     """Print the table, after every turn of all ways."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m bench.training_speed",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -84,10 +84,11 @@ def main(argv=None):
 def prepare(wishes):
     """{way: words after python}, with the model and the data that they need in place."""
 
-    root = folder.ensure(wishes.out.resolve(), wishes.covers, workers=2)
+    root = ensure(wishes.out.resolve(), wishes.covers, workers=2)
     model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
     if not model.is_dir():  # in a process of its own: a child is said to have had all the memory that its parent had
-        code = "import sys, models; models.load_parts(sys.argv[1]).pipeline().save_pretrained(sys.argv[2])"
+        code = "import sys; from diffusion.pipeline import load_parts as load; "
+        code += "load(sys.argv[1]).pipeline().save_pretrained(sys.argv[2])"
         unfinished = model.with_name(f".{model.name}")
         subprocess.run([sys.executable, "-c", code, wishes.pretrained_model, unfinished], cwd=ROOT, check=True)
         unfinished.rename(model)

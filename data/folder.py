@@ -11,8 +11,8 @@ import pathlib
 import config
 from common.errors import UserError
 from data import goodreads
-from data import images as data_images
 from data.book import Book
+from data.image_index import check_folder, write_csv
 from data.summary import report_prompts, report_rows, report_shapes
 from demo_data import folder
 
@@ -76,11 +76,11 @@ def open_data(options):
     cache = config.cache_dir(options) / "index" / f"{root.resolve().name}-{key}"
     images = root / goodreads.IMAGES
     names = [f"{row}.jpg" for row in range(len(table))]
-    entries, strays = data_images.check_folder(images, names, cache / "images.csv", config.num_workers(options))
+    entries, strays = check_folder(images, names, cache / "images.csv", config.num_workers(options))
 
     kept, dropped = goodreads.sort_out(table, images, entries, splits, options)
     rows = [(row, f"{goodreads.IMAGES}/{row}.jpg", reason) for row, _, reason in dropped]
-    data_images.write_csv(cache / "quarantine.csv", ("row", "file", "reason"), rows)
+    write_csv(cache / "quarantine.csv", ("row", "file", "reason"), rows)
     data = Data(options, root, cache, kept, dropped, len(strays), split_rule)
     for split in ("train", "test"):
         if not data.books(split):

@@ -25,8 +25,8 @@ import sys
 from typing import NamedTuple
 
 import config
-from cli import checks, launch, parser
-from cli import parser as cli_parser
+from cli import checks, launch
+from cli.parser import Parser, normalize_argv, read_command_line
 from common.errors import UserError
 from data.folder import open_data
 
@@ -53,7 +53,7 @@ REGIMES = {
 
 def main(argv=None):
     """Train and score each regime, then v0, then write the page."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m experiments.regimes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -97,7 +97,7 @@ def count_covers(words, scale):
 
     UserError if two regimes that differ in their covers alone would be the same."""
 
-    training = config.TrainingOptions(**parser.read_command_line(config.TrainingOptions, words))
+    training = config.TrainingOptions(**read_command_line(config.TrainingOptions, words))
     available = len(open_data(training).books("train"))
     counts, names = {}, {}
     for name, regime in REGIMES.items():
@@ -121,7 +121,7 @@ def sort_words(given):
     ours |= {"train_unet", "train_text_encoder", "max_steps", "save_dir", "prompt", "wandb_key"}
     known = {cls: {field.name for field in dataclasses.fields(cls)} - ours for cls in classes}
     pairs, last = [], None
-    for word in parser.normalize_argv(given):
+    for word in normalize_argv(given):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             pairs.append(last := [name, *([value] if equals else [])])
@@ -140,7 +140,7 @@ def sort_words(given):
             words[cls] += [f"--{name}", *values]
     always = {config.InferenceOptions: ["--calc_fid", "True"]}
     for cls in classes:  # before anything long begins
-        checks.check(cls(**parser.read_command_line(cls, words[cls] + always.get(cls, []))))
+        checks.check(cls(**read_command_line(cls, words[cls] + always.get(cls, []))))
     return words
 
 

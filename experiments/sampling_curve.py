@@ -21,7 +21,8 @@ import torch
 import config
 from bench import positive
 from cli import launch
-from cli import parser as cli_parser
+from cli.parser import Parser, read_command_line
+from cli.saved_options import hold_to
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
 from experiments.regimes import run_script
@@ -29,7 +30,7 @@ from experiments.regimes import run_script
 
 def main(argv=None):
     """Draw and score each combination, and print the table after each."""
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m experiments.sampling_curve",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,12 +40,12 @@ def main(argv=None):
     parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"])
     parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
     options, handed_on = parser.parse_known_args(argv)
-    given = cli_parser.read_command_line(config.InferenceOptions, handed_on)
+    given = read_command_line(config.InferenceOptions, handed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
         raise UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
     options.out.mkdir(parents=True, exist_ok=True)
     asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name != "wandb_key"}
-    cli_parser.hold_to(options.out / "asked.json", asked)
+    hold_to(options.out / "asked.json", asked)
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()
     found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring

@@ -22,13 +22,13 @@ from tqdm import tqdm
 import config
 import dataset
 from checkpoints import catalog
-from cli import launch, parser, saved_options
-from cli import parser as cli_parser
+from cli import launch, saved_options
+from cli.parser import Parser, read_command_line
 from common.errors import UserError
 from common.files import write_json, write_text
 from common.png import read_png, save_png
-from data import images as data_images
 from data.folder import open_data
+from data.images import read_cover
 from diffusion import encoding, pipeline
 from evaluation import distances, evaluate, feature_cache, features
 from evaluation import reference as evaluation_reference
@@ -49,7 +49,7 @@ DRAW = ("--steps", 10, "--guidance_scale", 3, "--scheduler", "dpm++")
 
 
 def main(argv=None):
-    parser = cli_parser.Parser(
+    parser = Parser(
         prog="python -m experiments.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, table and picture")
@@ -153,7 +153,7 @@ def result_of(run, version, count, learned):
 
 
 def stats_options_of(words):
-    return config.StatsOptions(**parser.read_command_line(config.StatsOptions, list(map(str, words))))
+    return config.StatsOptions(**read_command_line(config.StatsOptions, list(map(str, words))))
 
 
 def autoencoder_floor(options, words):
@@ -232,7 +232,7 @@ def draw_picture(options, data, results, columns=10):
 
     data_options = stats_options_of(data)
     books = open_data(data_options).books("test")[: min(columns, options.num_imgs)]
-    rows = [("real covers, held out", [data_images.read(book.image, config.size(data_options)) for book in books])]
+    rows = [("real covers, held out", [read_cover(book.image, config.size(data_options)) for book in books])]
     for result in results:
         if result["seed"] == options.seeds[0]:
             rows.append((result["name"], [read_png(result["covers"] / f"{book.row}.png") for book in books]))

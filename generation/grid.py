@@ -16,7 +16,6 @@ from common.png import save_png
 from data import prompts
 from data.folder import open_data
 from diffusion import sampling
-from generation import covers as generation_covers
 from generation.covers import make_folder
 from generation.version import drawing_settings, load_version
 
@@ -76,8 +75,8 @@ def draw_grid(options, version, folder, device):
     """
 
     books = open_data(options).books(options.split)[: options.num_samples]
-    generation_covers.make_folder(folder)
-    parts, parts_hash = generation_covers.load(options, version.source, device)
+    make_folder(folder)
+    parts, parts_hash = load_version(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
     images = []
@@ -89,5 +88,5 @@ def draw_grid(options, version, folder, device):
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{version.name}_grid"
     save_png(folder / f"{name}.png", page)
-    write_json(folder / f"{name}.json", {**generation_covers.settings_of(options, version, parts_hash), "cells": cells})
+    write_json(folder / f"{name}.json", {**drawing_settings(options, version, parts_hash), "cells": cells})
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")

@@ -11,17 +11,17 @@ import pathlib
 
 import torch
 
-from cli import launch
-from cli import parser as cli_parser
+from cli import launch, saved_options
+from cli.parser import Parser
 from common.errors import UserError
 from common.files import atomic_write, read_json, write_text
 from diffusion import pipeline, weights
 from mini_sd import autoencoder, denoiser, pictures, words
 
 
-def main(argv=None):
-
-    parser = cli_parser.Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
+def main(argv: list[str] | None = None) -> int:
+    """Make mini in the folder --work, then write the finished model to --out."""
+    parser = Parser(prog="python -m mini_sd.make", description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for pictures and states, about 2 GB")
     parser.add_argument("--out", type=pathlib.Path, help="folder where the model goes (default: WORK/mini)")
     parser.add_argument("--posters", type=int, default=8000, help="a multiple of 100")
@@ -38,7 +38,7 @@ def main(argv=None):
             raise UserError(f"--{name} {value}: expected a multiple of 100")
         if name.endswith("_steps") and value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    cli_parser.hold_to(options.work / "asked.json", asked)
+    saved_options.hold_to(options.work / "asked.json", asked)
     out = options.out or options.work / "mini"
     if out.exists():
         raise UserError(f"{out} is there already: choose another --out, or remove it")

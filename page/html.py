@@ -26,8 +26,8 @@ from common.files import read_json
 from common.png import read_png
 from data.images import read_cover
 from generation.covers import SETTINGS
-from page import charts as page_charts
 from page import comparison
+from page.charts import draw_charts
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 QUALITY = 90  # of WebP, of 100
@@ -178,7 +178,7 @@ def curve_facts(runs, columns):
     """[(title, note, SVG)] of the runs' learning curves, with the shown versions marked."""
     metrics = {run.name: metrics_log.read_metrics(run / "metrics.jsonl") for run in runs}
     marks = [(c.label, catalog.version_entry(c.runs[0], c.version.name)["step"]) for c in columns if c.runs]
-    charts = page_charts.charts(metrics, [mark for mark in marks if mark[1]])
+    charts = draw_charts(metrics, [mark for mark in marks if mark[1]])
     covers_of = {run.name: read_json(run / "config.json").get("validation_rows") for run in runs}
     if len(set(covers_of.values())) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in covers_of.items())
