@@ -268,7 +268,7 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     covers = tmp_path / "covers"
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "fid,precision")) == 0
     first = listed()
-    assert {"fid", "precision"} <= first["values"].keys()
+    assert {"fid", "precision"} <= first.values.keys()
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 5, "--metrics", "fid")) == 0
     assert "the run's listing keeps the score over 6 covers" in capsys.readouterr().out
     assert listed() == first and json.loads((covers / "v1" / "metrics.json").read_text())["n"] == 5
@@ -279,8 +279,8 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
         sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility"))
     (covers / "v1" / "metrics.json").unlink()
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility")) == 0
-    assert listed()["values"].keys() > first["values"].keys() and listed()["distance"] == first["distance"]
+    assert listed().values.keys() > first.values.keys() and listed().distance == first.distance
     warned = capsys.readouterr()
     assert "covariance is singular" not in warned.err  # nothing was asked that has one
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 99, "--metrics", "fid")) == 0
-    assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed()["n"] == 26
+    assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed().n == 26
