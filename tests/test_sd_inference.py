@@ -284,3 +284,15 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     assert "covariance is singular" not in warned.err  # nothing was asked that has one
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 99, "--metrics", "fid")) == 0
     assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed().n == 26
+
+
+@pytest.mark.script
+def test_a_metrics_file_of_another_shape_exits_2(run_script, trained, stats, tmp_path):
+    path = tmp_path / "v1" / "metrics.json"
+    path.parent.mkdir()
+    path.write_text('{"score": "FD (EfficientNet-Lite0)", "n": 2, "values": null}')
+    done = run_script("sd_inference", *score(trained, stats, tmp_path, "--num_imgs", 2))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'error: can\'t read {path} as a score: "values" is not a JSON object; delete it')
+    assert not list(path.parent.glob("*.png"))  # it is refused before the long work
