@@ -22,7 +22,8 @@ from common.png import save_png
 from data.folder import open_data
 from data.images import read_cover
 from demo_data.folder import ensure
-from evaluation import evaluate, features
+from evaluation import evaluate, feature_cache, features
+from evaluation.inputs import EvaluationInputs
 
 
 def main(argv=None):
@@ -61,15 +62,15 @@ def main(argv=None):
     print("| metric | seconds | most memory so far, GiB |\n|---|---|---|")
     extractor = features.load_extractor(options, torch.device("cpu"))
     began, moments = time.monotonic(), distances.Moments(extractor.dims)
-    for block in evaluate.feature_cache.of_books(data.books("test"), options, extractor, "statistics"):
+    for block in feature_cache.real_features(data.books("test"), options, extractor, "statistics"):
         moments.update(block)
     tell("statistics of the real covers", began)
     reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {})
-    sides = evaluate.EvaluationInputs(options, folder, None, data, books, [], extractor, reference, None)
+    inputs = EvaluationInputs(options, folder, None, data, books, [], extractor, reference, None)
     for metric in config.METRICS:
         if metric != "clip":
             began = time.monotonic()
-            evaluate.measure(dataclasses.replace(sides, options=dataclasses.replace(options, metrics=metric)))
+            evaluate.measure(dataclasses.replace(inputs, options=dataclasses.replace(options, metrics=metric)))
             tell(metric, began)
     return 0
 

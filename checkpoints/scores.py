@@ -1,106 +1,282 @@
-"""What scores say: as text, as a table, and whether one is better than another beyond their errors.
+"""Scores of versions: the records in metrics.json and scores.json, and how they read as text and as a table.
 
-scoring.py makes values and says what they are made of.
+evaluation/evaluate.py computes them; this is the only module that knows their JSON.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import TYPE_CHECKING, Any
 
 import config
 from common.errors import UserError
 from common.files import read_json, write_json
 
-ALIKE = (  # what scores must have in common to stand side by side; versions differ in run, version and weights
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Mapping, Sequence
+
+SCORES = "scores.json"
+MUST_MATCH = (  # settings that scores must share to be compared; versions differ in run, version and weights
     *("score", "n", "n_reference", "features_hash", "reference", "rows"),
     *config.setting_options("scoring"),
     *config.setting_options("drawing"),
 )
-CALLED = {  # what people call the metrics that may be left out
+METRIC_NAMES = {  # display names of the metrics that may be skipped
     "fid_infinity": "FD∞",
     "kid": "kernel distance",
     "precision": "precision, recall, coverage",
     "clip": "CLIP score, CMMD",
 }
-CERTAIN = 2  # standard errors that a difference must exceed: about 95 % for the normal distribution
+BETTER = ("lower", "higher", "real")
+MIN_STANDARD_ERRORS = 2  # that a difference must exceed: about 95 % for the normal distribution
 
 
-def make(name, value, *, n, better, error=None, real=None, note=None):
-    """One value, of plain Python numbers; see scoring.py for what they mean."""
-    numbers = {"value": value, "error": error, "real": real}
-    numbers = {key: None if number is None else float(number) for key, number in numbers.items()}
-    return {"name": name, **numbers, "n": int(n), "better": better, "note": note}
+# ---------------------------------------------------------------------------------------------------------------------
+# Records
 
 
-def text(value):
-    """The figure with its standard error, if it has one: '285.97 ± 3.1'."""
-    figure = number(value["value"])
-    return figure if value["error"] is None else f"{figure} ± {value['error']:.2g}"
+@dataclasses.dataclass(frozen=True)
+class ScoreValue:
+    """One metric of the covers of one version."""
+
+    name: str  # display name, which also names the feature network: two networks make two metrics
+    value: float
+    error: float | None  # one standard error; None if unknown
+    real: float | None  # the same metric of real covers: a distance's lower limit, legibility's upper limit
+    n: int  # covers it was measured on
+    better: str  # "lower", "higher", or "real": nearer to `real` is better
+    note: str | None = None  # anything else worth knowing
+
+    def to_json(self) -> dict[str, Any]:
+        """The value as an entry of "values" in metrics.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: object) -> ScoreValue:
+        """The value in an entry of "values"; unknown keys are ignored. ValueError says what is wrong with it."""
+        fields = require_object(entry, "it")
+        name, note, better = fields.get("name"), fields.get("note"), fields.get("better")
+        if not isinstance(name, str):
+            raise ValueError('it has no "name"')
+        if note is not None and not isinstance(note, str):
+            raise ValueError('its "note" is not a text')
+        if better not in BETTER:
+            raise ValueError(f'its "better" is not one of {", ".join(BETTER)}')
+        error, real = (None if fields.get(key) is None else require_number(fields, key) for key in ("error", "real"))
+        value, n = require_number(fields, "value"), require_count(fields, "n")
+        return cls(name=name, value=value, error=error, real=real, n=n, better=better, note=note)
 
 
-def number(figure):
-    """Four digits, but never less than two decimals of what is shown as a decimal."""
-    return f"{figure:.2f}" if abs(figure) >= 10 else f"{figure:.4g}"
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """All metrics of one version's covers, and how they were drawn and measured: what a metrics.json holds.
+
+    Scores from before there were metrics besides the distance have no values. Unknown keys of a file become settings,
+    so they are kept when it is written again.
+    """
+
+    settings: Mapping[str, Any]  # everything but the fields below, in the order of the file; see MUST_MATCH
+    values: Mapping[str, ScoreValue] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # metric that was not measured -> why
+    distance: float | None = None  # the Fréchet distance, also in values["fid"]
+
+    @property
+    def name(self) -> str:
+        """Name of the Fréchet distance, such as "FID": scores.json keeps one score of each name for a version."""
+        return self.settings["score"]
+
+    @property
+    def n(self) -> int:
+        """Number of covers that were scored."""
+        return self.settings["n"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The score as metrics.json and scores.json hold it."""
+        fields = dict(self.settings)
+        if self.distance is not None:
+            fields["distance"] = self.distance
+        if self.values:
+            fields["values"] = {key: value.to_json() for key, value in self.values.items()}
+            fields["skipped"] = dict(self.skipped)
+        return fields
+
+    @classmethod
+    def from_json(cls, entry: object) -> Score:
+        """The score in a JSON object. ValueError says what is wrong with it."""
+        settings = dict(require_object(entry, "it"))
+        distance = None if settings.get("distance") is None else require_number(settings, "distance")
+        entries = require_object(settings.get("values", {}), '"values"')
+        skipped = require_object(settings.get("skipped", {}), '"skipped"')
+        for key in ("distance", "values", "skipped"):
+            settings.pop(key, None)
+        if not isinstance(settings.get("score"), str):
+            raise ValueError('it has no "score", the name of the feature distance')
+        require_count(settings, "n")
+        if not all(isinstance(reason, str) for reason in skipped.values()):
+            raise ValueError('"skipped" does not hold texts')
+        values = {}
+        for key, value in entries.items():
+            try:
+                values[key] = ScoreValue.from_json(value)
+            except ValueError as problem:
+                raise ValueError(f"value {key!r}: {problem}") from None
+        return cls(settings, values, skipped, distance)
 
 
-def change(value, start):
-    """'better', 'worse' or 'same' (within the errors) than `start`, the same metric of another version; None if that
-    can't be told: they are not of one network, an error is unknown, or nobody knows what real covers have and nearer to
-    them is better."""
-    if value["name"] != start["name"] or value["error"] is None or start["error"] is None:
+def require_object(value: object, what: str) -> dict[str, Any]:
+    """The value, a JSON object. ValueError if it is anything else."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is not a JSON object")
+    return value
+
+
+def require_number(fields: Mapping[str, Any], key: str) -> float:
+    """fields[key], a finite number. ValueError if it is anything else."""
+    number = fields.get(key)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f'its "{key}" is not a number')
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:  # an integer beyond float's range
+        finite = False
+    if not finite:
+        raise ValueError(f'its "{key}" is not finite')
+    return float(number)
+
+
+def require_count(fields: Mapping[str, Any], key: str) -> int:
+    """fields[key], an integer >= 0. ValueError if it is anything else."""
+    count = fields.get(key)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f'its "{key}" is not a whole number')
+    return count
+
+
+def make_value(
+    name: str,
+    value: float,
+    *,
+    n: int,
+    better: str,
+    error: float | None = None,
+    real: float | None = None,
+    note: str | None = None,
+) -> ScoreValue:
+    """A ScoreValue of plain Python numbers, from NumPy's or Python's."""
+    error, real = (None if number is None else float(number) for number in (error, real))
+    return ScoreValue(name=name, value=float(value), error=error, real=real, n=int(n), better=better, note=note)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def read_score(path: pathlib.Path) -> Score | None:
+    """The score in a metrics.json, or None if there is no such file. UserError if it is damaged."""
+    if not path.exists():
         return None
-    if value["better"] == "real":
-        if value["real"] is None or start["real"] is None:
+    hint = "delete it: scoring again is quick, as features are cached"
+    try:
+        return Score.from_json(read_json(path))
+    except UserError as problem:
+        raise UserError(f"{problem}; {hint}") from None
+    except ValueError as problem:
+        raise UserError(f"can't read {path} as a score: {problem}; {hint}") from None
+
+
+def read_scores(run: pathlib.Path) -> dict[str, dict[str, Score]]:
+    """{version: {name of the score: Score}} of a run, from its scores.json. UserError if that is damaged."""
+    path = run / SCORES
+    if not path.exists():
+        return {}
+    hint = "delete it, and score the run's versions again"
+    scores: dict[str, dict[str, Score]] = {}
+    try:
+        for version, entries in read_json(path).items():
+            scores[version] = {}
+            for name, entry in require_object(entries, f"{version!r}").items():
+                try:
+                    scores[version][name] = Score.from_json(entry)
+                except ValueError as problem:
+                    raise ValueError(f"score {name!r} of {version!r}: {problem}") from None
+    except UserError as problem:
+        raise UserError(f"{problem}; {hint}") from None
+    except ValueError as problem:
+        raise UserError(f"can't read {path} as scores: {problem}; {hint}") from None
+    return scores
+
+
+def add_score(run: pathlib.Path, version: str, score: Score) -> None:
+    """Write the score into the run's scores.json, where it replaces the version's score of the same name."""
+    scores = read_scores(run)
+    scores.setdefault(version, {})[score.name] = score
+    fields = {name: {key: each.to_json() for key, each in entries.items()} for name, entries in scores.items()}
+    write_json(run / SCORES, fields)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Comparing
+
+
+def change(value: ScoreValue, start: ScoreValue) -> str | None:
+    """'better', 'worse' or 'same' (within the errors) than `start`, the same metric of another version.
+
+    None if that is unknown: the two are of different networks, an error is unknown, or nearer to real covers is better
+    and their figure is unknown.
+    """
+    if value.name != start.name or value.error is None or start.error is None:
+        return None
+    if value.better == "real":
+        if value.real is None or start.real is None:
             return None
-        gain = abs(start["value"] - start["real"]) - abs(value["value"] - value["real"])
+        gain = abs(start.value - start.real) - abs(value.value - value.real)
     else:
-        gain = (value["value"] - start["value"]) * (1 if value["better"] == "higher" else -1)
-    if abs(gain) <= CERTAIN * math.hypot(value["error"], start["error"]):
+        gain = (value.value - start.value) * (1 if value.better == "higher" else -1)
+    if abs(gain) <= MIN_STANDARD_ERRORS * math.hypot(value.error, start.error):
         return "same"
     return "better" if gain > 0 else "worse"
 
 
-def differences(scores):
-    """Names of the settings of ALIKE in which scores (see metrics.json) are not all the same."""
-    return [name for name in ALIKE if len({repr(score.get(name)) for score in scores}) > 1]
+def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names in MUST_MATCH that differ between the settings of several scores; a missing setting counts as None."""
+    return [name for name in MUST_MATCH if len({repr(each.get(name)) for each in settings}) > 1]
 
 
-def rows(versions):
-    """Rows of texts, the head first: a metric each, a column for each version, then the figure of real covers.
+# ---------------------------------------------------------------------------------------------------------------------
+# Text and tables
 
-    versions: {name: {key: value}}, at least one.
+
+def text(value: ScoreValue) -> str:
+    """The value with its standard error, if that is known: '285.97 ± 3.1'."""
+    figure = number(value.value)
+    return figure if value.error is None else f"{figure} ± {value.error:.2g}"
+
+
+def number(figure: float) -> str:
+    """The number with four significant digits, and at least two decimals from 10 on: '0.1235', '10054.20'."""
+    return f"{figure:.2f}" if abs(figure) >= 10 else f"{figure:.4g}"
+
+
+def rows(versions: Mapping[str, Mapping[str, ScoreValue]]) -> list[tuple[str, ...]]:
+    """Rows of a table, header first: one metric a row, one column for each version, the last for real covers.
+
+    versions: {version: Score.values}, at least one.
     """
     newest = list(versions.values())[-1]
     keys = list(dict.fromkeys(key for values in (newest, *versions.values()) for key in values))
-    lines = [("metric", *versions, "real covers")]
+    lines: list[tuple[str, ...]] = [("metric", *versions, "real covers")]
     for key in keys:
         found = [values.get(key) for values in versions.values()]
         known = [value for value in found if value]
-        real = next((number(value["real"]) for value in reversed(known) if value["real"] is not None), "")
-        lines.append((known[-1]["name"], *(text(value) if value else "" for value in found), real))
+        real = next((number(value.real) for value in reversed(known) if value.real is not None), "")
+        lines.append((known[-1].name, *(text(value) if value else "" for value in found), real))
     return lines
 
 
-def table(lines):
-    """Rows of texts in columns, as wide as they need to be."""
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ["  ".join(word.ljust(width) for word, width in zip(words, widths, strict=True)) for words in lines]
     return "".join(f"  {line.rstrip()}\n" for line in padded)
-
-
-SCORES = "scores.json"
-
-
-def read_scores(run):
-    """{version: {name of the score: what metrics.json says}} of a run."""
-    scores = read_json(run / SCORES) if (run / SCORES).exists() else {}
-    for of_version in scores.values():
-        if not isinstance(of_version, dict) or not all(isinstance(score, dict) for score in of_version.values()):
-            raise UserError(f"can't read {run / SCORES}: it holds no scores; delete it, and score again")
-    return scores
-
-
-def add_score(run, version, score):
-    """Remember the newest score of a version, for listings. score: see metrics.json; "score" names it."""
-    scores = read_scores(run)
-    write_json(run / SCORES, {**scores, version: {**scores.get(version, {}), score["score"]: score}})

@@ -1,264 +1,180 @@
-"""One version's covers -> values: every metric that was asked for, each beside the same figure for real covers.
+"""The metrics of one version's covers, each beside the same metric of real covers.
 
-A value is {"name", "value", "error", "n", "real", "better", "note"}: what people call it; the figure; one standard
-error, or None; the covers it was measured on; the same figure for real covers, the floor of a distance or the ceiling
-of legibility, or None; whether "lower", "higher" or nearer to "real" is better; what else there is to know, or None.
+measure() runs the functions of METRIC_FUNCTIONS in their order: Fréchet distance and its limit, kernel distance,
+precision, recall and coverage, memorisation, legibility, CLIP score and CMMD. Each takes EvaluationInputs and returns
+{key: ScoreValue}. merge_scores() puts the values into the Score that metrics.json holds.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import hashlib
 import json
-import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import config
 from checkpoints import scores
+from checkpoints.scores import Score, ScoreValue
 from cli.checks import chosen_metrics
-from common.files import read_json
 from common.png import png_paths, read_png
-from data import goodreads
 from data.images import read_cover
-from evaluation import distances, feature_cache, features, ocr, precision_recall
-from evaluation.clip import Clip
-from evaluation.reference import Stats
+from evaluation import distances, feature_cache, ocr, precision_recall
 
-COPY_SHARE = 0.01  # of real held-out covers are as near to a training cover as what counts as a copy
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
+    from evaluation.inputs import EvaluationInputs
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationInputs:
-    """What is scored and what it is held against. Features are computed when a metric first asks for them."""
-
-    options: config.InferenceOptions
-    folder: pathlib.Path  # of the drawn covers
-    run: pathlib.Path | None  # that drew them
-    data: object  # dataset.Data
-    books: list  # whose covers were drawn
-    prompts: list  # that they were drawn from
-    extractor: features.Extractor
-    reference: Stats  # of the real covers of --split
-    clip: Clip | None  # the judge of CLIP score and CMMD
-
-    @functools.cached_property
-    def drawn(self):  # float32 (n, D)
-        return self.features_of_drawn(self.extractor)
-
-    @functools.cached_property
-    def real(self):  # float32 (m, D): the covers of --split
-        return self.features_of(self.data.books(self.options.split), self.extractor, "features of real covers")
-
-    @functools.cached_property
-    def floor(self):
-        """(float32 (n, D), float32 (m, D)): features of two sets of real covers that share no book, see floor_books."""
-        return self.floor_of(self.extractor, self.real)
-
-    def floor_of(self, extractor, real):
-        """The floor in the features of `extractor`; real: those of all the covers of --split."""
-        first, second = self.floor_books
-        if len(second) < len(real):
-            real = self.features_of(second, extractor, "features of the floor")
-        return self.features_of(first, extractor, "features of the floor"), real
-
-    @functools.cached_property
-    def floor_books(self):
-        return floor_books(self.data, self.options.split, len(self.books))
-
-    def features_of_drawn(self, extractor):
-        rows = [book.row for book in self.books]
-        return np.concatenate(list(feature_cache.of_drawn(self.folder, rows, extractor)))
-
-    def features_of(self, books, extractor, desc):
-        return np.concatenate(list(feature_cache.of_books(books, self.options, extractor, desc)))
-
-    def learned_books(self):
-        """The covers that the run learned from; of the pretrained model alone, all of the training split."""
-        saved = read_json(self.run / "config.json") if self.run else {}
-        return self.data.books("train")[: saved.get("num_examples")]
+COPY_SHARE = 0.01  # fraction of real held-out covers as near to a training cover as what counts as a copy
 
 
-def floor_books(data, split, count):
-    """Two lists of real books that share none: as many as were drawn from outside of `split`, and all of `split`.
-
-    Where there are not as many outside (--split all, say), two parts of `split`, each of at most `count`, with all
-    editions of a book on one side. The stable order is random, so the first ones are a fair sample.
-    """
-    inside = data.books(split)
-    rows = {book.row for book in inside}
-    outside = [book for book in data.books("all") if book.row not in rows]
-    if len(outside) >= count:
-        return outside[:count], inside
-    side = {}  # of each work: 0 or 1, in turns
-    for book in inside:
-        side.setdefault(goodreads.book_key(book.title, book.authors), len(side) % 2)
-    sides = [[b for b in inside if side[goodreads.book_key(b.title, b.authors)] == i] for i in (0, 1)]
-    return sides[0][:count], sides[1][:count]
+def measure(inputs: EvaluationInputs) -> tuple[dict[str, ScoreValue], dict[str, str]]:
+    """({key: value}, {key: why it was skipped}) of the metrics in options.metrics."""
+    values: dict[str, ScoreValue] = {}
+    skipped: dict[str, str] = {}
+    wanted = chosen_metrics(inputs.options)
+    for key, (metric, function) in METRIC_FUNCTIONS.items():
+        if metric in wanted:
+            try:
+                values |= function(inputs)
+            except (distances.TooFewImages, ocr.OCRUnavailable) as problem:
+                skipped[key] = str(problem)
+    if "clip" in wanted and inputs.clip is None:
+        skipped["clip"] = "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)"
+    return values, skipped
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sides -> values
+# The metrics
 
 
-def measure(sides):
-    """(measured {key: value, see above}, skipped {key: why}) of the metrics that options.metrics asks for."""
-    measured, skipped = {}, {}
-    wanted = chosen_metrics(sides.options)
-    for key, (metric, function) in MEASURES.items():
-        if metric in wanted:
-            try:
-                measured |= function(sides)
-            except (distances.TooFew, ocr.NoOCR) as problem:
-                skipped[key] = str(problem)
-    if "clip" in wanted and sides.clip is None:
-        skipped["clip"] = "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)"
-    return measured, skipped
-
-
-def value(sides, name, figure, **told):
-    """One value of all the drawn covers; see values.make."""
-    return scores.make(name, figure, n=len(sides.books), **told)
-
-
-def named(sides, short, usual=None):
-    """What a figure of these features may be called: its usual name only for the official Inception's."""
-    official = sides.extractor.score_name == "FID"
-    return usual or short if official else f"{short} {sides.extractor.score_name.partition(' ')[2]}"
-
-
-def floor_note(sides):
-    """What is to be said of the real covers' figure if it was measured on other numbers than the drawn covers' own."""
-    numbers, own = tuple(map(len, sides.floor_books)), (len(sides.books), sides.reference.n)
-    return None if numbers == own else "real: {} covers against {}".format(*numbers)
-
-
-def moments_of(x):
-    moments = distances.Moments(x.shape[1])
-    moments.update(x)
-    return moments
-
-
-def measure_frechet(sides):
-    """The Fréchet distance. Its floor: that of real covers."""
-    reference, drawn = sides.reference, moments_of(sides.drawn)
-    floor = [moments_of(side) for side in sides.floor]
-    figure = value(
-        sides,
-        sides.extractor.score_name,
+def measure_frechet(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """The Fréchet distance between drawn covers and the reference statistics."""
+    reference, drawn = inputs.reference, moments_of(inputs.drawn)
+    first, second = (moments_of(features) for features in inputs.real_baseline)
+    value = make_value(
+        inputs,
+        inputs.extractor.score_name,
         distances.frechet_distance(reference.mu, reference.sigma, drawn.mu, drawn.sigma),
         better="lower",
-        error=distances.frechet_error(sides.drawn, reference.mu, reference.sigma) if drawn.n >= 4 else None,
-        real=distances.frechet_distance(floor[0].mu, floor[0].sigma, floor[1].mu, floor[1].sigma),
-        note=floor_note(sides),
+        error=distances.frechet_stderr(inputs.drawn, reference.mu, reference.sigma) if drawn.n >= 4 else None,
+        real=distances.frechet_distance(first.mu, first.sigma, second.mu, second.sigma),
+        note=baseline_note(inputs),
     )
-    return {"fid": figure}
+    return {"fid": value}
 
 
-def measure_infinity(sides):
-    """The Fréchet distance that endless drawn covers would have, and endless real ones beside them."""
-    figure, error, r_squared = distances.frechet_infinity(sides.drawn, sides.reference.mu, sides.reference.sigma)
-    floor = moments_of(sides.floor[1])
-    real, _, _ = distances.frechet_infinity(sides.floor[0], floor.mu, floor.sigma, halves=0)
-    name, note = named(sides, "FD∞", "FID∞"), f"straightness r² {r_squared:.3f}"
-    if len(sides.drawn) < 2 * sides.extractor.dims:  # see metrics.frechet_infinity
-        note += f"; of {len(sides.drawn)} covers in {sides.extractor.dims} dimensions no true limit"
-    return {"fid_infinity": value(sides, name, figure, better="lower", error=error, real=real, note=note)}
+def measure_frechet_infinity(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """The Fréchet distance, extrapolated to infinitely many drawn covers."""
+    n, dims = inputs.drawn.shape
+    distance, error, r_squared = distances.frechet_infinity(inputs.drawn, inputs.reference.mu, inputs.reference.sigma)
+    second = moments_of(inputs.real_baseline[1])
+    real, _, _ = distances.frechet_infinity(inputs.real_baseline[0], second.mu, second.sigma, halves=0)
+    note = f"straightness r² {r_squared:.3f}"
+    if n < 2 * dims:  # see distances.frechet_infinity
+        note += f"; of {n} covers in {dims} dimensions no true limit"
+    name = metric_name(inputs, "FD∞", "FID∞")
+    return {"fid_infinity": make_value(inputs, name, distance, better="lower", error=error, real=real, note=note)}
 
 
-def measure_kernel(sides):
-    """The kernel distance. Its floor is 0 but for noise; that of real covers shows how much there is."""
-    figure, error = distances.kernel_distance(sides.drawn, sides.real)
-    real, _ = distances.kernel_distance(*sides.floor)
-    named_so = dict(name=named(sides, "KD", "KID"), better="lower", note=floor_note(sides))
-    return {"kid": value(sides, figure=figure, error=error, real=real, **named_so)}
+def measure_kernel(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """The kernel distance. It is 0 for equal distributions; that of real covers shows the noise."""
+    distance, error = distances.kernel_distance(inputs.drawn, inputs.real)
+    real, _ = distances.kernel_distance(*inputs.real_baseline)
+    name, note = metric_name(inputs, "KD", "KID"), baseline_note(inputs)
+    return {"kid": make_value(inputs, name, distance, better="lower", error=error, real=real, note=note)}
 
 
-def measure_neighbours(sides):
-    """Precision: drawn covers that could be real ones; recall and coverage: real ones that could have been drawn."""
-    drawn, real = sides.drawn, sides.real
-    around = precision_recall.radii(real, precision_recall.COVERAGE_K)
+def measure_precision_recall(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """Precision (drawn covers that could be real), recall and coverage (real covers that could have been drawn)."""
+    drawn, real = inputs.drawn, inputs.real
+    radii = precision_recall.neighbour_radii(real, precision_recall.COVERAGE_K)
 
-    def error(share, statistic):  # which covers were drawn matters, and what Beta knows of the real ones
-        counted = precision_recall.share_error(share, len(real))
-        return max(counted, distances.half_error(statistic, len(drawn))) if len(drawn) >= 12 else counted
+    def stderr(fraction: float, statistic: Callable[[np.ndarray], float]) -> float:
+        """Over draws of other covers and of other real ones, whichever is larger."""
+        sampling = precision_recall.fraction_stderr(fraction, len(real))
+        return max(sampling, distances.jackknife_stderr(statistic, len(drawn))) if len(drawn) >= 12 else sampling
 
-    (precision, recall), covered = (
-        precision_recall.precision_recall(drawn, real),
-        precision_recall.coverage(drawn, real, around=around),
+    precision, recall = precision_recall.precision_recall(drawn, real)
+    coverage = precision_recall.coverage(drawn, real, radii=radii)
+    baseline = (
+        *precision_recall.precision_recall(*inputs.real_baseline),
+        precision_recall.coverage(*inputs.real_baseline),
     )
-    (real_precision, real_recall), real_covered = (
-        precision_recall.precision_recall(*sides.floor),
-        precision_recall.coverage(*sides.floor),
+    errors = (
+        precision_recall.fraction_stderr(precision, len(drawn)),
+        stderr(recall, lambda rows: precision_recall.recall(drawn[rows], real)),
+        stderr(coverage, lambda rows: precision_recall.coverage(drawn[rows], real, radii=radii)),
     )
-    found = {
-        "precision": (precision, real_precision, precision_recall.share_error(precision, len(drawn))),
-        "recall": (recall, real_recall, error(recall, lambda rows: precision_recall.recall(drawn[rows], real))),
-        "coverage": (
-            covered,
-            real_covered,
-            error(covered, lambda rows: precision_recall.coverage(drawn[rows], real, around=around)),
-        ),
-    }
-    told = dict(better="higher", note=floor_note(sides))
+    keys, note = ("precision", "recall", "coverage"), baseline_note(inputs)
     return {
-        key: value(sides, named(sides, key), figure, error=spread, real=floor, **told)
-        for key, (figure, floor, spread) in found.items()
+        key: make_value(inputs, metric_name(inputs, key), value, better="higher", error=error, real=limit, note=note)
+        for key, value, error, limit in zip(keys, (precision, recall, coverage), errors, baseline, strict=True)
     }
 
 
-def measure_memorisation(sides):
-    """The share of drawn covers that are as near to a learned one as hardly any real cover is."""
-    learned, held_out = sides.learned_books(), sides.data.books("test")
+def measure_memorisation(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """The fraction of drawn covers that are as near to a training cover as hardly any real cover is."""
+    training, held_out = inputs.training_books(), inputs.data.books("test")
 
-    def nearest(x):
-        blocks = feature_cache.of_books(learned, sides.options, sides.extractor, "features of learned covers")
+    def nearest_training_cover(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blocks = feature_cache.real_features(training, inputs.options, inputs.extractor, "features of training covers")
         return precision_recall.nearest(x, blocks)
 
-    distances, indices = nearest(sides.drawn)
-    real, _ = nearest(sides.features_of(held_out, sides.extractor, "features of held-out covers"))
-    figure, expected = precision_recall.memorisation(distances, real, COPY_SHARE)
-    first = int(np.argmin(distances))
-    pair = f"the nearest: {sides.books[first].row}.png to the real cover of row {learned[indices[first]].row}"
-    pair = f"the share nearer to a learned cover than {1 - expected:.0%} of real held-out covers are; {pair}"
-    told = dict(better="real", error=precision_recall.share_error(figure, len(distances)), real=expected, note=pair)
-    return {"memorisation": value(sides, named(sides, "memorisation"), figure, **told)}
+    drawn, indices = nearest_training_cover(inputs.drawn)
+    real, _ = nearest_training_cover(inputs.real_features(held_out, inputs.extractor, "features of held-out covers"))
+    fraction, expected = precision_recall.memorisation(drawn, real, COPY_SHARE)
+    first = int(np.argmin(drawn))
+    value = make_value(
+        inputs,
+        metric_name(inputs, "memorisation"),
+        fraction,
+        better="real",
+        error=precision_recall.fraction_stderr(fraction, len(drawn)),
+        real=expected,
+        note=(
+            f"the share nearer to a training cover than {1 - expected:.0%} of real held-out covers are; the nearest: "
+            f"{inputs.books[first].row}.png to the real cover of row {training[indices[first]].row}"
+        ),
+    )
+    return {"memorisation": value}
 
 
-def measure_legibility(sides):
-    """How much of title and author can be read; the ceiling is what can be read on the same books' real covers."""
-    home, size = config.cache_dir(sides.options) / "readings", config.size(sides.options)
-    paths = png_paths(sides.folder, [book.row for book in sides.books])
-    real = (read_cover(book.image, size) for book in sides.books)
-    real = ocr.read_covers(real, len(paths), home, "reading real covers")
-    drawn = ocr.read_covers(map(read_png, paths), len(paths), home, f"reading {sides.folder.name}")
-    return ocr.legibility(drawn, sides.books, ocr.legibility(real, sides.books))
+def measure_legibility(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """How much of title and author OCR can read; the upper limit is the same of the books' real covers."""
+    cache_folder, size = config.cache_dir(inputs.options) / "readings", config.size(inputs.options)
+    paths = png_paths(inputs.folder, [book.row for book in inputs.books])
+    covers = (read_cover(book.image, size) for book in inputs.books)
+    real = ocr.read_covers(covers, len(paths), cache_folder, "reading real covers")
+    drawn = ocr.read_covers(map(read_png, paths), len(paths), cache_folder, f"reading {inputs.folder.name}")
+    return ocr.legibility(drawn, inputs.books, ocr.legibility(real, inputs.books))
 
 
-def measure_clip(sides):
-    """Does a cover show its prompt; does CLIP take the drawn ones for real ones."""
-    if sides.clip is None:
+def measure_clip(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """CLIP score (does a cover show its prompt) and CMMD, a distance to the real covers; {} without a CLIP model."""
+    if inputs.clip is None:
         return {}
-    extractor = sides.clip.extractor
-    drawn, texts = sides.features_of_drawn(extractor), sides.clip.embed_texts(sides.prompts)
-    same = sides.features_of(sides.books, extractor, "CLIP's features of these books' covers")
-    real = sides.features_of(sides.data.books(sides.options.split), extractor, "CLIP's features of real covers")
+    extractor = inputs.clip.extractor
+    drawn, texts = inputs.drawn_features(extractor), inputs.clip.embed_texts(inputs.prompts)
+    real_of_books = inputs.real_features(inputs.books, extractor, "CLIP's features of these books' covers")
+    real = inputs.real_features(inputs.data.books(inputs.options.split), extractor, "CLIP's features of real covers")
     score, error = distances.clip_score(drawn, texts)
-    distance, distance_error = distances.cmmd(drawn, real)
-    told = dict(error=error, real=distances.clip_score(same, texts)[0])
-    apart = dict(error=distance_error, real=distances.cmmd(*sides.floor_of(extractor, real))[0], note=floor_note(sides))
-    return {
-        "clip_score": value(sides, f"CLIP score ({sides.clip.name})", score, better="higher", **told),
-        "cmmd": value(sides, f"CMMD ({sides.clip.name})", distance, better="lower", **apart),
-    }
+    real_score, _ = distances.clip_score(real_of_books, texts)
+    name = f"CLIP score ({inputs.clip.name})"
+    values = {"clip_score": make_value(inputs, name, score, better="higher", error=error, real=real_score)}
+    distance, error = distances.cmmd(drawn, real)
+    baseline, _ = distances.cmmd(*inputs.baseline_features(extractor, real))
+    name, note = f"CMMD ({inputs.clip.name})", baseline_note(inputs)
+    values["cmmd"] = make_value(inputs, name, distance, better="lower", error=error, real=baseline, note=note)
+    return values
 
 
-MEASURES = {  # key: (which of --metrics asks for it, function)
+METRIC_FUNCTIONS = {  # key: (name in --metrics, function)
     "fid": ("fid", measure_frechet),
-    "fid_infinity": ("fid", measure_infinity),
+    "fid_infinity": ("fid", measure_frechet_infinity),
     "kid": ("kid", measure_kernel),
-    "precision": ("precision", measure_neighbours),
+    "precision": ("precision", measure_precision_recall),
     "memorisation": ("memorisation", measure_memorisation),
     "legibility": ("legibility", measure_legibility),
     "clip": ("clip", measure_clip),
@@ -266,33 +182,70 @@ MEASURES = {  # key: (which of --metrics asks for it, function)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Values -> what is kept of them
+# What the metrics share
 
 
-def about(sides):
-    """How a version was scored, less how its covers were drawn; see values.ALIKE for what has to agree."""
+def make_value(inputs: EvaluationInputs, name: str, value: float, **fields: Any) -> ScoreValue:
+    """A ScoreValue of all the drawn covers, see scores.make_value."""
+    return scores.make_value(name, value, n=len(inputs.books), **fields)
+
+
+def metric_name(inputs: EvaluationInputs, short: str, usual: str | None = None) -> str:
+    """Display name of a metric: the usual one only with the official Inception, else one that names the network."""
+    official = inputs.extractor.score_name == "FID"
+    return usual or short if official else f"{short} {inputs.extractor.score_name.partition(' ')[2]}"
+
+
+def baseline_note(inputs: EvaluationInputs) -> str | None:
+    """The sizes of the real baseline, if they are not those of the drawn covers and the reference."""
+    first, second = map(len, inputs.baseline_books)
+    if (first, second) == (len(inputs.books), inputs.reference.n):
+        return None
+    return f"real: {first} covers against {second}"
+
+
+def moments_of(x: np.ndarray) -> distances.Moments:
+    """Mean and covariance of features (n, D)."""
+    moments = distances.Moments(x.shape[1])
+    moments.update(x)
+    return moments
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values -> Score
+
+
+def measurement_settings(inputs: EvaluationInputs) -> dict[str, Any]:
+    """How a version was scored, without how its covers were drawn; see scores.MUST_MATCH for what has to match."""
     return {
-        "score": sides.extractor.score_name,
-        "fid_features": sides.extractor.name,
-        "fid_stats_path": sides.options.fid_stats_path,
-        "split": sides.options.split,
-        "dims": sides.extractor.dims,
-        "n": len(sides.books),
-        "n_reference": sides.reference.n,
-        "fid_resize": sides.extractor.resize,
-        "features_hash": sides.extractor.weights_hash,
-        "reference": sides.reference.info["fingerprint"],
-        "rows": hashlib.sha256(json.dumps([book.row for book in sides.books]).encode()).hexdigest()[:16],
+        "score": inputs.extractor.score_name,
+        "fid_features": inputs.extractor.name,
+        "fid_stats_path": inputs.options.fid_stats_path,
+        "split": inputs.options.split,
+        "dims": inputs.extractor.dims,
+        "n": len(inputs.books),
+        "n_reference": inputs.reference.n,
+        "fid_resize": inputs.extractor.resize,
+        "features_hash": inputs.extractor.weights_hash,
+        "reference": inputs.reference.info["fingerprint"],
+        "rows": rows_hash(book.row for book in inputs.books),
     }
 
 
-def merge(there, settings, measured, skipped):
-    """What metrics.json is to say: these values, and others of the same covers and settings that it has now.
+def rows_hash(rows: Iterable[int]) -> str:
+    """16 hex digits that identify the choice of books."""
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]
 
-    there: what it says now, {} if nothing.
+
+def merge_scores(
+    existing: Score | None, settings: Mapping[str, Any], values: Mapping[str, ScoreValue], skipped: Mapping[str, str]
+) -> Score:
+    """The new Score, with the values of other metrics that `existing` has of the same covers and settings.
+
+    existing: the score in the file that will be replaced, None if there is none.
     """
-    if all(there.get(name) == settings.get(name) for name in ("weights", *scores.ALIKE)):
-        measured = there.get("values", {}) | measured
-    distance = {"distance": measured["fid"]["value"]} if "fid" in measured else {}
-    skipped = {key: reason for key, reason in skipped.items() if not measured.keys() & {key, f"{key}_score"}}
-    return {**settings, **distance, "values": measured, "skipped": skipped}
+    must_match = ("weights", *scores.MUST_MATCH)
+    if existing and all(existing.settings.get(name) == settings.get(name) for name in must_match):
+        values = {**existing.values, **values}
+    skipped = {key: reason for key, reason in skipped.items() if not values.keys() & {key, f"{key}_score"}}
+    return Score(settings, values, skipped, values["fid"].value if "fid" in values else None)

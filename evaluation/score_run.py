@@ -1,112 +1,130 @@
-"""--calc_fid: covers of a split are drawn, measured, and their scores kept beside them and in the run."""
+"""--calc_fid: draw the covers of a split, measure them, and save the score with the covers and in the run.
+
+The only module of this package that knows of generation and tracking: the others measure covers that exist.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from checkpoints import catalog, scores
 from cli.checks import chosen_metrics
 from common.errors import UserError
 from common.files import read_json, write_json
 from data.folder import open_data
-from evaluation import clip as evaluation_clip
 from evaluation import distances, evaluate, features
-from evaluation import reference as evaluation_reference
+from evaluation.clip import load_clip
+from evaluation.inputs import EvaluationInputs
+from evaluation.reference import load_reference
 from generation.covers import SETTINGS, draw_covers, make_folder
 from tracking import trackers
 
+if TYPE_CHECKING:
+    import pathlib
 
-def draw_and_score(options, version, folder, state):
-    """Covers of --split into <folder>/<row>.png, less those that are there; then everything that --metrics asks for.
+    from accelerate.state import AcceleratorState
 
-    state: accelerate's, with the processes that draw together.
+    from data.book import Book
+    from data.folder import Data
+    from generation.version import Version
+
+METRICS = "metrics.json"
+
+
+def draw_and_score(
+    options: config.InferenceOptions, version: Version, folder: pathlib.Path, state: AcceleratorState
+) -> None:
+    """Draw the missing covers of --split as <folder>/<row>.png, then measure everything in --metrics.
+
+    state: accelerate's, whose processes share the drawing. Writes metrics.json in `folder`; for a version of a run also
+    the run's scores.json and its tracker. UserError if an input is missing or damaged, or if nothing can be measured.
     """
-
-    # Everything that can be wrong comes before the long work
+    # Check everything before the long work
     with state.main_process_first():  # the first process builds the index, the others read it
         data = open_data(options)
-    books = data.books(options.split)[: options.num_imgs]
-    if len(books) < (options.num_imgs or 0):
-        print(f"warning: --num_imgs {options.num_imgs}: --split {options.split} has {len(books)}", file=sys.stderr)
+    books = books_to_score(options, data)
     make_folder(folder)
-    features.warn_of_jpeg(folder)
+    features.warn_about_jpegs(folder)
     extractor = features.load_extractor(options, state.device)
-    reference = evaluation_reference.load_reference(options, extractor, data)
-    there = read_score(folder / "metrics.json")
+    reference = load_reference(options, extractor, data)
+    existing = scores.read_score(folder / METRICS)
     if version.run:
         scores.read_scores(version.run)
     clip = None
     if options.clip_model and "clip" in chosen_metrics(options):
-        clip = evaluation_clip.load(options.clip_model, options.fid_batch_size, state.device)
+        clip = load_clip(options.clip_model, options.fid_batch_size, state.device)
 
-    settings = draw_covers(options, version, folder, books, state)
+    # Draw
+    drawing_settings = draw_covers(options, version, folder, books, state)
     if not state.is_main_process:
         return
 
-    # Score
+    # Measure
     prompts = read_json(folder / SETTINGS)["prompts"]
     prompts = [prompts[str(book.row)] for book in books]
-    sides = evaluate.EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
-    measured, skipped = evaluate.measure(sides)
-    if not measured:
+    inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
+    values, skipped = evaluate.measure(inputs)
+    if not values:
         raise UserError(f"nothing could be measured: {'; '.join(skipped.values())}")
-    settings |= evaluate.about(sides)
-    score = evaluate.merge(there, settings, measured, skipped)
-    write_json(folder / "metrics.json", score)
+
+    # Save
+    settings = drawing_settings | evaluate.measurement_settings(inputs)
+    score = evaluate.merge_scores(existing, settings, values, skipped)
+    write_json(folder / METRICS, score.to_json())
     print_score(score, version)
-    print(f"covers, settings.json and metrics.json in {folder}")
+    print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
-        record_score(options, version, settings, score)
+        record_score(options, version, version.run, score)
 
 
-def read_score(path):
-    """What a metrics.json says, {} if there is none. UserError if it is damaged."""
-    try:
-        return read_json(path) if path.exists() else {}
-    except UserError as problem:
-        raise UserError(f"{problem}; delete it: scoring again is quick, as features are kept") from None
+def books_to_score(options: config.InferenceOptions, data: Data) -> list[Book]:
+    """The first --num_imgs books of --split, with a warning if there are fewer."""
+    books = data.books(options.split)[: options.num_imgs]
+    if len(books) < (options.num_imgs or 0):
+        print(f"warning: --num_imgs {options.num_imgs}: --split {options.split} has {len(books)}", file=sys.stderr)
+    return books
 
 
-def print_score(score, version):
-    """Print the score beside that of v0, if that is known and was measured alike, and that of real covers."""
-
-    start = scores.read_scores(version.run).get("v0", {}).get(score["score"], {}) if version.run else {}
-    shown = {version.name: score["values"]}
-    if version.name != "v0" and not scores.differences([start, score]):
-        shown = {"v0": start["values"], **shown}
-    print(scores.table(scores.rows(shown)).rstrip())
-    counts = f"{score['n']} covers of {version.name}, {score['n_reference']} real"
-    if "distance" in score:
-        print(f"{score['score']} = {score['distance']:.4f} ({counts}); lower is better")
-        if warning := distances.warn_small(min(score["n"], score["n_reference"]), score["dims"]):
+def print_score(score: scores.Score, version: Version) -> None:
+    """Print the score as a table, with that of real covers and, if it has the same settings, that of v0."""
+    start = scores.read_scores(version.run).get("v0", {}).get(score.name) if version.run else None
+    columns = {version.name: score.values}
+    if start and start.values and version.name != "v0" and not scores.differences([start.settings, score.settings]):
+        columns = {"v0": start.values, **columns}
+    print(scores.table(scores.rows(columns)).rstrip())
+    n_reference = score.settings["n_reference"]
+    if score.distance is not None:
+        counts = f"{score.n} covers of {version.name}, {n_reference} real"
+        print(f"{score.name} = {score.distance:.4f} ({counts}); lower is better")
+        if warning := distances.small_sample_warning(min(score.n, n_reference), score.settings["dims"]):
             print(f"warning: {warning}", file=sys.stderr)
-    for value in score["values"].values():
-        if value["note"]:
-            print(f"{value['name']}: {value['note']}")
-    for name, reason in score["skipped"].items():
-        print(f"left out: {scores.CALLED.get(name, name)}: {reason}")
-    if version.run and "v0" not in shown:
-        print("v0 is not scored like this yet: give --version v0 to see where this run started")
+    for value in score.values.values():
+        if value.note:
+            print(f"{value.name}: {value.note}")
+    for name, reason in score.skipped.items():
+        print(f"skipped: {scores.METRIC_NAMES.get(name, name)}: {reason}")
+    if version.run and "v0" not in columns:
+        print("v0 has no score with these settings yet: give --version v0 to see where this run started")
 
 
-def record_score(options, version, settings, score):
-    """Have the score in the run's listing and in its tracker; what fails of it is told, and no more.
+def record_score(options: config.InferenceOptions, version: Version, run: pathlib.Path, score: scores.Score) -> None:
+    """Add the score to the run's scores.json and its tracker; a failure is only a warning.
 
-    Values of other metrics that the listing has of the same covers stay; and a score over more covers stays.
+    Values of other metrics of the same covers in scores.json stay, and so does a score of the same weights over more
+    covers.
     """
-
-    listed = scores.read_scores(version.run).get(version.name, {}).get(score["score"], {})
-    score = evaluate.merge(listed, settings, score["values"], score["skipped"])
-    if listed.get("weights") == score["weights"] and listed.get("n", 0) > score["n"]:
-        print(f"the run's listing keeps the score over {listed['n']} covers; this one stands in metrics.json alone")
+    saved = scores.read_scores(run).get(version.name, {}).get(score.name)
+    score = evaluate.merge_scores(saved, score.settings, score.values, score.skipped)
+    if saved and saved.settings.get("weights") == score.settings["weights"] and saved.n > score.n:
+        print(f"the run's listing keeps the score over {saved.n} covers; this one is only in {METRICS}")
         return
 
-    step = catalog.version_entry(version.run, version.name)["step"]
+    step = catalog.version_entry(run, version.name).step
     try:
-        scores.add_score(version.run, version.name, score)
-        tracker = trackers.connect(options, version.run.name)
-        figures = {f"{version.name} {value['name']}": value["value"] for value in score["values"].values()}
-        tracker.score(step, figures)
+        scores.add_score(run, version.name, score)
+        tracker = trackers.connect(options, run.name)
+        tracker.score(step, {f"{version.name} {value.name}": value.value for value in score.values.values()})
         tracker.finish()
     except UserError as problem:
-        print(f"warning: {problem}; this command again sends the score", file=sys.stderr)
+        print(f"warning: {problem}; run this command again to send the score", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Lines of lettering -> how much of a text is in them: character accuracy, whatever stands around and between.
+"""Character accuracy of a title or author in OCR lines, ignoring any other text around and in between.
 
 accuracy("The Lost World", ["THE", "ARTHUR CONAN DOYLE", "LAST WORLD"])  # 11 / 12
 """
@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from data.book import Book
 
 LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ı": "i", "&": " and "})
 
 
 class Line(NamedTuple):
-    """A line of lettering as OCR read it. score: how sure it is, in [0, 1]."""
+    """A line of text found by OCR."""
 
     text: str
-    score: float
+    score: float  # confidence in [0, 1]
 
 
-def normalise(text):
-    """The words of a text, joined by single spaces: letters and digits without case, accents and compatibility forms.
+def normalise(text: str) -> str:
+    """The words of a text joined by single spaces: letters and digits without case, accents or compatibility forms.
 
     "Les Misérables: L’Œuvre & the ﬁlm" -> "les miserables l oeuvre and the film"; "?!" -> "".
     """
@@ -31,44 +36,44 @@ def normalise(text):
     return " ".join(re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", letters)).split())
 
 
-def accuracy(wanted, lines):
-    """Share of the letters of `wanted` that stand in `lines`, texts in reading order; in [0, 1]; None if it has none.
+def accuracy(expected: str, lines: Iterable[str]) -> float | None:
+    """Fraction of the letters of `expected` found in `lines`, texts in reading order; None if it has no letters.
 
-    Character accuracy, 1 - edits / len(wanted), with the fewest edits (letters put in, left out or changed; Levenshtein
-    1966) that make `wanted` of a part of what was read; of nothing, at worst. A part begins and ends with a word, and
-    whole lines in between may be left out. So "a novel by Jane Austen" costs her nothing, a title may be split by an
-    author's lines or stand in a column beside them, and a short one isn't found inside of longer words. Both sides are
-    normalised and compared without spaces: where OCR sees these is a matter of tracking and line breaks.
+    Character accuracy 1 - edits / len(expected), in [0, 1]: the fewest edits (insertions, deletions, substitutions;
+    Levenshtein 1966) that turn a part of the text, at worst an empty one, into `expected`. A part begins and ends at
+    word boundaries, and whole lines in between may be skipped. So "a novel by Jane Austen" contains the author exactly,
+    a title may be split by an author's lines or stand in a column beside them, and a short one is not found inside
+    longer words. Both texts are normalised and compared without spaces, as OCR finds these by letter spacing.
 
-    Found by dynamic programming over the letters read, as Sellers' for approximate substrings ("The theory and
-    computation of evolutionary distances", J. Algorithms 1, 1980).
+    Dynamic programming over the letters of the lines as in Sellers, "The theory and computation of evolutionary
+    distances: pattern recognition", J. Algorithms 1 (1980), for approximate substrings.
     """
-    wanted = np.array([ord(letter) for letter in normalise(wanted).replace(" ", "")])
-    if not len(wanted):
+    letters = np.array([ord(letter) for letter in normalise(expected).replace(" ", "")])
+    if not len(letters):
         return None
-    none_found = np.arange(len(wanted) + 1)  # edits up to each letter of wanted, if nothing of it was read so far
+    none_found = np.arange(len(letters) + 1)  # edits up to each letter if nothing of it was found so far
     fewest = none_found  # at the beginning of a line
-    best = len(wanted)
+    best = len(letters)
     for line in lines:
         edits = fewest
         for word in normalise(line).split():
             edits = np.minimum(edits, none_found)
             for letter in word:
                 extra = edits + 1
-                extra[1:] = np.minimum(extra[1:], edits[:-1] + (wanted != ord(letter)))
-                edits = np.minimum.accumulate(extra - none_found) + none_found  # letters of wanted that are missing
+                extra[1:] = np.minimum(extra[1:], edits[:-1] + (letters != ord(letter)))
+                edits = np.minimum.accumulate(extra - none_found) + none_found  # missing letters
             best = min(best, int(edits[-1]))
         fewest = np.minimum(fewest, edits)
-    return 1 - best / len(wanted)
+    return 1 - best / len(letters)
 
 
-def title_accuracy(book, lines):
-    """accuracy of a book's title; None if it has no letters. book: prompts.Book; lines: Lines."""
+def title_accuracy(book: Book, lines: Sequence[Line]) -> float | None:
+    """accuracy of the book's title; None if it has no letters."""
     return accuracy(book.title, [line.text for line in lines])
 
 
-def author_accuracy(book, lines):
-    """accuracy of all of a book's authors or of the first alone, whichever is better; None if it names none.
+def author_accuracy(book: Book, lines: Sequence[Line]) -> float | None:
+    """accuracy of all of the book's authors or of the first alone, whichever is better; None if it has no author.
 
     A cover names its first author; the others in the list may be its translator or illustrator.
     """

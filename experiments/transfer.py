@@ -178,7 +178,7 @@ def autoencoder_floor(options, words):
             return encoding.decode_latents(vae, latents)[0].numpy()
 
     with tqdm(total=len(books), desc="autoencoder's copies", unit="image") as bar:
-        copies = evaluate.moments_of(feature_cache.compute(extractor, map(copy, books), bar))
+        copies = evaluate.moments_of(feature_cache.compute_features(extractor, map(copy, books), bar))
     distance = distances.frechet_distance(reference.mu, reference.sigma, copies.mu, copies.sigma)
     write_json(path, {"distance": distance, "n": len(books)})
     return distance

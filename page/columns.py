@@ -8,7 +8,7 @@ import re
 
 import config
 from checkpoints import catalog
-from checkpoints import scores as checkpoints_scores
+from checkpoints.scores import Score, read_scores
 from cli import checks
 from common.errors import UserError
 from generation.covers import covers_folder
@@ -24,7 +24,7 @@ class Column:
     options: config.InferenceOptions  # to draw with
     folder: pathlib.Path  # of its covers
     runs: list  # folders of the runs that have it: one, but for a v0 that several runs started from
-    scores: dict  # {score's name: score}, see catalog.read_scores
+    scores: dict[str, Score]  # {its name: score}, see checkpoints.scores.read_scores
     settings: dict = None  # gallery.settings_of, once its covers are there
 
 
@@ -57,7 +57,7 @@ def find_columns(options, given):
         home = covers_folder(its_options, version)
         if several and options.save_dir and version.run:
             home = home / version.run.name  # runs number their versions alike
-        scores = [checkpoints_scores.read_scores(run).get(version.name, {}) for run in runs]
+        scores = [read_scores(run).get(version.name, {}) for run in runs]
         columns.append(Column(label, version, its_options, home / version.name, runs, next(filter(None, scores), {})))
     return columns
 

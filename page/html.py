@@ -38,7 +38,7 @@ MOST_GENRES = 8
 def make(columns, scores, data, books):
     """The text of the page.
 
-    columns: see report.Column, with covers and settings; scores: {label: score}, see scoreboard.pick; data:
+    columns: see report.Column, with covers and settings; scores: {label: score}, see comparison.choose_scores; data:
     dataset.Data; books: whose covers are shown. UserError names a cover that can't be read.
     """
     environment = jinja2.Environment(
@@ -152,9 +152,12 @@ def data_facts(data):
 
 
 def score_facts(columns, scores):
-    """The score table, and what is to be said beside it."""
+    """The score table, its notes, and the versions without a score with the command that scores each.
+
+    scores: {label: Score}, see comparison.choose_scores.
+    """
     labels = [column.label for column in columns]
-    scores, stale = comparison.current(scores, {column.label: column.settings["weights"] for column in columns})
+    scores, stale = comparison.split_stale(scores, {column.label: column.settings["weights"] for column in columns})
     base, rows = comparison.table(scores, labels)
     skipped, notes = comparison.remarks(scores)
     like = next(iter(scores.values()), None)
@@ -166,8 +169,8 @@ def score_facts(columns, scores):
     return dict(
         base=base,
         rows=rows,
-        names=sorted({score["score"] for score in scores.values()}),
-        mixed=comparison.tell(comparison.differences(scores)),
+        names=sorted({score.name for score in scores.values()}),
+        mixed=comparison.describe(comparison.differences(scores)),
         missing=missing,
         skipped=skipped,
         notes=notes,
@@ -239,11 +242,12 @@ def drawing_words(column):
 
 
 def score_command(column, like):
-    """The command that scores a version; like: another version's score, to measure in the same way; or None."""
+    """The command that scores a version. like: the Score of another version, to score with its settings, or None."""
     words = [*drawing_words(column), "--calc_fid", "True"]
     if like:
-        words += ["--num_imgs", str(like["n"])]
+        words += ["--num_imgs", str(like.n)]
         for field in dataclasses.fields(config.FidOptions):
-            if like.get(field.name, field.default) != field.default:
-                words += [f"--{field.name}", str(like[field.name])]
+            value = like.settings.get(field.name, field.default)
+            if value != field.default:
+                words += [f"--{field.name}", str(value)]
     return shlex.join(words)

@@ -28,10 +28,10 @@ def write_report(options, given):
     path = pathlib.Path(options.report_path).expanduser()
     columns = find_columns(options, given)
     require_comparable(columns)
-    scores = comparison.pick({column.label: column.scores for column in columns})
+    scores = comparison.choose_scores({column.label: column.scores for column in columns})
     if not options.mixed and comparison.differences(scores):
-        shown, _ = comparison.current(scores, weight_hashes(columns))
-        comparison.require_alike(shown)
+        shown, _ = comparison.split_stale(scores, weight_hashes(columns))
+        comparison.require_same_settings(shown)
     state = accelerate.Accelerator().state
     with state.main_process_first():  # the first process builds the index, the others read it
         data = open_data(columns[0].options)

@@ -107,10 +107,9 @@ def test_only_complete_states_count(run):
 def test_scores_are_kept_for_each_version_and_kind(run):
     assert checkpoints_scores.read_scores(run) == {}
     for version, name, distance in (("v1", "FID", 9.0), ("v1", "FD", 5.0), ("v2", "FID", 8.0), ("v1", "FID", 7.0)):
-        checkpoints_scores.add_score(run, version, {"score": name, "distance": distance, "n": 4})
-    scores = {
-        v: {name: s["distance"] for name, s in of.items()} for v, of in checkpoints_scores.read_scores(run).items()
-    }
+        score = {"score": name, "distance": distance, "n": 4}
+        checkpoints_scores.add_score(run, version, checkpoints_scores.Score.from_json(score))
+    scores = {v: {name: s.distance for name, s in of.items()} for v, of in checkpoints_scores.read_scores(run).items()}
     assert scores == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
 
 

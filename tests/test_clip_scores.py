@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(folder):
-    return evaluation_clip.load(str(folder), 4, torch.device("cpu"))
+    return evaluation_clip.load_clip(str(folder), 4, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +87,14 @@ def test_a_whole_cover_is_seen_not_its_middle_square(clip):
 @pytest.mark.parametrize("source", ["/nowhere/clip", "openai/not-on-this-disk"])
 def test_no_model_is_one_line_with_a_remedy(source):
     with pytest.raises(UserError, match=f"--clip_model {source} can't be loaded .* give a hub id such as"):
-        evaluation_clip.load(source, 4, torch.device("cpu"))
+        evaluation_clip.load_clip(source, 4, torch.device("cpu"))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
     pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "sd")
     assert pathlib.Path(tmp_path / "sd" / "unet").is_dir()
     with pytest.raises(UserError, match="can't be loaded as a CLIP model"):
-        evaluation_clip.load(str(tmp_path / "sd"), 4, torch.device("cpu"))
+        evaluation_clip.load_clip(str(tmp_path / "sd"), 4, torch.device("cpu"))
 
 
 def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
@@ -108,4 +108,4 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
     kept = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("text_model")}
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
-        evaluation_clip.load(str(tmp_path / "half"), 4, torch.device("cpu"))
+        evaluation_clip.load_clip(str(tmp_path / "half"), 4, torch.device("cpu"))

@@ -37,7 +37,7 @@ def drawn(tmp_path, monkeypatch):
 
 
 def all_of(folder, rows, extractor):
-    blocks = list(feature_cache.of_drawn(folder, rows, extractor))
+    blocks = list(feature_cache.drawn_features(folder, rows, extractor))
     assert all(block.dtype == np.float32 and len(block) <= feature_cache.BLOCK for block in blocks)
     return np.concatenate(blocks)
 
@@ -70,7 +70,7 @@ def test_nothing_is_computed_twice_and_a_change_costs_one_block(drawn, extractor
 
 def test_a_stop_keeps_whole_blocks_and_damage_is_mended(drawn, extractor):
     folder, rows, _ = drawn
-    blocks = feature_cache.of_drawn(folder, rows, extractor)
+    blocks = feature_cache.drawn_features(folder, rows, extractor)
     next(blocks), blocks.close()
     extractor.seen.clear()
     first = all_of(folder, rows, extractor)
@@ -100,12 +100,12 @@ def test_real_covers_are_known_by_content_and_size(small_data, extractor, tmp_pa
     words = ["--data_root", str(small_data), "--resolution", "32x48", "--cache_dir", str(tmp_path)]
     options = parser.parse(config.StatsOptions, words)[0]
     books = open_data(options).books("all")
-    got = np.concatenate(list(feature_cache.of_books(books, options, extractor, "real")))
+    got = np.concatenate(list(feature_cache.real_features(books, options, extractor, "real")))
     means = [read_cover(book.image, (32, 48)).mean(axis=(0, 1)) for book in books]
     assert np.allclose(got, means, atol=1e-3)
     extractor.seen.clear()
-    list(feature_cache.of_books(books, options, extractor, "real"))
+    list(feature_cache.real_features(books, options, extractor, "real"))
     assert not extractor.seen
     larger = parser.parse(config.StatsOptions, [*words, "--resolution", "40x48"])[0]
-    list(feature_cache.of_books(books, larger, extractor, "real"))
+    list(feature_cache.real_features(books, larger, extractor, "real"))
     assert sum(extractor.seen) == len(books) == 26

@@ -95,7 +95,7 @@ def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):
     extractor = features.load_extractor(options(fid_resize="legacy"), CPU)
     of_real, of_drawn = distances.Moments(extractor.dims), distances.Moments(extractor.dims)
     of_real.update(extractor(np.stack(real)))
-    for block in feature_cache.of_drawn(folder, range(10), extractor):
+    for block in feature_cache.drawn_features(folder, range(10), extractor):
         of_drawn.update(block)
     reference.save_stats(tmp_path / "stats.npz", of_real, {})
     ours = distances.frechet_distance(of_real.mu, of_real.sigma, of_drawn.mu, of_drawn.sigma)
@@ -140,7 +140,9 @@ def test_clean_features_are_of_the_antialiased_image(weights, hub):
     rng = np.random.default_rng(2)
     large = rng.integers(0, 256, (2, 700, 500, 3)).astype(np.uint8)
     small = by_pillow(large, 299)
-    np.testing.assert_allclose(features.shrink(torch.tensor(large).permute(0, 3, 1, 2).float(), 299), small, atol=0.01)
+    np.testing.assert_allclose(
+        features.resize_antialiased(torch.tensor(large).permute(0, 3, 1, 2).float(), 299), small, atol=0.01
+    )
     with torch.no_grad():
         theirs = InceptionV3(resize_input=False).eval()(torch.from_numpy(small) / 255)[0][:, :, 0, 0].numpy()
     ours = features.load_extractor(options(), CPU)(large)
@@ -339,12 +341,12 @@ def test_covers_of_rows(tmp_path, capsys):
     assert [image.dtype for image in images] == [np.uint8] * 2
     assert np.array_equal(images, [saved[33], saved[2]])
     assert capsys.readouterr().err == ""
-    features.warn_of_jpeg(tmp_path)
+    features.warn_about_jpegs(tmp_path)
     assert capsys.readouterr().err == ""
     save(tmp_path, "a.jpg")
-    features.warn_of_jpeg(tmp_path)
+    features.warn_about_jpegs(tmp_path)
     assert len(png_paths(tmp_path, saved)) == 3
-    assert "1 JPEG files don't count, such as a.jpg" in capsys.readouterr().err
+    assert "1 JPEG files are not scored, such as a.jpg" in capsys.readouterr().err
     save(tmp_path, "4.png", mode="L")
     assert read_png(tmp_path / "4.png").shape == (12, 8, 3)
 

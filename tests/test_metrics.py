@@ -9,7 +9,7 @@ import pytest
 from scipy import linalg, spatial
 
 from evaluation import distances, precision_recall
-from evaluation.distances import TooFew
+from evaluation.distances import TooFewImages
 
 
 def gaussian(rng, n, dims, scale=1.0, shift=0.0):
@@ -157,14 +157,14 @@ def test_moments_refuse_nonsense():
         with pytest.raises(ValueError, match="features"):
             moments.update(wrong)
     moments.update(np.zeros((1, 3)))
-    with pytest.raises(TooFew, match="at least 2 images, and there is 1"):
+    with pytest.raises(TooFewImages, match="at least 2 images, and there is 1"):
         moments.sigma  # noqa: B018
 
 
 def test_warn_small():
-    assert distances.warn_small(2049, 2048) is None
+    assert distances.small_sample_warning(2049, 2048) is None
     for n in (2048, 2):
-        assert re.search(rf"^{n} images.*singular.*upward.*just as many", distances.warn_small(n, 2048))
+        assert re.search(rf"^{n} images.*singular.*upward.*just as many", distances.small_sample_warning(n, 2048))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_distance_to_a_single_point():
     assert distances.frechet_of_rows(x, np.zeros(2), np.zeros((2, 2)))(np.arange(4)) == pytest.approx(
         5 + 4 / 3 + 16 / 3
     )
-    assert distances.frechet_error(np.ones((6, 2)), np.zeros(2), np.zeros((2, 2))) == pytest.approx(0, abs=1e-12)
+    assert distances.frechet_stderr(np.ones((6, 2)), np.zeros(2), np.zeros((2, 2))) == pytest.approx(0, abs=1e-12)
     value, error, r_squared = distances.frechet_infinity(np.ones((40, 2)), np.zeros(2), np.zeros((2, 2)))
     assert (value, error, r_squared) == pytest.approx((2, 0, 1), abs=1e-12)
 
@@ -206,7 +206,7 @@ def test_half_error_of_a_mean_is_the_known_one():
     """Of the mean of n numbers: std / √n, in expectation; with odd n too, where the factor isn't 1."""
     for n in (10, 11, 100):
         x = np.random.default_rng(n).standard_normal(n)
-        error = distances.half_error(lambda rows, x=x: x[rows].mean(), n, halves=4000)
+        error = distances.jackknife_stderr(lambda rows, x=x: x[rows].mean(), n, halves=4000)
         assert error == pytest.approx(x.std(ddof=1) / np.sqrt(n), rel=0.04)
 
 
@@ -219,7 +219,7 @@ def spread_and_error(measure, repetitions):
 def test_errors_are_the_spread_of_repetitions():
     """200 draws (100 for the limit, which is slower): what each score says of its error is how it varies.
 
-    Within 20 %; the jackknife's may be too large by more (see half_error), up to 40 %, but not too small.
+    Within 20 %; the jackknife's may be too large by more (see jackknife_stderr), up to 40 %, but not too small.
     """
     spread = 1 / np.sqrt(np.arange(1, 9))
     reference = (np.zeros(8), np.diag(spread**2))
@@ -230,7 +230,7 @@ def test_errors_are_the_spread_of_repetitions():
 
     def distance(seed):
         value = distances.frechet_of_rows(drawn(seed), *reference)(np.arange(120))
-        return value, distances.frechet_error(drawn(seed), *reference, seed=seed)
+        return value, distances.frechet_stderr(drawn(seed), *reference, seed=seed)
 
     def kernel(seed):  # both sides are drawn anew: its error is of both
         other = np.random.default_rng([2, seed]).standard_normal((100, 8)) * spread
@@ -238,19 +238,19 @@ def test_errors_are_the_spread_of_repetitions():
 
     def recall(seed):
         x = drawn(seed)
-        error = distances.half_error(
+        error = distances.jackknife_stderr(
             lambda rows: precision_recall.precision_recall(x[rows], real)[1], len(x), seed=seed
         )
         return precision_recall.precision_recall(x, real)[1], error
 
     def covered(seed):
         x = drawn(seed)
-        error = distances.half_error(lambda rows: precision_recall.coverage(x[rows], real), len(x), seed=seed)
+        error = distances.jackknife_stderr(lambda rows: precision_recall.coverage(x[rows], real), len(x), seed=seed)
         return precision_recall.coverage(x, real), error
 
     def precise(seed):
         precision = precision_recall.precision_recall(drawn(seed), real)[0]
-        return precision, precision_recall.share_error(precision, 120)
+        return precision, precision_recall.fraction_stderr(precision, 120)
 
     cases = {
         "fréchet": (distance, 200, 1.2),
@@ -304,7 +304,7 @@ def test_the_same_seed_makes_the_same_figures():
     x, y = gaussian(rng, 60, 12), gaussian(rng, 50, 12, 1.2)
     before = np.random.get_state()[1].copy()
     for measure in (
-        lambda seed: distances.frechet_error(x, *of(y), seed=seed),
+        lambda seed: distances.frechet_stderr(x, *of(y), seed=seed),
         lambda seed: distances.frechet_infinity(x, *of(y), seed=seed),
         lambda seed: distances.kernel_distance(x, y, seed=seed),
         lambda seed: distances.cmmd(x, y, seed=seed),
@@ -429,7 +429,7 @@ def test_clip_score_agrees_with_torchmetrics():
 
 SCORES = {
     "kernel_distance": (lambda x, y: distances.kernel_distance(x, y), 20, 20),
-    "frechet_error": (lambda x, y: distances.frechet_error(x, *of(y)), 4, None),
+    "frechet_error": (lambda x, y: distances.frechet_stderr(x, *of(y)), 4, None),
     "frechet_infinity": (lambda x, y: distances.frechet_infinity(x, *of(y)), 20, None),
     "precision_recall": (lambda x, y: precision_recall.precision_recall(x, y), 4, 4),
     "coverage": (lambda x, y: precision_recall.coverage(x, y), 1, 6),
@@ -446,7 +446,7 @@ def test_too_few_images_are_told(name):
     score(x[:drawn], y[:real])  # just enough
     for least, arguments in ((drawn, lambda n: (x[:n], y)), (real, lambda n: (x, y[:n]))):
         if least:
-            with pytest.raises(TooFew, match=rf"needs at least {least} images, and there (is|are) {least - 1}$"):
+            with pytest.raises(TooFewImages, match=rf"needs at least {least} images, and there (is|are) {least - 1}$"):
                 score(*arguments(least - 1))
 
 
@@ -471,7 +471,7 @@ def test_more_that_is_refused():
     for score in (distances.clip_score, distances.cmmd):
         with pytest.raises(ValueError, match="length 0"):
             score(x, x * 0)
-    with pytest.raises(TooFew, match="memorisation needs at least 1 images, and there are 0"):
+    with pytest.raises(TooFewImages, match="memorisation needs at least 1 images, and there are 0"):
         precision_recall.memorisation([], [1.0])
     with pytest.raises(ValueError, match="finite distances"):
         precision_recall.memorisation([np.inf], [1.0])

@@ -58,8 +58,8 @@ def test_coverage_of_the_real_distribution():
 
 def test_share_error_is_that_of_beta_and_of_many():
     for p, n in ((0, 5), (1, 5), (0.3, 10), (0.5, 1)):
-        assert precision_recall.share_error(p, n) == pytest.approx(stats.beta(p * n + 1, (1 - p) * n + 1).std())
-    assert precision_recall.share_error(0.3, 10**6) == pytest.approx(np.sqrt(0.3 * 0.7 / 10**6), rel=1e-4)
+        assert precision_recall.fraction_stderr(p, n) == pytest.approx(stats.beta(p * n + 1, (1 - p) * n + 1).std())
+    assert precision_recall.fraction_stderr(0.3, 10**6) == pytest.approx(np.sqrt(0.3 * 0.7 / 10**6), rel=1e-4)
 
 
 @pytest.mark.usefixtures("chunks")

@@ -15,7 +15,7 @@ from common.errors import UserError
 from generation import version
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
-SETTINGS = {name: 1 for name in scores.ALIKE} | {
+SETTINGS = {name: 1 for name in scores.MUST_MATCH} | {
     "score": "FD (EfficientNet-Lite0)",
     "fid_features": "efficientnet",
     "fid_resize": "clean",
@@ -26,7 +26,7 @@ SETTINGS = {name: 1 for name in scores.ALIKE} | {
 def add_score(run, version, figure, **settings):
     value = {"name": "FD <b>", "value": figure, "error": 1.5, "n": 4, "real": 2.0, "better": "lower", "note": None}
     score = SETTINGS | {"values": {"fid": value}, "skipped": {"clip": "no <i>model</i>"}} | settings
-    scores.add_score(run, version, score)
+    scores.add_score(run, version, scores.Score.from_json(score))
 
 
 @pytest.fixture(scope="module")

@@ -121,10 +121,10 @@ def test_both_parts_that_learn_are_named(options, listing):
 
 def test_scores_stand_with_their_versions(options, listing):
     run = make_run(options)
-    scores.add_score(run, "v0", {"score": "FID", "distance": 301.256, "n": 50})
-    scores.add_score(run, "v2", {"score": "FID", "distance": 99.0, "n": 5})
-    scores.add_score(run, "v2", {"score": "FID", "distance": 12.345, "n": 5000})
-    scores.add_score(run, "v2", {"score": "FD-efficientnet", "distance": 1.5, "n": 20})
+    scores.add_score(run, "v0", scores.Score.from_json({"score": "FID", "distance": 301.256, "n": 50}))
+    scores.add_score(run, "v2", scores.Score.from_json({"score": "FID", "distance": 99.0, "n": 5}))
+    scores.add_score(run, "v2", scores.Score.from_json({"score": "FID", "distance": 12.345, "n": 5000}))
+    scores.add_score(run, "v2", scores.Score.from_json({"score": "FD-efficientnet", "distance": 1.5, "n": 20}))
     rows = listing()["one"][1]
     assert rows["v0"]["score"] == "FID 301.26 (n = 50)"
     assert rows["v1"]["score"] == ""
@@ -136,17 +136,21 @@ def test_one_run_shows_every_metric_of_its_versions(options, listing, capsys):
         return {"name": name, "value": figure, "error": 1.5, "n": 50, "real": 20, "better": "lower", "note": None}
 
     run = make_run(options)
-    scores.add_score(run, "v2", {"score": "FD", "n": 50, "values": {"kid": value("KD", 0.25)}})
-    scores.add_score(run, "v0", {"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}})
+    scores.add_score(run, "v2", scores.Score.from_json({"score": "FD", "n": 50, "values": {"kid": value("KD", 0.25)}}))
+    scores.add_score(
+        run,
+        "v0",
+        scores.Score.from_json({"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}}),
+    )
     assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = {words[1]: [word.strip() for word in words[2:] if word] for words in lines if len(words) > 2}
     assert rows["metric"] == ["v0", "v2", "real covers"]
     assert rows["FD"] == ["301.00 ± 1.5", "20.00"] and rows["KD"] == ["0.25 ± 1.5", "20.00"]
-    assert "not measured alike" not in "".join(map(str, lines))
-    scores.add_score(run, "v1", {"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}})
+    assert "not comparable" not in "".join(map(str, lines))
+    scores.add_score(run, "v1", scores.Score.from_json({"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}}))
     assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
-    assert "not measured alike, so not to be compared: n\n" in capsys.readouterr().out
+    assert "measured with different settings, so not comparable: n\n" in capsys.readouterr().out
     assert runs.main(["--output_dir", str(run.parent)]) == 0
     assert "real covers" not in capsys.readouterr().out  # of all runs just the listing
 

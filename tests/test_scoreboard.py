@@ -6,22 +6,18 @@ import pytest
 
 import config
 from checkpoints import scores as values_module
+from checkpoints.scores import Score, ScoreValue
 from common.errors import UserError
 from page import comparison
 
 
 def value(figure, error=1.0, better="lower", real=None, n=50, note=None):
-    return {"name": "FID", "value": figure, "error": error, "n": n, "real": real, "better": better, "note": note}
+    return ScoreValue(name="FID", value=figure, error=error, n=n, real=real, better=better, note=note)
 
 
 def score(*, name="FID", skipped=None, fid=10.0, **settings):
-    return {
-        **dict.fromkeys(values_module.ALIKE, 1),
-        "score": name,
-        "values": {"fid": value(fid)},
-        "skipped": skipped or {},
-        **settings,
-    }
+    settings = {**dict.fromkeys(values_module.MUST_MATCH, 1), "score": name, **settings}
+    return Score(settings, {"fid": value(fid)}, skipped or {})
 
 
 def cells(first, *others):
@@ -40,61 +36,60 @@ def test_the_score_that_most_versions_have_is_picked():
         "v1": {"FD": score(name="FD")},
         "v2": {"FID": score(), "FD": score(name="FD")},
         "v3": {},
-        "v4": {"FID": {"score": "FID", "distance": 3.0, "n": 5}},  # no values: it can't be shown beside others
+        "v4": {
+            "FID": Score.from_json({"score": "FID", "distance": 3.0, "n": 5})
+        },  # no values: it can't be shown beside others
     }
-    picked = comparison.pick(scores)
-    assert {label: score["score"] for label, score in picked.items()} == {"v0": "FD", "v1": "FD", "v2": "FD"}
-    assert comparison.pick({}) == {} == comparison.pick({"v0": {}})
+    picked = comparison.choose_scores(scores)
+    assert {label: score.name for label, score in picked.items()} == {"v0": "FD", "v1": "FD", "v2": "FD"}
+    assert comparison.choose_scores({}) == {} == comparison.choose_scores({"v0": {}})
 
 
 def test_a_version_that_lacks_the_common_score_keeps_its_own():
     scores = {"v0": {"FD": score(name="FD")}, "v1": {"FD": score(name="FD")}, "v2": {"FID": score()}}
-    assert comparison.pick(scores)["v2"]["score"] == "FID"
+    assert comparison.choose_scores(scores)["v2"].name == "FID"
 
 
-@pytest.mark.parametrize("name", values_module.ALIKE)
+@pytest.mark.parametrize("name", values_module.MUST_MATCH)
 def test_scores_of_different_settings_are_refused_by_name(name):
-    comparison.require_alike({"v0": score(), "v1": score()})
+    comparison.require_same_settings({"v0": score(), "v1": score()})
     picked = {"v0": score(**{name: "8ce8"}), "v1": score(**{name: 20}), "v2": score(**{name: "8ce8"})}
-    called = comparison.WORDS.get(name, name)
+    called = comparison.SETTING_NAMES.get(name, name)
     expected = f"{called} is 8ce8 for v0, v2 and 20 for v1"
     if name in comparison.HASHES:
         expected = rf"{called} differs \(v0, v2 / v1\)"
     with pytest.raises(UserError, match=f"different settings: {expected}; score them alike .* --mixed True"):
-        comparison.require_alike(picked)
+        comparison.require_same_settings(picked)
 
 
 def test_a_setting_that_a_score_does_not_tell_is_unknown():
-    old = {key: value for key, value in score().items() if key not in ("rows", "steps")}
-    told = comparison.tell(comparison.differences({"v0": score(), "v1": old}))
+    old = Score({key: value for key, value in score().settings.items() if key not in ("rows", "steps")})
+    told = comparison.describe(comparison.differences({"v0": score(), "v1": old}))
     assert told == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
 
 
 def test_every_setting_that_is_no_option_has_words():
     options = {field.name for field in dataclasses.fields(config.InferenceOptions)}
-    assert set(values_module.ALIKE) <= options | comparison.WORDS.keys()
-    assert set(comparison.HASHES) <= comparison.WORDS.keys() <= set(values_module.ALIKE)
+    assert set(values_module.MUST_MATCH) <= options | comparison.SETTING_NAMES.keys()
+    assert set(comparison.HASHES) <= comparison.SETTING_NAMES.keys() <= set(values_module.MUST_MATCH)
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [{"values": 3}, {"values": {}}, {"values": {"fid": 3}}, {"values": {"fid": {"name": "FID"}}}, {"score": None}],
-)
-def test_what_is_no_score_is_not_shown(broken):
-    whole = score()
-    bad = {key: value for key, value in (whole | broken).items() if value is not None}
-    assert comparison.pick({"v0": {"FID": bad}, "v1": {"FID": whole}}) == {"v1": whole}
+def test_a_score_without_values_is_not_shown():
+    whole, empty = score(), Score(score().settings)
+    assert comparison.choose_scores({"v0": {"FID": empty}, "v1": {"FID": whole}}) == {"v1": whole}
 
 
 def test_a_score_of_weights_that_are_gone_is_not_shown():
-    same, other, unknown = {"weights": "w"}, {"weights": "x"}, {}
-    shown, stale = comparison.current({"a": same, "b": other, "c": unknown}, dict.fromkeys("abcd", "w"))
+    same, other, unknown = Score({"weights": "w"}), Score({"weights": "x"}), Score({})
+    shown, stale = comparison.split_stale({"a": same, "b": other, "c": unknown}, dict.fromkeys("abcd", "w"))
     assert shown == {"a": same, "c": unknown} and stale == ["b"]
 
 
 def test_other_weights_and_names_are_no_other_settings():
-    comparison.require_alike({"a": score(version="v0", weights="x", run_id="a"), "b": score(version="v1", weights="y")})
-    comparison.require_alike({})
+    comparison.require_same_settings(
+        {"a": score(version="v0", weights="x", run_id="a"), "b": score(version="v1", weights="y")}
+    )
+    comparison.require_same_settings({})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,7 +128,7 @@ def verdicts(picked):
 def test_what_was_not_measured_alike_is_not_judged():
     better = {"v0": score(fid=100.0), "v1": score(fid=10.0)}
     assert verdicts(better) == [[("", ""), ("better", "↓")]]
-    for name in values_module.ALIKE:
+    for name in values_module.MUST_MATCH:
         unlike = {**better, "v2": score(**{name: 2000})}
         assert verdicts(unlike) == [[("", "")] * 3]
 
@@ -141,15 +136,15 @@ def test_what_was_not_measured_alike_is_not_judged():
 def test_what_has_another_name_is_another_metric():
     """CLIP scores of two models, say: neither compared nor in one row."""
     picked = {"v0": score(fid=100.0), "v1": score(fid=10.0), "v2": score(fid=1.0)}
-    picked["v1"]["values"]["fid"]["name"] = "FD"
+    picked["v1"].values["fid"] = dataclasses.replace(picked["v1"].values["fid"], name="FD")
     for one in picked.values():
-        one["values"]["kid"] = value(1.0)
+        one.values["kid"] = value(1.0)
     base, rows = comparison.table(picked, list(picked))
     assert base == "v0" and [row.name for row in rows] == ["FID", "FD", "FID"]
     assert [cell.text for cell in rows[0].cells] == ["100.0", "", "1.0"]
     assert [cell.text for cell in rows[1].cells] == ["", "10.0", ""]
     assert [cell.verdict for row in rows[:2] for cell in row.cells] == ["", "", "better", "", "", ""]
-    named = dict(value(10.0), name="FD")
+    named = dataclasses.replace(value(10.0), name="FD")
     assert [cell.verdict for cell in cells(value(100.0), named, value(10.0))] == ["", "", "better"]
 
 
@@ -175,5 +170,5 @@ def test_n_and_real_stand_once_where_they_are_one():
 def test_remarks_stand_once_with_their_versions():
     why = {"clip": "no model"}
     picked = {"v0": score(skipped=why), "v1": score(skipped=why), "v2": score()}
-    picked["v2"]["values"]["fid"]["note"] = "few covers"
+    picked["v2"].values["fid"] = value(10.0, note="few covers")
     assert comparison.remarks(picked) == ([("clip", "no model", ["v0", "v1"])], [("FID", "few covers", ["v2"])])

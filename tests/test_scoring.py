@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import config
+from checkpoints.scores import Score, ScoreValue
 from cli import parser
 from common.errors import UserError
 from data.folder import open_data
 from data.images import read_cover
-from evaluation import evaluate, features
+from evaluation import evaluate, feature_cache, features, ocr
 from evaluation import reference as evaluation_reference
+from evaluation.inputs import EvaluationInputs, baseline_books
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +48,10 @@ def sides(options, data, extractor, tmp_path):
         books = data.books("test")
         for book in books:
             save_png(tmp_path / f"{book.row}.png", torch.from_numpy(picture(book)))
-        real = list(evaluate.feature_cache.of_books(books, options, extractor, "real"))
+        real = list(feature_cache.real_features(books, options, extractor, "real"))
         moments = evaluate.moments_of(np.concatenate(real))
         reference = evaluation_reference.Stats(moments.n, moments.mu, moments.sigma, {"fingerprint": "f"})
-        made = evaluate.EvaluationInputs(
-            options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None
-        )
+        made = EvaluationInputs(options, tmp_path, None, data, books, ["a book"] * 13, extractor, reference, None)
         return dataclasses.replace(made, **changes)
 
     return make
@@ -68,47 +68,48 @@ def blank(book):
 @pytest.mark.slow
 def test_covers_that_are_the_real_ones(sides):
     values, skipped = evaluate.measure(sides(real))
-    assert values["fid"]["value"] == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
-    assert values["fid"]["real"] > 1
+    assert values["fid"].value == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
+    assert values["fid"].real > 1
     for key in ("precision", "recall", "coverage"):
-        assert values[key]["value"] == 1
+        assert values[key].value == 1
     for key in ("title_accuracy", "titles_read"):
-        assert values[key]["value"] == values[key]["real"]
-    assert values["fid"]["note"] is None and values["fid"]["n"] == 13
+        assert values[key].value == values[key].real
+    assert values["fid"].note is None and values["fid"].n == 13
     assert skipped == {
         "fid_infinity": "an extrapolated Fréchet distance needs at least 20 images, and there are 13",
         "kid": "a kernel distance in 10 parts needs at least 20 images, and there are 13",
         "clip": "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)",
     }
-    assert json.loads(json.dumps(values)) == values  # plain numbers
-    assert all(set(value) == {"name", "value", "error", "n", "real", "better", "note"} for value in values.values())
+    for value in values.values():  # plain numbers
+        assert ScoreValue.from_json(json.loads(json.dumps(value.to_json()))) == value
+        assert set(value.to_json()) == {"name", "value", "error", "n", "real", "better", "note"}
 
 
 @pytest.mark.slow
 def test_covers_that_are_copies_of_learned_ones(sides, data):
     learned = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
     values, _ = evaluate.measure(sides(lambda book: real(learned[book.row])))
-    assert values["memorisation"]["value"] == 1 and values["memorisation"]["real"] == pytest.approx(1 / 14)
+    assert values["memorisation"].value == 1 and values["memorisation"].real == pytest.approx(1 / 14)
     first = data.books("test")[0].row
-    assert values["memorisation"]["note"].endswith(
+    assert values["memorisation"].note.endswith(
         f"the nearest: {first}.png to the real cover of row {learned[first].row}"
     )
-    assert values["fid"]["value"] == pytest.approx(values["fid"]["real"], rel=1e-3)  # the floor's very covers
+    assert values["fid"].value == pytest.approx(values["fid"].real, rel=1e-3)  # the floor's very covers
 
 
 def test_covers_without_anything_on_them(sides):
     values, _ = evaluate.measure(sides(blank))
-    assert values["fid"]["value"] > 5 * values["fid"]["real"]
-    assert values["precision"]["value"] == values["coverage"]["value"] == 0
-    assert values["title_accuracy"]["value"] == values["titles_read"]["value"] == 0
+    assert values["fid"].value > 5 * values["fid"].real
+    assert values["precision"].value == values["coverage"].value == 0
+    assert values["title_accuracy"].value == values["titles_read"].value == 0
 
 
 def test_a_run_remembers_on_what_it_learned(sides, data, tmp_path):
     """Covers that this run never saw can't be memorised by it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
-    assert sides(blank, run=tmp_path / "run").learned_books() == data.books("train")[:2]
-    assert sides(blank).learned_books() == data.books("train")
+    assert sides(blank, run=tmp_path / "run").training_books() == data.books("train")[:2]
+    assert sides(blank).training_books() == data.books("train")
 
 
 def test_only_what_was_asked_for_is_measured(sides, options):
@@ -127,9 +128,9 @@ def test_only_what_was_asked_for_is_measured(sides, options):
 
 
 def test_the_floor_shares_no_book_and_has_as_many_where_it_can(data):
-    ours, reference = evaluate.floor_books(data, "test", 5)
+    ours, reference = baseline_books(data, "test", 5)
     assert len(ours) == 5 and reference == data.books("test") and not {b.row for b in ours} & {b.row for b in reference}
-    halves = evaluate.floor_books(data, "all", 20)
+    halves = baseline_books(data, "all", 20)
     assert [len(half) for half in halves] == [13, 13] and not {b.row for b in halves[0]} & {b.row for b in halves[1]}
 
 
@@ -137,34 +138,34 @@ def test_a_floor_of_other_numbers_is_said(sides, options):
     made = sides(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
     made = dataclasses.replace(made, reference=dataclasses.replace(made.reference, n=26))
     values, _ = evaluate.measure(made)
-    assert values["fid"]["note"] == "real: 13 covers against 13"
-    assert evaluate.floor_note(sides(blank)) is None
+    assert values["fid"].note == "real: 13 covers against 13"
+    assert evaluate.baseline_note(sides(blank)) is None
 
 
 def test_usual_names_are_for_the_official_network_alone(sides, extractor):
     made = sides(blank)
-    assert evaluate.named(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
+    assert evaluate.metric_name(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
     official = dataclasses.replace(made, extractor=dataclasses.replace(extractor, score_name="FID"))
-    assert evaluate.named(official, "KD", "KID") == "KID" and evaluate.named(official, "recall") == "recall"
+    assert evaluate.metric_name(official, "KD", "KID") == "KID" and evaluate.metric_name(official, "recall") == "recall"
 
 
 def test_metrics_of_the_same_settings_gather():
-    fid, kid = ({"value": number} for number in (5.0, 0.1))
-    first = evaluate.merge({}, {"n": 3}, {"fid": fid}, {"clip": "why"})
-    assert first == {"n": 3, "distance": 5.0, "values": {"fid": fid}, "skipped": {"clip": "why"}}
-    both = {"n": 3, "distance": 5.0, "values": {"fid": fid, "kid": kid}, "skipped": {}}
-    assert evaluate.merge(first, {"n": 3}, {"kid": kid}, {}) == both
-    assert evaluate.merge(first, {"n": 4}, {"kid": kid}, {}) == {"n": 4, "values": {"kid": kid}, "skipped": {}}
-    assert evaluate.merge(both, {"n": 3}, {}, {"kid": "why", "clip": "why"})["skipped"] == {"clip": "why"}
+    fid, kid = (ScoreValue("FD", number, None, None, 3, "lower") for number in (5.0, 0.1))
+    first = evaluate.merge_scores(None, {"n": 3}, {"fid": fid}, {"clip": "why"})
+    assert first == Score({"n": 3}, {"fid": fid}, {"clip": "why"}, distance=5.0)
+    both = Score({"n": 3}, {"fid": fid, "kid": kid}, {}, distance=5.0)
+    assert evaluate.merge_scores(first, {"n": 3}, {"kid": kid}, {}) == both
+    assert evaluate.merge_scores(first, {"n": 4}, {"kid": kid}, {}) == Score({"n": 4}, {"kid": kid})
+    assert evaluate.merge_scores(both, {"n": 3}, {}, {"kid": "why", "clip": "why"}).skipped == {"clip": "why"}
 
 
 def test_without_ocr_the_other_metrics_stand(sides, monkeypatch):
     def none(*_):
-        raise evaluate.legibility.NoOCR("no OCR here")
+        raise ocr.OCRUnavailable("no OCR here")
 
-    monkeypatch.setattr(evaluate.legibility, "read_covers", none)
+    monkeypatch.setattr(ocr, "read_covers", none)
     values, skipped = evaluate.measure(sides(blank))
-    assert values["fid"]["value"] > 0 and "title_accuracy" not in values
+    assert values["fid"].value > 0 and "title_accuracy" not in values
     assert skipped["legibility"] == "no OCR here"
 
 
@@ -187,8 +188,8 @@ def test_clip_scores_stand_with_their_ceiling(sides, options, tmp_path_factory):
 
     chosen = dataclasses.replace(options, metrics="clip")
     values, skipped = evaluate.measure(sides(red, options=chosen, clip=Clip()))
-    assert values["clip_score"]["value"] == pytest.approx(100) and values["clip_score"]["real"] < 99
-    assert values["cmmd"]["value"] > values["cmmd"]["real"] and skipped == {}
+    assert values["clip_score"].value == pytest.approx(100) and values["clip_score"].real < 99
+    assert values["cmmd"].value > values["cmmd"].real and skipped == {}
 
 
 def test_jpeg_in_disguise_and_mixed_sizes_are_refused(sides, data):

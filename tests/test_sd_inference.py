@@ -260,7 +260,7 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     covers = tmp_path / "covers"
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "fid,precision")) == 0
     first = listed()
-    assert {"fid", "precision"} <= first["values"].keys()
+    assert {"fid", "precision"} <= first.values.keys()
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 5, "--metrics", "fid")) == 0
     assert "the run's listing keeps the score over 6 covers" in capsys.readouterr().out
     assert listed() == first and json.loads((covers / "v1" / "metrics.json").read_text())["n"] == 5
@@ -271,8 +271,20 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
         sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility"))
     (covers / "v1" / "metrics.json").unlink()
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 6, "--metrics", "legibility")) == 0
-    assert listed()["values"].keys() > first["values"].keys() and listed()["distance"] == first["distance"]
+    assert listed().values.keys() > first.values.keys() and listed().distance == first.distance
     warned = capsys.readouterr()
     assert "covariance is singular" not in warned.err  # nothing was asked that has one
     assert sd_inference.main(score(runs, stats, covers, "--num_imgs", 99, "--metrics", "fid")) == 0
-    assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed()["n"] == 26
+    assert "--num_imgs 99: --split all has 26" in capsys.readouterr().err and listed().n == 26
+
+
+@pytest.mark.script
+def test_a_metrics_file_of_another_shape_exits_2(run_script, trained, stats, tmp_path):
+    path = tmp_path / "v1" / "metrics.json"
+    path.parent.mkdir()
+    path.write_text('{"score": "FD (EfficientNet-Lite0)", "n": 2, "values": null}')
+    done = run_script("sd_inference", *score(trained, stats, tmp_path, "--num_imgs", 2))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f'error: can\'t read {path} as a score: "values" is not a JSON object; delete it')
+    assert not list(path.parent.glob("*.png"))  # it is refused before the long work

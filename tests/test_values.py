@@ -6,7 +6,7 @@ from checkpoints import scores
 
 
 def value(figure, error=None, real=None, better="lower", name="FD", n=10):
-    return {"name": name, "value": figure, "error": error, "n": n, "real": real, "better": better, "note": None}
+    return scores.ScoreValue(name=name, value=figure, error=error, n=n, real=real, better=better)
 
 
 @pytest.mark.parametrize(
@@ -50,16 +50,17 @@ def test_scores_of_two_networks_are_never_compared():
 def test_a_value_is_of_plain_numbers():
     import numpy as np
 
-    made = scores.make("FD", np.float32(2.5), n=np.int64(3), better="lower", error=np.float64(0.1))
-    assert made == {"name": "FD", "value": 2.5, "error": 0.1, "real": None, "n": 3, "better": "lower", "note": None}
-    assert {type(made[key]) for key in ("value", "error", "n")} == {float, int}
+    made = scores.make_value("FD", np.float32(2.5), n=np.int64(3), better="lower", error=np.float64(0.1))
+    fields = {"name": "FD", "value": 2.5, "error": 0.1, "real": None, "n": 3, "better": "lower", "note": None}
+    assert made.to_json() == fields and list(made.to_json()) == list(fields)
+    assert {type(number) for number in (made.value, made.error, made.n)} == {float, int}
 
 
 def test_differences_are_named():
-    score = dict.fromkeys(scores.ALIKE, 1)
+    score = dict.fromkeys(scores.MUST_MATCH, 1)
     assert scores.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []
     assert scores.differences([score, {**score, "n": 2}, {**score, "steps": 9}]) == ["n", "steps"]
-    assert scores.differences([{}, score]) == list(scores.ALIKE)
+    assert scores.differences([{}, score]) == list(scores.MUST_MATCH)
 
 
 def test_a_row_for_each_metric_that_any_version_has():

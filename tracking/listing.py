@@ -54,17 +54,18 @@ def print_listing(options):
 
 
 def print_scores(versions):
-    """A table for each kind of features: every metric of each version that was scored with them."""
+    """Print a table of all metrics for each kind of features: one column for each version scored with them."""
     versions = dict(sorted(versions.items(), key=lambda pair: pair[1]["step"]))
-    kinds = dict.fromkeys(kind for version in versions.values() for kind in version.get("scores", {}))
+    # a version that only a tracker has comes without scores
+    scores_of = {name: version.get("scores", {}) for name, version in versions.items()}
+    kinds = dict.fromkeys(kind for found in scores_of.values() for kind in found)
     for kind in kinds:
-        scored = {name: version["scores"].get(kind, {}).get("values") for name, version in versions.items()}
-        scored = {name: some for name, some in scored.items() if some}
+        scored = {name: found[kind] for name, found in scores_of.items() if kind in found and found[kind].values}
         if scored:
-            print(scores.table(scores.rows(scored)))
-            different = scores.differences([versions[name]["scores"][kind] for name in scored])
+            print(scores.table(scores.rows({name: score.values for name, score in scored.items()})))
+            different = scores.differences([score.settings for score in scored.values()])
             if different:
-                print(f"  not measured alike, so not to be compared: {', '.join(different)}\n")
+                print(f"  measured with different settings, so not comparable: {', '.join(different)}\n")
 
 
 def versions_on_disk(run):
@@ -127,15 +128,17 @@ def describe(run):
 def row(version):
     """One line's texts, in the order of HEAD."""
     loss = version.get("validation_loss")
-    scores = [
-        f"{name} {s['distance']:.2f} (n = {s['n']})" for name, s in version.get("scores", {}).items() if "distance" in s
+    distances = [
+        f"{name} {score.distance:.2f} (n = {score.n})"
+        for name, score in version.get("scores", {}).items()
+        if score.distance is not None
     ]
     return (
         version["version"],
         ", ".join(sorted(version["aliases"])),
         str(version["step"]),
         "" if loss is None else f"{loss:.5f}",
-        "; ".join(scores),
+        "; ".join(distances),
         readable_size(version["size"]) if "size" in version else "",
         ", ".join(version["where"]),
     )
