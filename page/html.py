@@ -142,7 +142,7 @@ def data_facts(data):
     genres = collections.Counter(genre for book in data.kept for genre in book.genres)
     common = ", ".join(f"{genre} {count}" for genre, count in genres.most_common(MOST_GENRES))
     more = len(genres) - MOST_GENRES
-    why = collections.Counter(kind for _, kind, _ in data.dropped).most_common()
+    why = collections.Counter(row.kind for row in data.dropped).most_common()
     return [
         ("covers to train on", len(data.books("train")), ""),
         ("held out", len(data.books("test")), data.split_rule),

@@ -205,7 +205,7 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    return folder.ensure(tmp_path_factory.mktemp("books"), 300, workers=2)
+    return folder.ensure_demo_data(tmp_path_factory.mktemp("books"), 300, workers=2)
 
 
 def losses(parts, covers, count):
