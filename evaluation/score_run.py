@@ -12,7 +12,8 @@ from data.folder import open_data
 from evaluation import clip as evaluation_clip
 from evaluation import distances, evaluate, features
 from evaluation import reference as evaluation_reference
-from generation.covers import SETTINGS, draw_covers, make_folder
+from generation.covers import draw_covers, make_folder
+from generation.settings import SETTINGS, read_settings
 from tracking import trackers
 
 
@@ -39,12 +40,12 @@ def draw_and_score(options, version, folder, state):
     if options.clip_model and "clip" in config.chosen_metrics(options):
         clip = evaluation_clip.load(options.clip_model, options.fid_batch_size, state.device)
 
-    settings = draw_covers(options, version, folder, books, state)
+    settings = draw_covers(options, version, folder, books, state).to_json()
     if not state.is_main_process:
         return
 
     # Score
-    prompts = read_json(folder / SETTINGS)["prompts"]
+    _, prompts = read_settings(folder / SETTINGS)
     prompts = [prompts[str(book.row)] for book in books]
     sides = evaluate.EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     measured, skipped = evaluate.measure(sides)

@@ -107,10 +107,10 @@ def test_a_poster_is_a_function_of_its_row():
 
 def test_pictures_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "CHUNK", 2)
-    pixels, captions = pictures.ensure(tmp_path, "posters", pictures.draw_posters, 4)
+    pixels, captions = pictures.ensure_images(tmp_path, "posters", pictures.draw_posters, 4)
     assert pixels.shape == (4, 192, 128, 3) and captions == [posters.poster(row)[1] for row in range(4)]
     assert np.array_equal(pixels[3], np.asarray(posters.poster(3)[0]))
-    again, _ = pictures.ensure(tmp_path, "posters", None, 4)
+    again, _ = pictures.ensure_images(tmp_path, "posters", None, 4)
     assert np.array_equal(pixels, again)
 
 
