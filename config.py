@@ -1,37 +1,84 @@
-"""Every option of every script, once: dataclass fields with unit, default and what None means. And the presets.
+"""Every option of every script: a table of dataclass fields, with all that is known of each option; and the presets.
 
-cli/ reads their values and makes command lines from them. Only the standard library is imported here.
+cli/ turns command lines and JSON files into these classes, and back. Only the standard library is imported here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def option(default, help, *, none="", choices=None, least=None, above=None, most=None, resume="fixed", saved=True):
-    """One option: its default, its meaning with its unit, and (for None) what None stands for.
 
-    least/above/most bound numbers (>=, >, <=). resume="free" may change when a run is resumed without changing what
-    was already learned; "fixed" may not. saved=False keeps it out of config.json (identity of a run, not a setting).
+def option(
+    default: Any,
+    help: str,
+    *,
+    none: str = "",
+    choices: Sequence[str] | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    normalize: Callable[[str], str] | None = None,
+    aliases: tuple[str, ...] = (),
+    resume: Literal["fixed", "free"] = "fixed",
+    saved: bool = True,
+    secret: bool = False,
+    inherited: bool = False,
+    affects: Literal["nothing", "books", "drawing", "scoring"] | None = None,
+    setting: str = "",
+    memory: bool | Callable[[Any], Any] = True,
+    learning_rate_of: str = "",
+) -> Any:
+    """A dataclass field for one option. Its metadata has all of these facts, under the names of the parameters.
+
+    Values:
+        help: what it means, with its unit; none: what None stands for, where that is the default
+        choices: the texts that are allowed; ge, gt, le: bounds of a number (>=, >, <=)
+        normalize: function that returns the usual form of a text; it raises ValueError for a wrong one
+        aliases: other names that are accepted on the command line and in --config
+    Runs:
+        resume: "free" if it may change when a run is resumed, "fixed" if that would contradict what is already trained
+        saved: whether it is in config.json; not what names a run, nor what concerns one call of the script
+        secret: its value is never printed or read from a file
+        inherited: sd_inference and report take it from the run unless it is given
+    Comparisons:
+        affects: versions are compared only if they agree on the options that affect which "books" and prompts are
+            drawn, the "drawing" itself, or the "scoring". None: the option is not one of drawing or scoring
+        setting: its name in settings.json and metrics.json, if that is another one
+    Training:
+        memory: what of the value can change how much GPU memory training takes: True = all of it, False = nothing, or
+            a function of the value. The default is safe: a memory forecast is reused only if the values are equal
+        learning_rate_of: the trained part whose learning rate it is
     """
-    meta = dict(help=help, none=none, choices=choices, least=least, above=above, most=most, resume=resume, saved=saved)
-    return dataclasses.field(default=default, metadata=meta)
+    metadata = {name: value for name, value in locals().items() if name != "default"}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# Options that have most facts in common
+book_option = functools.partial(option, inherited=True, affects="books", memory=False)
+drawing_option = functools.partial(option, inherited=True, affects="drawing")
+tracking_option = functools.partial(option, resume="free", inherited=True, memory=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Presets: options for a GPU with this much memory. UNet and text encoder may both learn, at 512x768.
-# A preset stands between the defaults and what was given, and is then forgotten: a run's config.json has what it set.
+# Presets: options for a GPU with this much memory, where UNet and text encoder may both be trained, at 512x768.
+# Explicit options win over a preset, which wins over the defaults. config.json has what it set, not the preset's name.
 
-SMALL = dict(  # needs a GPU that computes in bf16: half the bytes, gradients one at a time, the rest off the GPU
+SMALL = dict(  # needs a GPU with bf16: half the bytes, one gradient at a time, and the rest is not on the GPU
     fused_backward=True, weights_dtype="bf16", grad_ckpt=True, cache_latents=True, ema_device="cpu", vae_tiling=True
 )
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "6gb": dict(batch_size=1, optimizer="paged_adamw8bit", **SMALL),
     "8gb": dict(batch_size=4, optimizer="adamw8bit", **SMALL),
     "12gb": dict(batch_size=4, optimizer="adamw8bit", grad_ckpt=True, cache_latents=True, ema_device="cpu"),
@@ -39,52 +86,84 @@ PRESETS = {
 }
 
 
-METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # what --metrics picks from
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# The options
+# Options. A class is a group in --help, and its docstring the heading of the group.
+
+METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # choices of --metrics
+OUTPUT_DIR: dict[str, Any] = dict(
+    default="runs", help="folder that holds the runs", resume="free", affects="nothing", memory=False
+)
+CACHE_DIR: dict[str, Any] = dict(
+    default=None,
+    help="folder for derived files: index of the data, cached latents, features of real covers",
+    none="book-covers in the user's cache folder, ~/.cache",
+    resume="free",
+    inherited=True,
+    affects="nothing",
+    memory=False,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """data"""
 
-    data_root: str = option(
-        "../book_dataset", "data folder in the Goodreads layout; 'demo' = covers drawn by code", resume="free"
-    )
-    cache_dir: str = option(
-        None, "folder for derived files", none="the user's cache folder, ~/.cache/book-covers", resume="free"
-    )
-    resolution: str = option("512x768", "cover size in pixels, WIDTHxHEIGHT or one number; multiples of 8")
-    test_fraction: float = option(
-        0.1, "share of books held out, where df_train.csv/df_test.csv do not say", above=0, most=0.9
-    )
-    min_ascii: float = option(
-        0.97, "least share of plain ASCII characters in title and description; 0 keeps every language", least=0, most=1
-    )
-    include_desc: bool = option(False, "let the prompt end with as much of the description as fits into 77 tokens")
-    summarize_desc: bool = option(
-        False, "with --include_desc: shorten descriptions with the --summarizer model first (cached)"
-    )
-    summarizer: str = option("facebook/bart-large-cnn", "hub id or folder of the transformers summarizer")
-    num_workers: int = option(
-        None,
-        "threads and processes that read images",
-        none="one for each core, at most 8; beside cached latents at most one",
-        least=0,
+    data_root: str = book_option(
+        "../book_dataset",
+        "data folder in the layout of Goodreads best books (docs/data.md); 'demo' = invented books with covers drawn "
+        "by code",
         resume="free",
+    )
+    cache_dir: str | None = option(**CACHE_DIR)
+    resolution: str = drawing_option(
+        "512x768",
+        "size of the covers in pixels: WIDTHxHEIGHT, or one number for squares; multiples of 8",
+        normalize=lambda text: "{}x{}".format(*parse_size(text)),
+    )
+    test_fraction: float = book_option(
+        0.1,
+        "fraction of the books to hold out as the test split, if the data folder has no df_train.csv and df_test.csv",
+        gt=0,
+        le=0.9,
+    )
+    min_ascii: float = book_option(
+        0.97,
+        "leave out books whose title and description have a smaller fraction of ASCII characters than this; 0 keeps "
+        "every language",
+        ge=0,
+        le=1,
+    )
+    include_desc: bool = book_option(
+        False, "append the description to the prompt, as much of it as fits into 77 tokens"
+    )
+    summarize_desc: bool = book_option(
+        False,
+        "with --include_desc: first shorten the descriptions with the --summarizer model; the summaries are cached",
+    )
+    summarizer: str = book_option(
+        "facebook/bart-large-cnn", "Hugging Face model id or folder of the summarization model"
+    )
+    num_workers: int | None = option(
+        None,
+        "threads or processes that read images",
+        none="one for each CPU core, at most 8; at most one with cached latents",
+        ge=0,
+        resume="free",
+        inherited=True,
+        affects="nothing",
+        memory=False,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BucketOptions(DataOptions):
-    """buckets"""
+    """aspect-ratio buckets"""
 
     buckets: bool = option(
         False,
-        "train each cover at the size nearest to its own shape, of those with about the area of --resolution and sides "
-        "that are multiples of 64 (of 16 under 256 pixels); covers are still drawn at --resolution",
+        "train each cover at the size closest to its own aspect ratio, out of those with about the area of "
+        "--resolution and sides that are multiples of 64 (of 16 below 256 pixels). Covers are still drawn at "
+        "--resolution",
     )
 
 
@@ -94,187 +173,264 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "hub id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature, draws 128x192; "
-        "'tiny' = a toy, for tests; 'sd15-random' = the architecture of Stable Diffusion 1.5 with random weights, for "
-        "plans and benchmarks",
+        "Hugging Face model id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature for "
+        "128x192, which trains on a CPU; 'tiny' = a toy for tests; 'sd15-random' = the architecture of Stable "
+        "Diffusion 1.5 with random weights, for --plan and benchmarks",
+        affects="nothing",  # the hash of a version's weights is compared
+        memory=False,  # a forecast is stored by its architecture
     )
-    output_dir: str = option("runs", "folder where runs live", resume="free")
-    num_gpus: int = option(1, "processes to launch through Accelerate, one for each GPU", least=1)
-    batch_size: int = option(4, "covers that go through the model at once, on each GPU", least=1, resume="free")
-    seed: int = option(0, "every random choice is a function of this seed and a position", least=0)
+    output_dir: str = option(**OUTPUT_DIR)
+    num_gpus: int = option(
+        1, "number of processes to launch with Accelerate, one for each GPU", ge=1, affects="nothing", memory=False
+    )
+    batch_size: int = option(
+        4, "covers that the model processes at once, on each GPU", ge=1, resume="free", affects="nothing"
+    )
+    seed: int = drawing_option(
+        0, "seed of all random numbers: the same seed gives the same run and the same covers", ge=0, memory=False
+    )
     mixed_precision: str = option(
         "auto",
-        "arithmetic of the model; auto = bf16 where the GPU can, else fp16, and none on a CPU",
+        "precision in which the model computes; auto = bf16 if the GPU supports it, else fp16; no (fp32) on a CPU",
         choices=("auto", "no", "bf16", "fp16"),
+        affects="drawing",
+        setting="precision",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingOptions:
-    """tracker"""
+    """experiment tracking"""
 
-    tracker: str = option(
+    tracker: str | None = tracking_option(
         None,
-        "where curves, pictures and versions go besides the disk",
-        none="wandb if there is a key, else none",
+        "service that gets metrics, preview covers and versions, besides the run's folder on disk",
+        none="wandb if WANDB_API_KEY is set, else none",
         choices=("none", "wandb", "trackio", "tensorboard"),
-        resume="free",
     )
-    wandb_key: str = option(
+    wandb_key: str | None = option(
         None,
-        "key of a wandb account, turns wandb on; safer in the environment as WANDB_API_KEY",
+        "API key of wandb; it selects --tracker wandb. The environment variable WANDB_API_KEY is safer",
         none="WANDB_API_KEY",
         saved=False,
+        secret=True,
+        inherited=True,
+        memory=False,
     )
-    wandb_project: str = option(
-        "book_cover_generation", "project that runs belong to, in wandb and in trackio", resume="free"
-    )
-    wandb_entity: str = option(None, "user or team in wandb", none="the key's own", resume="free")
-    upload: str = option(
+    wandb_project: str = tracking_option("book_cover_generation", "project of the runs, in wandb and trackio")
+    wandb_entity: str | None = tracking_option(None, "user or team in wandb", none="the default of the API key")
+    upload: str = tracking_option(
         "all",
-        "what wandb and trackio get besides curves and previews: all = versions and the training state",
+        "files to upload to wandb or trackio; versions = the saved versions; all = also the training state, so that "
+        "the run can be resumed on another machine. Metrics and previews are always uploaded",
         choices=("all", "versions", "none"),
-        resume="free",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingOptions:
-    """drawing"""
+    """drawing covers"""
 
-    steps: int = option(25, "sampling steps for each cover", least=1)
-    guidance_scale: float = option(7.5, "classifier-free guidance scale; 1 = off", least=1)
-    scheduler: str = option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"))
-    num_samples: int = option(4, "held-out books in previews and in the grid", least=1, resume="free")
+    steps: int = drawing_option(
+        25, "number of sampling steps for each cover", ge=1, aliases=("num_inference_steps",), memory=False
+    )
+    guidance_scale: float = drawing_option(
+        7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, memory=lambda scale: scale > 1
+    )
+    scheduler: str = drawing_option("dpm++", "sampler", choices=("dpm++", "ddim", "pndm", "euler"), memory=False)
+    num_samples: int = option(
+        4, "held-out books to draw in previews and in the grid", ge=1, resume="free", inherited=True, affects="nothing"
+    )
     vae_tiling: bool = option(
         False,
-        "decode covers in overlapping tiles: less memory for large ones, pixels differ slightly",
+        "decode each cover in overlapping tiles: takes less memory for large covers, changes pixels slightly",
         resume="free",
+        inherited=False,  # what a small GPU needed for training must not show in the scores
+        affects="drawing",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FidOptions:
-    """score"""
+    """scoring"""
 
-    fid_stats_path: str = option("fid_stats.npz", "file with the statistics of real covers")
+    fid_stats_path: str = option(
+        "fid_stats.npz",
+        "file with the statistics of real covers, written by precalc_fid_stats",
+        affects="nothing",  # a fingerprint of what is in it is compared
+    )
     fid_features: str = option(
         "inception",
-        "inception = the official FID network; efficientnet = ImageNet weights from pip, works offline, not FID",
+        "feature network; inception = the official FID weights; efficientnet = ImageNet weights that are installed "
+        "with pip: works offline, but its distance is not FID",
         choices=("inception", "efficientnet"),
+        affects="nothing",  # the hash of the network's weights is compared
     )
-    fid_weights: str = option(None, "file with the official FID Inception weights", none="downloaded by pytorch-fid")
+    fid_weights: str | None = option(
+        None, "file with the official Inception weights for FID", none="downloaded by pytorch-fid", affects="nothing"
+    )
     fid_resize: str = option(
-        "clean", "clean = antialiased; legacy = as pytorch-fid does, to six digits", choices=("clean", "legacy")
+        "clean",
+        "how covers are resized for the feature network; clean = antialiased; legacy = like pytorch-fid, with which it "
+        "agrees to six digits",
+        choices=("clean", "legacy"),
+        affects="scoring",
     )
-    fid_batch_size: int = option(50, "images that go through the feature network at once", least=1)
-    split: str = option("test", "rows of the data folder to use", choices=("train", "test", "all"))
+    fid_batch_size: int = option(50, "images that the feature network processes at once", ge=1, affects="nothing")
+    split: str = option(
+        "test",
+        "split of the data to use",
+        choices=("train", "test", "all"),
+        affects="nothing",  # a hash of the rows is compared
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptions):
     """training"""
 
-    run_id: str = option(None, "the run to resume", none="start a new run", saved=False)
-    run_name: str = option(None, "id for the new run", none="made from date and time", saved=False)
-    preset: str = option(
+    run_id: str | None = option(None, "run to resume", none="start a new run", saved=False, memory=False)
+    run_name: str | None = option(None, "id of the new run", none="made from date and time", saved=False, memory=False)
+    preset: str | None = option(
         None,
-        "flags that fit a card with so much memory at 512x768, where they are not given; those that it sets are "
-        "printed. 6gb and 8gb need a GPU that computes in bf16, such as an RTX 30xx or later",
-        none="the defaults",
+        "options for a GPU with this much memory at 512x768; explicit options win, and the options that it sets are "
+        "printed. 6gb and 8gb need a GPU with bf16, such as RTX 30xx or later",
+        none="no preset",
         choices=tuple(PRESETS),
         saved=False,
+        memory=False,
     )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
-    num_examples: int = option(None, "covers to train on, the first of the stable order", none="all", least=1)
-    epochs: int = option(1, "passes over the training covers", least=1, resume="free")
-    max_steps: int = option(
-        None, "optimizer updates after which to stop", none="as many as --epochs makes", least=1, resume="free"
+    num_examples: int | None = option(
+        None,
+        "number of training covers: the first ones of an order that depends on the books alone",
+        none="all",
+        ge=1,
+        memory=False,
+    )
+    epochs: int = option(1, "passes over the training covers", ge=1, resume="free", memory=False)
+    max_steps: int | None = option(
+        None, "stop after this many optimizer updates", none="when --epochs are done", ge=1, resume="free", memory=False
     )
     grad_acc_steps: int = option(
-        1, "batches whose gradients are averaged into one optimizer update", least=1, resume="free"
+        1,
+        "gradient accumulation: batches whose gradients are averaged into one optimizer update",
+        ge=1,
+        resume="free",
+        memory=lambda steps: min(2, steps),
     )
-    lr: float = option(1e-5, "learning rate of the UNet", above=0)
-    lr_text_encoder: float = option(1e-5, "learning rate of the text encoder", above=0)
+    lr: float = option(1e-5, "learning rate of the UNet", gt=0, memory=False, learning_rate_of="unet")
+    lr_text_encoder: float = option(
+        1e-5, "learning rate of the text encoder", gt=0, memory=False, learning_rate_of="text_encoder"
+    )
     lr_scheduler: str = option(
         "constant",
         "learning-rate schedule, counted in optimizer updates",
         choices=("constant", "constant_with_warmup", "linear", "cosine"),
+        memory=False,
     )
-    warmup_steps: int = option(0, "optimizer updates of linear warm-up (not with 'constant')", least=0)
+    warmup_steps: int = option(
+        0, "optimizer updates of linear warm-up; not with --lr_scheduler constant", ge=0, memory=False
+    )
     optimizer: str = option(
         "adamw8bit",
-        "8-bit AdamW of bitsandbytes, or plain AdamW; paged = moments may leave a full GPU; adafactor = hardly any",
+        "adamw8bit = AdamW with 8-bit states (bitsandbytes); paged_adamw8bit = the same, and its states can move to "
+        "CPU memory when the GPU is full; adamw = AdamW of PyTorch; adafactor = hardly any states",
         choices=("adamw8bit", "adamw", "paged_adamw8bit", "adafactor"),
     )
-    weight_decay: float = option(0.01, "decoupled weight decay", least=0)
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm, over all trained parts", above=0)
+    weight_decay: float = option(0.01, "decoupled weight decay", ge=0, memory=False)
+    max_grad_norm: float = option(
+        1.0, "clip the gradients of all trained parts together to this norm", gt=0, memory=False
+    )
     fused_backward: bool = option(
         False,
-        "update each weight inside the backward pass and drop its gradient, so that gradients are never all in memory. "
-        "--max_grad_norm then bounds the gradient of each weight by itself; one batch makes an update",
+        "update each weight during the backward pass and free its gradient, so that the gradients are never all in "
+        "memory. --max_grad_norm then clips the gradient of each weight separately, and an update has one batch",
     )
     weights_dtype: str = option(
         "fp32",
-        "precision of the weights that learn; bf16 rounds each update stochastically and computes in bf16",
+        "precision of the trained weights; bf16 = computes in bf16 and rounds each update stochastically",
         choices=("fp32", "bf16"),
     )
-    ema_decay: float = option(
+    ema_decay: float | None = option(
         None,
-        "versions, previews and validation take a moving average of the weights; 0.999 spans the last 1000 updates",
-        none="the weights themselves",
-        above=0,
-        most=0.99999,
+        "use an exponential moving average (EMA) of the weights for versions, previews and validation; 0.999 averages "
+        "over about the last 1000 updates",
+        none="no EMA",
+        gt=0,
+        le=0.99999,
+        memory=bool,
     )
     ema_device: str = option(
         "auto",
-        "where the average is kept, in fp32; auto = with the weights; cpu = not on the GPU, a copy for each update",
+        "device of the EMA weights (fp32); auto = that of the model; cpu = saves GPU memory, costs a copy at each "
+        "update",
         choices=("auto", "cpu"),
         resume="free",
     )
-    snr_gamma: float = option(
-        None, "min-SNR-gamma weighting of the loss, arXiv:2303.09556; 5 is usual", none="every timestep alike", above=0
+    snr_gamma: float | None = option(
+        None, "gamma of min-SNR loss weighting (arXiv:2303.09556), usually 5", none="no weighting", gt=0
     )
     caption_dropout: float = option(
-        0.1, "share of prompts left empty, so that guidance has an unconditional model", least=0, most=1
+        0.1,
+        "fraction of training prompts replaced by the empty prompt, which classifier-free guidance needs",
+        ge=0,
+        le=1,
+        memory=False,
     )
     cache_latents: bool = option(
         False,
-        "compute once what the autoencoder makes of each cover, and keep it in --cache_dir (98 KB a cover at 512x768, "
-        "half precision): training then reads no pictures, and the autoencoder leaves the GPU",
+        "encode each cover with the VAE once, and store the latents in --cache_dir (half precision, 98 KB a cover at "
+        "512x768). Training then reads no images, and the VAE leaves the GPU",
     )
-    grad_ckpt: bool = option(True, "recompute activations in the backward pass to save memory", resume="free")
-    save_every: int = option(500, "optimizer updates between saved versions", least=1, resume="free")
-    validate_every: int = option(
-        250,
-        "optimizer updates between validation losses; each version that is due gets one, too",
-        least=1,
+    grad_ckpt: bool = option(
+        True,
+        "gradient checkpointing: recompute activations in the backward pass, to save memory",
+        aliases=("gradient_checkpointing",),
         resume="free",
     )
-    sample_every: int = option(500, "optimizer updates between preview covers; 0 = none", least=0, resume="free")
+    save_every: int = option(500, "optimizer updates between saved versions", ge=1, resume="free", memory=False)
+    validate_every: int = option(
+        250,
+        "optimizer updates between validation losses; each saved version gets one, too",
+        ge=1,
+        resume="free",
+        memory=False,
+    )
+    sample_every: int = option(
+        500, "optimizer updates between preview covers; 0 = no previews", ge=0, resume="free", memory=bool
+    )
     keep_versions: int = option(
-        3, "versions that stay besides 'best' and 'latest', newest first", least=0, resume="free"
+        3,
+        "newest versions to keep on disk, besides 'best' and 'latest'; older ones are deleted",
+        ge=0,
+        resume="free",
+        memory=False,
     )
     save_dtype: str = option(
         "auto",
-        "precision of the weights in saved versions; auto = that of --mixed_precision. An exact resume never needs "
-        "them: the training state holds the weights as they learn",
+        "precision of the weights in saved versions; auto = that of --mixed_precision. Resuming is exact with any, as "
+        "the training state has the weights in full",
         choices=("auto", "fp32", "bf16", "fp16"),
+        memory=False,
     )
-    validation_rows: int = option(64, "held-out covers in the validation loss", least=1)
+    validation_rows: int = option(64, "held-out covers that the validation loss is computed on", ge=1)
     plan: bool = option(
         False,
-        "say what GPU memory these options will need, and train nothing; no data, no GPU and no weights are needed",
+        "print a forecast of the GPU memory that these options need, and do not train; needs no data, no GPU and no "
+        "weights",
         saved=False,
+        memory=False,
     )
-    json: bool = option(False, "with --plan: one JSON object instead of a table", saved=False)
-    vram_gb: float = option(
+    json: bool = option(False, "with --plan: print one JSON object instead of a table", saved=False, memory=False)
+    vram_gb: float | None = option(
         None,
-        "with --plan: memory of the GPU, in GiB",
-        none="that of the GPU here, else of --preset, else 12",
-        above=0,
+        "with --plan: memory of the GPU in GiB",
+        none="that of the GPU in this machine, else of --preset, else 12",
+        gt=0,
         saved=False,
+        memory=False,
     )
 
 
@@ -282,15 +438,29 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
 class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions, DataOptions):
     """inference"""
 
-    run_id: str = option(None, "the run whose version is loaded", none="the newest run in --output_dir", saved=False)
-    version: str = option("latest", "v0 = the pretrained start, v1 ..., latest, best, or a folder", saved=False)
-    save_dir: str = option(None, "folder for the pictures", none="'covers' in the run's folder")
-    prompt: str = option(None, "draw this one cover", none="a grid: prompt templates x held-out books")
-    calc_fid: bool = option(False, "draw --num_imgs covers of --split and score them against --fid_stats_path")
-    num_imgs: int = option(None, "covers to draw for the score, the first of the stable order", none="all", least=1)
-    metrics: str = option("all", f"what --calc_fid measures, separated by commas: all, or some of {', '.join(METRICS)}")
-    clip_model: str = option(
-        None, "hub id or folder of a CLIP model, for the metric clip", none="that metric is left out", saved=False
+    run_id: str | None = option(None, "run whose version is loaded", none="the newest run in --output_dir", saved=False)
+    version: str = option(
+        "latest", "v0 = the pretrained model, v1, v2, ..., latest, best, or the folder of a pipeline", saved=False
+    )
+    save_dir: str | None = option(None, "folder for the covers", none="'covers' in the run's folder")
+    prompt: str | None = option(
+        None, "draw one cover from this prompt", none="a grid: prompt templates x held-out books"
+    )
+    calc_fid: bool = option(
+        False, "draw a cover for --num_imgs books of --split, and score them against --fid_stats_path"
+    )
+    num_imgs: int | None = option(
+        None,
+        "with --calc_fid: number of covers, the first ones of an order that depends on the books alone",
+        none="all",
+        ge=1,
+    )
+    metrics: str = option("all", f"with --calc_fid: all, or some of {', '.join(METRICS)}, separated by commas")
+    clip_model: str | None = option(
+        None,
+        "with --calc_fid: Hugging Face model id or folder of a CLIP model, for the metric clip",
+        none="clip is skipped",
+        saved=False,
     )
 
 
@@ -303,26 +473,28 @@ class StatsOptions(FidOptions, DataOptions):
 class ReportOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
     """report"""
 
-    run_id: str = option(None, "runs to show, separated by commas", none="the newest run in --output_dir", saved=False)
-    version: str = option(
-        "v0,best,latest", "versions to show of each run, separated by commas; RUN:VERSION names one of another run"
+    run_id: str | None = option(
+        None, "runs to show, separated by commas", none="the newest run in --output_dir", saved=False
     )
-    save_dir: str = option(
+    version: str = option(
+        "v0,best,latest", "versions to show of each run, separated by commas; RUN:VERSION = a version of another run"
+    )
+    save_dir: str | None = option(
         None,
         "folder for the covers that are shown",
-        none="'covers' in each run's folder; of several runs, a folder for each in it",
+        none="'covers' in each run's folder; with several runs, --save_dir gets a folder for each",
     )
-    report_path: str = option("report.html", "the page to write")
-    mixed: bool = option(False, "show versions side by side although they were scored with different settings")
+    report_path: str = option("report.html", "HTML file to write")
+    mixed: bool = option(False, "show versions side by side even if they were scored with different settings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsOptions(TrackingOptions):
     """runs"""
 
-    output_dir: str = option("runs", "folder where runs live")
-    run_id: str = option(None, "just this run", none="all")
-    publish: bool = option(False, "bring to the tracker what it has missed of --run_id")
+    output_dir: str = option(**OUTPUT_DIR)
+    run_id: str | None = option(None, "show only this run, in detail", none="list all runs")
+    publish: bool = option(False, "upload what the tracker does not have yet of --run_id")
     prune: bool = option(
         False, "delete from wandb the versions and states of --run_id that its list and aliases no longer name"
     )
@@ -330,93 +502,24 @@ class RunsOptions(TrackingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(BucketOptions):
-    """check"""
+    """data check"""
 
     pretrained_model: str = option(
-        "tiny", "whose tokenizer counts the prompts' tokens: a hub id or folder; 'tiny' = the built-in toy tokenizer"
+        "tiny",
+        "model whose tokenizer counts the tokens of the prompts: Hugging Face model id or folder; 'tiny' = the toy "
+        "tokenizer, which needs no download",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """doctor"""
+    """folders to check"""
 
-    output_dir: str = option("runs", "folder where runs live", resume="free")
-    cache_dir: str = option(
-        None, "folder for derived files", none="the user's cache folder, ~/.cache/book-covers", resume="free"
-    )
+    output_dir: str = option(**OUTPUT_DIR)
+    cache_dir: str | None = option(**CACHE_DIR)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What options mean
-
-
-def to_json(options):
-    """The options as a dict for config.json, less those that name a run."""
-    return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if f.metadata["saved"]}
-
-
-def parse_size(text):
-    """'512x768' or '512' -> (width, height) in pixels. ValueError unless both are multiples of 8, 32 to 4096."""
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
-    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(32 <= side <= 4096 and side % 8 == 0 for side in (width, height)):
-        raise ValueError("expected WIDTHxHEIGHT or one number, multiples of 8 from 32 to 4096, such as 512x768")
-    return width, height
-
-
-def size(options):
-    """(width, height) of covers in pixels."""
-    return parse_size(options.resolution)
-
-
-def cache_path(options):
-    """Path of the folder for derived files, whether it is there or not."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(options.cache_dir or pathlib.Path(base) / "book-covers").expanduser()
-
-
-def cache_dir(options):
-    """Path of the folder for derived files, made when needed. UserError if it can't be made."""
-    folder = cache_path(options)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise UserError(f"can't make the cache folder {folder}: {problem}; choose another with --cache_dir") from None
-    return folder
-
-
-def words(text):
-    """What stands between the commas of a list, in its order, each once."""
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def chosen_metrics(options):
-    """Those of METRICS that --metrics asks for, in the order of METRICS. UserError for anything else."""
-    wanted = words(options.metrics)
-    for word in wanted:
-        if word not in ("all", *METRICS):
-            raise UserError(f"--metrics {word}: expected all, or some of {', '.join(METRICS)}, separated by commas")
-    if not wanted:
-        raise UserError(f"--metrics: name at least one of {', '.join(METRICS)}, or all")
-    return [name for name in METRICS if "all" in wanted or name in wanted]
-
-
-STORES = ("wandb", "trackio")  # trackers that also keep versions
-
-
-def tracker(options):
-    """Name of the tracker: none, wandb, trackio or tensorboard."""
-    name = options.tracker or ("wandb" if os.environ.get("WANDB_API_KEY") else "none")
-    return "none" if name == "wandb" and os.environ.get("WANDB_MODE") == "disabled" else name
-
-
-def num_workers(options):
-    """How many threads or processes read images."""
-    return min(8, os.cpu_count() or 1) if options.num_workers is None else options.num_workers
-
-
-SCRIPTS = {
+SCRIPTS: dict[type[DataclassInstance], str] = {
     TrainingOptions: "training",
     InferenceOptions: "sd_inference",
     StatsOptions: "precalc_fid_stats",
@@ -427,11 +530,88 @@ SCRIPTS = {
 }
 
 
-def preset_gb(preset):
-    """GB of the card that a preset is for."""
-    return float(preset.removesuffix("gb"))
+# ---------------------------------------------------------------------------------------------------------------------
+# Facts of options
 
 
-def preset_options(preset, given, known):
-    """{flag: value}: what a preset sets of the flags that are `known`, beside those that were `given`."""
-    return {name: value for name, value in PRESETS[preset].items() if name in known and name not in given}
+def option_names(cls: type[DataclassInstance] | DataclassInstance, fact: str, *values: Any) -> list[str]:
+    """Names of the options whose `fact`, a parameter of option(), has one of these values; in the order of the fields.
+
+    cls: an options class or an instance of one.
+    """
+    return [field.name for field in dataclasses.fields(cls) if field.metadata[fact] in values]
+
+
+def setting_options(affects: str) -> dict[str, str]:
+    """{name in settings.json and metrics.json: option} of the options that affect "drawing", or "scoring"."""
+    fields = [field for field in dataclasses.fields(InferenceOptions) if field.metadata["affects"] == affects]
+    return {field.metadata["setting"] or field.name: field.name for field in fields}
+
+
+def memory_settings(options: TrainingOptions) -> dict[str, Any]:
+    """{option: what of its value can change how much GPU memory training takes}, ready for JSON."""
+    settings = {}
+    for field in dataclasses.fields(options):
+        relevant, value = field.metadata["memory"], getattr(options, field.name)
+        if relevant:
+            settings[field.name] = relevant(value) if callable(relevant) else value
+    return settings
+
+
+def learning_rates(options: TrainingOptions) -> dict[str, float]:
+    """{part that can be trained: its learning rate}."""
+    fields = [field for field in dataclasses.fields(options) if field.metadata["learning_rate_of"]]
+    return {field.metadata["learning_rate_of"]: getattr(options, field.name) for field in fields}
+
+
+def to_json(options: DataclassInstance) -> dict[str, Any]:
+    """{option: value} for config.json."""
+    return {name: getattr(options, name) for name in option_names(options, "saved", True)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values of options that stand for something else
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'512x768' or '512' -> (width, height) in pixels. ValueError unless both are multiples of 8 from 32 to 4096."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(32 <= side <= 4096 and side % 8 == 0 for side in (width, height)):
+        raise ValueError("expected WIDTHxHEIGHT or one number, multiples of 8 from 32 to 4096, such as 512x768")
+    return width, height
+
+
+def size(options: DataOptions) -> tuple[int, int]:
+    """(width, height) of the covers in pixels."""
+    return parse_size(options.resolution)
+
+
+def cache_path(options: DataOptions | DoctorOptions) -> pathlib.Path:
+    """Path of the folder for derived files, which may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(options.cache_dir or pathlib.Path(base) / "book-covers").expanduser()
+
+
+def cache_dir(options: DataOptions) -> pathlib.Path:
+    """Path of the folder for derived files, created if needed. UserError if that fails."""
+    folder = cache_path(options)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"can't make the cache folder {folder}: {problem}; choose another with --cache_dir") from None
+    return folder
+
+
+STORES = ("wandb", "trackio")  # trackers that also store versions and the training state
+
+
+def tracker(options: TrackingOptions) -> str:
+    """Name of the tracker: none, wandb, trackio or tensorboard."""
+    name = options.tracker or ("wandb" if os.environ.get("WANDB_API_KEY") else "none")
+    return "none" if name == "wandb" and os.environ.get("WANDB_MODE") == "disabled" else name
+
+
+def num_workers(options: DataOptions) -> int:
+    """Number of threads or processes that read images."""
+    return min(8, os.cpu_count() or 1) if options.num_workers is None else options.num_workers

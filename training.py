@@ -7,8 +7,6 @@ its last save ends, on a CPU, with the very bits of a run left alone.
 
 from __future__ import annotations
 
-import dataclasses
-
 import config
 from cli import checks, launch, parser
 
@@ -19,31 +17,42 @@ def main(argv=None):
     if not given.get("run_id"):
         checks.check(config.TrainingOptions(**given))
 
-    # Heavy libraries from here on: --help and mistakes on the command line do not wait for them
+    # The body: heavy libraries, for which --help and mistakes on the command line do not wait
+    from trainer import resume
+
+    options, run = resume.find_run_to_resume(given) if given.get("run_id") else (config.TrainingOptions(**given), None)
+    if options.plan:
+        from memory import advice
+
+        return advice.print_plan(options)
+    return run_training(resume.with_tracker(options), run, argv)
+
+
+def run_training(options, run, argv):
+    """Train a run until it is complete or stopped. run: its folder, or None for a new one. Returns the exit status."""
     import torch
 
     from memory import advice
-    from tracking import trackers
     from trainer.loop import train
-    from trainer.resume import find_run_to_resume
-    from trainer.session import set_up
+    from trainer.session import prepare, start
     from trainer.stop_signal import StopSignal
 
-    options, run = find_run_to_resume(given) if given.get("run_id") else (config.TrainingOptions(**given), None)
-    if options.plan:
-        return advice.print_plan(options)
-    if config.tracker(options) == "wandb":
-        trackers.require_key(options)
-        options = dataclasses.replace(options, tracker="wandb")  # so that a resumed run knows, and misses its key
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
-
-    session = None
+    prepared = forecast = None
     try:
-        session = set_up(options, run)
-        with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the mirror is finishing
-            return train(session, stop)
+        prepared = prepare(options, run)
+        with prepared.lock:
+            if prepared.accelerator.is_main_process and not prepared.complete:
+                forecast = advice.announce_forecast(options, prepared.parts, prepared.accelerator.device)
+            session = start(prepared)
+            with session.uploader, StopSignal() as stop:  # Ctrl-C leaves while the uploader is finishing
+                status = train(session, stop)
+                if forecast and prepared.accelerator.device.type == "cuda":
+                    print(advice.compare_with_measured(forecast, prepared.accelerator.device, options.optimizer))
+                return status
     except torch.OutOfMemoryError:
-        raise advice.out_of_memory(options, session, session.run if session else run) from None
+        parts, run = (prepared.parts, prepared.run) if prepared else (None, run)
+        raise advice.out_of_memory(options, parts, run) from None
 
 
 if __name__ == "__main__":

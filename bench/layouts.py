@@ -19,7 +19,7 @@ from bench import positive, resolution
 from cli import launch
 from cli.parser import Parser
 from diffusion import encoding, pipeline
-from diffusion.parts import set_trainable
+from diffusion.trainable import set_trainable
 
 WAYS = {  # way: (channels_last, compiled)
     "plain": (False, False),
@@ -72,7 +72,7 @@ def make_step(wishes):
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = pipeline.load_parts(wishes.pretrained_model)
-    unet = set_trainable(parts, ["unet"]).unet.to(device)
+    unet = set_trainable(parts, ["unet"]).networks["unet"].to(device)
     latents = torch.randn(wishes.batch_size, *encoding.latent_shape(parts, config.parse_size(wishes.resolution)))
     noise = torch.randn_like(latents).to(device)
     text = torch.randn(wishes.batch_size, 77, unet.config.cross_attention_dim, device=device)

@@ -22,7 +22,6 @@ from bench import positive, resolution
 from cli import launch
 from cli.parser import Parser
 from demo_data.folder import ensure_demo_data
-from trainer.losses import training_loss
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -54,7 +53,7 @@ def main(argv=None):
 def measure(folder, wishes):
     """{way: [images/s in each turn]}."""
     from trainer.batches import make_loader
-    from trainer.session import set_up
+    from trainer.session import prepare, start
 
     root = ensure_demo_data(folder, wishes.covers, workers=2)
     sessions = {}
@@ -71,13 +70,13 @@ def measure(folder, wishes):
             max_steps=10**6,
             **changes,
         )
-        sessions[way] = set_up(options, None)
+        sessions[way] = start(prepare(options, None))
 
     speeds = {way: [] for way in (*WAYS, BARE)}
     for _ in range(1 + wishes.repeats):  # the first turn warms up
         for way, session in sessions.items():
-            places = (session.plan.pieces(step)[0] for step in itertools.count())
-            batches = zip(make_loader(session), places, strict=False)
+            samples = (session.schedule.pieces(step)[0] for step in itertools.count())
+            batches = zip(make_loader(session), samples, strict=False)
             first = next(batches)
             speeds[way].append(images_per_s(session, batches, wishes.updates))
         speeds[BARE].append(images_per_s(session, itertools.repeat(first), wishes.updates))
@@ -85,11 +84,11 @@ def measure(folder, wishes):
 
 
 def images_per_s(session, batches, updates):
-    """Images a second over some updates, as training makes them. batches: (batch, its places), as many as are asked."""
+    """Images a second over some updates, as training makes them. batches: (batch, its sample indexes)."""
 
     images, began = 0, time.monotonic()
-    for batch, places in itertools.islice(batches, updates):
-        losses = training_loss(session, batch, places)
+    for batch, samples in itertools.islice(batches, updates):
+        losses = session.objective.training_losses(batch, samples)
         session.accelerator.backward(losses.mean())
         session.optimizer.clip()
         session.optimizer.step()

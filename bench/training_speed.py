@@ -34,7 +34,7 @@ from data import prompts
 from data.folder import open_data
 from demo_data.folder import ensure_demo_data
 from diffusion import encoding, pipeline
-from diffusion.parts import set_trainable
+from diffusion.trainable import set_trainable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM_UP = 2  # steps that are not timed
@@ -167,7 +167,7 @@ def loop(wishes):
     from tqdm import tqdm
 
     parts = pipeline.load_parts(wishes.pretrained_model)
-    unet = set_trainable(parts, ["unet"]).unet
+    unet = set_trainable(parts, ["unet"]).networks["unet"]
     optimizer = torch.optim.AdamW(unet.parameters(), lr=float(LR), fused=True)
     latents = torch.randn(wishes.batch_size, *encoding.latent_shape(parts, (wishes.resolution, wishes.resolution)))
     del parts.vae  # as with cached latents

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 
-from checkpoints.catalog import FREE_SPACE_HINT
+from checkpoints.run_folder import FREE_SPACE_HINT
 from common.errors import UserError
 from common.files import write_text
 

@@ -1,63 +1,130 @@
-"""A run's folder: made or opened, and locked against a second process."""
+"""The layout of a run's folder: every path in it has its name here, and nowhere else. And the lock on it.
+
+runs/<run_id>/config.json        the options
+              environment.json   commit, libraries and device of each start
+              metrics.jsonl      losses and the like, a line each (metrics_log.py)
+              samples/           previews
+              frozen/            the parts that are not trained; versions hard-link them (old runs: untouched/)
+              versions/v1 ...    each loads with StableDiffusionPipeline.from_pretrained
+              versions.json      the versions with step and validation loss, and the aliases latest and best
+              scores.json        their scores
+              state/000000040/   trained weights as they are trained, their average, optimizer, position.json
+              covers/            what sd_inference draws, unless --save_dir says otherwise
+              fetched/           versions that came from a tracker, with a versions.json of their own
+              published.json     what a tracker has (tracking/published.py)
+              upload/            what is being uploaded
+"""
 
 from __future__ import annotations
 
-import datetime
-import secrets
+import os
+from dataclasses import dataclass
+from pathlib import Path
 
 import filelock
 
-from checkpoints import catalog
-from checkpoints.state import moments_nbytes
-from checkpoints.versions import frozen_dtype, frozen_parts, prune_versions, save_frozen
 from common.errors import UserError
-from common.files import require_free_space, write_json
-from config import to_json
-from diffusion.weights import weights_nbytes
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Runs
-
-
-def open_run(run, options, position, parts, learning):
-    """(the run's folder, its lock): made if `run` is None, with everything in it as `position` says.
-
-    The lock keeps a second process from working on the same run; the operating system drops it with the process.
-    UserError if the folder can't be had or the disk has no room for the first version.
-    """
-    if run is None:
-        run_id = options.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = catalog.run_path(options.output_dir, run_id)
-        if (run / "config.json").exists():
-            raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
-    weights = weights_nbytes(parts, learning)
-    untouched = (
-        0 if (run / "untouched").exists() else weights_nbytes(parts, frozen_parts(learning), frozen_dtype(position))
-    )
-    # a version, the state, the optimizer's moments and the average
-    version = weights_nbytes(parts, learning, position["save_dtype"])
-    moments = moments_nbytes(options, weights)
-    average = weights if options.ema_decay else 0
-    there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
-    require_free_space(there, untouched + version + weights + moments + average, "this run with its first version")
-    try:
-        for name in ("samples", "versions", "state"):
-            (run / name).mkdir(parents=True, exist_ok=True)
-        held = lock_run(run)
-    except OSError as problem:
-        raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
-    write_json(run / "config.json", to_json(options))
-    write_json(run / "versions.json", position["ledger"])
-    prune_versions(run, position["ledger"])
-    save_frozen(run, parts, learning, frozen_dtype(position))
-    return run, held
+POSITION = "position.json"  # in a state folder: the TrainingState
+FREE_SPACE_HINT = (
+    "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
+)
 
 
-def lock_run(run):
-    """The run's lock, held: a context manager that lets go. UserError if another process holds it."""
-    try:
-        return filelock.FileLock(run / ".lock").acquire(timeout=0)
-    except OSError as problem:
-        if not isinstance(problem, filelock.Timeout):
-            raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
-        raise UserError(f"another process is training run {run.name}: wait for it or stop it") from None
+@dataclass(frozen=True)
+class RunFolder(os.PathLike):
+    """runs/<run_id>/, whether it exists yet or not. In messages and for the operating system it is its path."""
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def frozen(self) -> Path:
+        """The parts that are not trained. Runs of before version 0.2 keep them in untouched/."""
+        old = self.path / "untouched"
+        return old if old.exists() else self.path / "frozen"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "versions"
+
+    def version(self, name: str) -> Path:
+        return self.versions / name
+
+    @property
+    def version_index(self) -> Path:
+        return self.path / "versions.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def states(self) -> Path:
+        return self.path / "state"
+
+    def state(self, step: int) -> Path:
+        """The folder of the training state after `step` optimizer updates."""
+        return self.states / f"{step:09d}"
+
+    def saved_steps(self) -> list[int]:
+        """The steps of the complete training states."""
+        return [int(folder.name) for folder in self.states.glob("[0-9]*") if (folder / POSITION).is_file()]
+
+    @property
+    def covers(self) -> Path:
+        return self.path / "covers"
+
+    @property
+    def published(self) -> Path:
+        return self.path / "published.json"
+
+    @property
+    def fetched(self) -> RunFolder:
+        """A folder with versions/ and versions.json of its own, which training never touches."""
+        return RunFolder(self.path / "fetched")
+
+    @property
+    def upload(self) -> Path:
+        return self.path / "upload"
+
+    def lock(self) -> filelock.AcquireReturnProxy:
+        """The run's lock, held: a context manager that lets go. UserError if another process holds it.
+
+        It keeps a second process from training the same run; the operating system drops it with the process.
+        """
+        try:
+            return filelock.FileLock(self.path / ".lock").acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"another process is training run {self.name}: wait for it or stop it") from None
+        except OSError as problem:
+            raise UserError(f"can't work in the run folder {self}: {problem}; choose another --output_dir") from None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 
+import config
 from common.errors import UserError
 from common.files import read_json, write_json
 
 ALIKE = (  # what scores must have in common to stand side by side; versions differ in run, version and weights
-    *("score", "n", "n_reference", "fid_resize", "features_hash", "reference", "rows"),
-    *("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling", "precision"),
+    *("score", "n", "n_reference", "features_hash", "reference", "rows"),
+    *config.setting_options("scoring"),
+    *config.setting_options("drawing"),
 )
 CALLED = {  # what people call the metrics that may be left out
     "fid_infinity": "FD∞",

@@ -1,23 +1,30 @@
-"""Options are checked before any work: each value by itself as it is read, then whether they go together.
+"""Checks of options, before any work: of each value by itself when it is read, and then of all of them together.
 
 Only the standard library is imported here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import config
 from common.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Text -> value. Each parser takes the text and returns the value or raises ValueError with what was expected.
+# Text or JSON value -> value of an option. Each parser raises ValueError that says what was expected.
 
 
-def parse_bool(text):
-    """True for true/1/yes/on, False for false/0/no/off, in any case; anything else is an error."""
-    word = str(text).strip().lower()
+def parse_bool(value: Any) -> bool:
+    """True for true, 1, yes and on, False for false, 0, no and off, in any case."""
+    word = str(value).strip().lower()
     if word in ("true", "1", "yes", "on"):
         return True
     if word in ("false", "0", "no", "off"):
@@ -25,58 +32,86 @@ def parse_bool(text):
     raise ValueError("expected True or False")
 
 
-def parse_int(text):
-    if isinstance(text, (bool, float)) or not re.fullmatch(r"[+-]?\d+", str(text).strip()):
+def parse_int(value: Any) -> int:
+    """A whole number, written in digits; not 2.0 and not 1e3."""
+    if isinstance(value, (bool, float)) or not re.fullmatch(r"[+-]?\d{1,100}", str(value).strip()):
         raise ValueError("expected a whole number")
-    return int(text)
+    return int(value)
 
 
-def parse_float(text):
+def parse_float(value: Any) -> float:
+    """A finite number."""
     try:
-        value = math.nan if isinstance(text, bool) else float(text)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError("expected a number")
-    return value
+    return number
 
 
-def parse_str(text):
-    if not isinstance(text, str) or not text.strip():
+def parse_str(value: Any) -> str:
+    """Text that is not blank and can be written as UTF-8."""
+    if not isinstance(value, str) or not value.strip():
         raise ValueError("expected some text")
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise ValueError("expected text in UTF-8") from None
-    return text
+    return value
 
 
 PARSERS = {"bool": parse_bool, "int": parse_int, "float": parse_float, "str": parse_str}
 
 
-def check_value(field, raw):
-    """The checked value of one option from text or JSON. ValueError says what was expected."""
-    meta = field.metadata
+def check_value(field: dataclasses.Field[Any], raw: Any) -> Any:
+    """The value of one option from text or JSON. ValueError says what was expected."""
+    facts = field.metadata
     if raw is None and field.default is None:
         return None
-    value = PARSERS[field.type](raw)
-    if meta["choices"] and value not in meta["choices"]:
-        raise ValueError("expected one of " + ", ".join(meta["choices"]))
-    if meta["least"] is not None and value < meta["least"]:
-        raise ValueError(f"expected at least {meta['least']}")
-    if meta["above"] is not None and value <= meta["above"]:
-        raise ValueError(f"expected more than {meta['above']}")
-    if meta["most"] is not None and value > meta["most"]:
-        raise ValueError(f"expected at most {meta['most']}")
-    if field.name == "resolution":
-        value = "{}x{}".format(*config.parse_size(value))
-    return value
+    value = PARSERS[type_name(field)](raw)
+    if facts["choices"] and value not in facts["choices"]:
+        raise ValueError("expected one of " + ", ".join(facts["choices"]))
+    if facts["ge"] is not None and value < facts["ge"]:
+        raise ValueError(f"expected at least {facts['ge']}")
+    if facts["gt"] is not None and value <= facts["gt"]:
+        raise ValueError(f"expected more than {facts['gt']}")
+    if facts["le"] is not None and value > facts["le"]:
+        raise ValueError(f"expected at most {facts['le']}")
+    return facts["normalize"](value) if facts["normalize"] else value
 
 
-def check(options):
-    """The same options, if they go together. UserError says which do not and what to change."""
+def type_name(field: dataclasses.Field[Any]) -> str:
+    """bool, int, float or str: the type of an option's value where it is not None."""
+    return str(field.type).removesuffix(" | None")
 
-    def value(name, missing=None):
+
+def split_list(text: str) -> list[str]:
+    """The entries of a list that is separated by commas, in order, without blanks and repetitions."""
+    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
+
+
+def chosen_metrics(options: config.InferenceOptions) -> list[str]:
+    """The metrics that --metrics selects, in the order of config.METRICS. UserError if it names another one or none."""
+    names = split_list(options.metrics)
+    for name in names:
+        if name not in ("all", *config.METRICS):
+            raise UserError(
+                f"--metrics {name}: expected all, or some of {', '.join(config.METRICS)}, separated by commas"
+            )
+    if not names:
+        raise UserError(f"--metrics: name at least one of {', '.join(config.METRICS)}, or all")
+    return [name for name in config.METRICS if "all" in names or name in names]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options together
+
+
+def check(options: Options) -> Options:
+    """The same options, if they can be combined. UserError says which can't, and what to change."""
+
+    def value(name: str, missing: Any = None) -> Any:
         return getattr(options, name, missing)
 
     if isinstance(options, config.TrainingOptions):
@@ -92,15 +127,15 @@ def check(options):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
         check_updates(options)
     if isinstance(options, config.InferenceOptions):
-        config.chosen_metrics(options)
-        if "clip" in config.words(options.metrics) and not options.clip_model:
+        chosen_metrics(options)
+        if "clip" in split_list(options.metrics) and not options.clip_model:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
     if isinstance(options, config.RunsOptions) and (options.publish or options.prune) and not options.run_id:
         raise UserError("--publish and --prune work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):
-        raise UserError(f"--wandb_key turns wandb on, and --tracker says {options.tracker}: leave one of the two out")
+        raise UserError(f"--wandb_key turns wandb on, and --tracker says {value('tracker')}: leave one of the two out")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", value("wandb_project", "-")):
         raise UserError("--wandb_project takes letters, digits, '-', '_' and '.', 128 at most")
     if value("summarize_desc") and not value("include_desc"):
@@ -117,18 +152,19 @@ def check(options):
     return options
 
 
-def check_updates(options):
-    """UserError if the ways to update weights in little memory do not go with the rest. See optimizers.py."""
+def check_updates(options: config.TrainingOptions) -> None:
+    """UserError if --fused_backward or --weights_dtype bf16 can't be combined with other options. See
+    trainer/optimizers.py."""
     if options.fused_backward:
         for name, needed in {"grad_acc_steps": 1, "num_gpus": 1}.items():
             if getattr(options, name) != needed:
                 raise UserError(
-                    f"--fused_backward updates each weight as soon as one batch's gradient is there: give --{name} "
+                    f"--fused_backward updates each weight as soon as one batch gives its gradient: give --{name} "
                     f"{needed} (now {getattr(options, name)}), or --fused_backward False"
                 )
         if options.mixed_precision == "fp16":
             raise UserError(
-                "--fused_backward has no place for the loss scaler that fp16 needs: give --mixed_precision bf16 or no, "
+                "--fused_backward can't use the loss scaler that fp16 needs: give --mixed_precision bf16 or no, "
                 "or --fused_backward False"
             )
     if options.weights_dtype == "bf16" and options.mixed_precision not in ("auto", "bf16"):

@@ -1,20 +1,22 @@
-"""How every script begins in several processes, and how it ends: one line for a user's mistake, exit status 2."""
+"""How scripts start several processes, and how they end: a user's mistake is one line and exit status 2."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from common.errors import UserError
 
-# ---------------------------------------------------------------------------------------------------------------------
-# How a script begins and ends
 
+def launch_on_gpus(num_gpus: int, script: str, argv: Sequence[str] | None = None) -> None:
+    """Replace this process by num_gpus processes that run `script`, a path, through `accelerate launch`.
 
-def launch_on_gpus(num_gpus, script, argv=None):
-    """Run `script` again in num_gpus processes through `accelerate launch` and never return; nothing to do for one
-    process, or inside a launched one. UserError if the machine has fewer GPUs."""
+    Returns only if there is nothing to launch: one process is enough, or this one was launched already. argv: the
+    script's arguments; None = sys.argv[1:]. UserError if the machine has fewer GPUs.
+    """
     if num_gpus == 1 or "LOCAL_RANK" in os.environ:
         return
     import torch
@@ -25,22 +27,25 @@ def launch_on_gpus(num_gpus, script, argv=None):
     os.execv(sys.executable, [*words, script, *(sys.argv[1:] if argv is None else argv)])
 
 
-def run_script(main):
-    """Run a script's main() and leave: a UserError becomes one line on standard error and exit status 2."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of 4-bit kernels that we do not use
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's main() and exit with the status that it returns.
+
+    UserError and OSError: one line on standard error, exit status 2. Ctrl-C: exit status 130.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about 4-bit kernels, which are not used here
+    code: int | None
     try:
         code = main()
     except UserError as problem:
-        # a DataLoader worker hands its error on inside the text of a traceback: the sentence is at the end
+        # a DataLoader worker passes its error on inside the text of a traceback, where the message comes last
         print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
         code = 2
-    except OSError as problem:  # BrokenPipeError: `... | head` closed our output, and nothing is wrong
-        if isinstance(problem, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        else:
-            print(f"error: {problem}", file=sys.stderr)
-            code = 2
+    except BrokenPipeError:  # `... | head` has closed our output, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -1,10 +1,11 @@
-"""Command line and JSON -> options: argparse made from the fields of config.py, and how every script begins and ends.
+"""The command line: an argparse parser made from the option classes of config.py, with --help, --config and --preset.
 
-    options, given = command_line.parse(config.TrainingOptions)
+    options, given = parser.parse(config.TrainingOptions)
 
-`options` is a frozen dataclass; `given` holds just what the user typed or put in `--config FILE.json`, so that a
-resumed run can tell a wish from a default. Precedence: default < the run's own config.json < --config < command line.
-Only the standard library is imported here, so `--help` answers at once.
+`options` is a frozen dataclass. `given` has only what the user has given on the command line or in --config FILE.json,
+or chosen by --preset, so that what a run has saved can be told from a default. What wins: command line, then --config,
+then --preset, then the run's config.json, then the default. Only the standard library is imported here, so that --help
+is instant.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import difflib
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import config
-from cli.checks import check
-from cli.saved_options import checked, load_json
+from cli.checks import Options, check, type_name
+from cli.saved_options import parse_value, read_options, select
 from common.errors import UserError
 from config import (
     SCRIPTS,
@@ -29,8 +32,21 @@ from config import (
     RunsOptions,
     StatsOptions,
     TrainingOptions,
+    option_names,
 )
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+DESCRIPTIONS: dict[type[DataclassInstance], str] = {
+    TrainingOptions: "Fine-tune the UNet, the CLIP text encoder, or both of Stable Diffusion 1.x on book covers.",
+    InferenceOptions: "Draw book covers with a version of a run, and score them against real covers.",
+    StatsOptions: "Compute the statistics of real covers that sd_inference --calc_fid scores against.",
+    ReportOptions: "Write one HTML page that shows versions of runs side by side.",
+    RunsOptions: "List the runs with their versions, losses and scores; upload or delete files in a tracker.",
+    DatasetOptions: "Check a data folder: which books can be used, how they are split, what the prompts look like.",
+    DoctorOptions: "Check whether this machine can train: GPU, driver, libraries, memory, disk; and what to do if not.",
+}
 EXAMPLES = {
     TrainingOptions: """
   python -m training --num_gpus=1 --train_text_encoder True --train_unet False
@@ -68,52 +84,64 @@ EXAMPLES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line; options may be written with - or _ between words."""
+    """argparse whose errors are a UserError of one line."""
 
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (-*)([^\s=]+)", message)  # less its value: that may be a key
+    def error(self, message: str) -> NoReturn:
+        """UserError for a wrong command line. It never repeats a value, which may be a key."""
+        unknown = re.match(r"unrecognized arguments: (-*)([^\s=]+)", message)
         if unknown and unknown[1]:
             known = [name for name in self._option_string_actions if name.startswith("--")]
             near = difflib.get_close_matches(f"--{unknown[2]}", known, n=1)
             message = f"unknown option {unknown[1]}{unknown[2]}"
             message += f"; did you mean {near[0]}?" if near else "; see --help"
-        elif unknown:  # the word itself may be a key, too
+        elif unknown:
             message = "a word stands where an option should be; write --option value or --option=value"
         raise UserError(message)
 
 
-def build_parser(cls):
-    """An argparse parser with one argument for each field of the options class `cls`, grouped by where it stands."""
+def build_parser(cls: type[DataclassInstance]) -> Parser:
+    """An argparse parser with an argument for each option, in the groups of the classes that `cls` is made of.
+
+    Values stay text, and options that are not given are left out; both is for read_command_line.
+    """
     parser = Parser(
         prog=f"python -m {SCRIPTS[cls]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         usage="%(prog)s [--option value ...]",
-        epilog="Booleans: --flag, --no-flag, --flag True, --flag=False.\n\nexamples:" + EXAMPLES[cls].rstrip(),
+        description=DESCRIPTIONS[cls],
+        epilog="True or False: --flag is short for --flag True, --no-flag for --flag False.\n\nexamples:"
+        + EXAMPLES[cls].rstrip(),
     )
-    parser.add_argument("--config", metavar="FILE.json", help="load saved options; the command line wins")
+    parser.add_argument("--config", metavar="FILE.json", help="read options from a JSON file; the command line wins")
     for owner in cls.__mro__[:-1]:
         group = parser.add_argument_group(owner.__doc__)
         for field in dataclasses.fields(owner):
-            if field.name not in owner.__annotations__:
-                continue
-            meta = field.metadata
-            default = f"None = {meta['none']}" if field.default is None else field.default
-            text = f"{meta['help']} (default: {default})".replace("%", "%%")
-            kind = dict(help=text, metavar={"int": "N", "float": "X", "bool": "True|False"}.get(field.type, "TEXT"))
-            if meta["choices"]:
-                kind["metavar"] = "|".join(meta["choices"])
-            if field.type == "bool":
-                kind.update(nargs="?", const="True")
-                group.add_argument(
-                    f"--no-{field.name}", dest=field.name, action="store_const", const="False", help=argparse.SUPPRESS
-                )
-            group.add_argument(f"--{field.name}", **kind)
+            if field.name in owner.__annotations__:
+                add_option(group, field)
     return parser
 
 
-def normalize_argv(argv):
+def add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
+    """Add the argument of one option, with its help. Its aliases and --no- forms are accepted and not listed."""
+    facts, kind = field.metadata, type_name(field)
+    notes = [f"default: {facts['none'] if field.default is None else field.default}"]
+    notes += [f"alias: --{alias}" for alias in facts["aliases"]]
+    text = f"{facts['help']} ({'; '.join(notes)})".replace("%", "%%")
+    metavar = {"int": "N", "float": "X", "bool": "True|False"}.get(kind, "TEXT")
+    accepted: dict[str, Any] = dict(dest=field.name, metavar="|".join(facts["choices"] or ()) or metavar)
+    if kind == "bool":
+        accepted |= dict(nargs="?", const="True")
+    for name in (field.name, *facts["aliases"]):
+        group.add_argument(f"--{name}", help=text if name == field.name else argparse.SUPPRESS, **accepted)
+        if kind == "bool":
+            group.add_argument(
+                f"--no-{name}", dest=field.name, action="store_const", const="False", help=argparse.SUPPRESS
+            )
+
+
+def normalize_argv(argv: Sequence[str]) -> list[str]:
     """--max-steps=3 -> --max_steps=3, --no_train_unet -> --no-train_unet; values are left alone."""
     result = []
     for word in argv:
@@ -125,46 +153,55 @@ def normalize_argv(argv):
     return result
 
 
-def read_command_line(cls, argv=None):
-    """{name: checked value} of what the user typed or put in --config, and of what a --preset sets beside that.
+def read_command_line(cls: type[DataclassInstance], argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """{option: value} of what the user has given on the command line or in --config, and of what a --preset sets.
 
-    argv: a list, or None for sys.argv[1:].
+    argv: the arguments; None = sys.argv[1:]. Of an option that is given twice the last one counts. UserError for any
+    value that is wrong by itself.
     """
-    words = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
-    path = words.pop("config", None)
-    given = checked(cls, load_json(path), f"{path}: ") if path else {}
+    texts = vars(build_parser(cls).parse_args(normalize_argv(sys.argv[1:] if argv is None else argv)))
+    given = {}
+    if path := texts.pop("config", None):
+        given = select(cls, read_options(path))
+        for name in option_names(cls, "secret", True):
+            if name in given:
+                raise UserError(f"{path} holds a {name}: keys do not belong in files, set WANDB_API_KEY instead")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    given |= {name: parse_value(field, texts[name], f"--{name}") for name, field in fields.items() if name in texts}
     if "wandb_key" in given:
-        raise UserError(f"{path} holds a wandb_key: keys do not belong in files, set WANDB_API_KEY instead")
-    given |= checked(cls, words, "")
-    if "wandb_key" in given:
-        hide_key(given["wandb_key"])
+        move_key_to_environment(given["wandb_key"])
         given.setdefault("tracker", "wandb")
-    return given | set_by_preset(cls, given)
+    return given | preset_values(cls, given)
 
 
-def set_by_preset(cls, given):
-    """{name: value} of what a --preset sets beside what was given, which is printed; {} without one."""
+def preset_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dict[str, Any]:
+    """{option: value} of what --preset sets, less what the user has given; it is printed. {} without --preset."""
     preset = given.get("preset")
     if not preset:
         return {}
     if given.get("run_id"):
         raise UserError(
-            "--preset is for a new run, and a resumed one keeps what it has: leave it out, or give flags that may "
+            "--preset is for a new run, and a resumed one keeps what it has: leave it out, or give options that may "
             "change (--batch_size with --grad_acc_steps, --grad_ckpt, --ema_device, --vae_tiling)"
         )
-    chosen = config.preset_options(preset, given, {field.name for field in dataclasses.fields(cls)})
-    told = " ".join(f"--{name} {value}" for name, value in chosen.items()) or "nothing, since all was given"
-    print(f"preset {preset} sets {told}", file=sys.stderr)
-    return chosen
+    values = {name: value for name, value in select(cls, config.PRESETS[preset]).items() if name not in given}
+    summary = " ".join(f"--{name} {value}" for name, value in values.items()) or "nothing, since all was given"
+    print(f"preset {preset} sets {summary}", file=sys.stderr)
+    return values
 
 
-def hide_key(key):
-    """Move the wandb key from the script's arguments, which wandb would write down, to the environment, where wandb and
-    the processes that we launch look for it."""
-    print("note: a key on the command line can be read in `ps` and in your shell's history; ", end="", file=sys.stderr)
-    print("the environment variable WANDB_API_KEY is safer", file=sys.stderr)
+def move_key_to_environment(key: str) -> None:
+    """Set WANDB_API_KEY, and remove --wandb_key from sys.argv.
+
+    wandb writes sys.argv down; the environment is where wandb and the processes that we launch find the key.
+    """
+    print(
+        "note: a key on the command line can be read in `ps` and in your shell's history; the environment variable "
+        "WANDB_API_KEY is safer",
+        file=sys.stderr,
+    )
     os.environ["WANDB_API_KEY"] = key
-    words = []
+    words: list[str] = []
     for word in normalize_argv(sys.argv):
         if words[-1:] == ["--wandb_key"]:
             words.pop()
@@ -175,7 +212,7 @@ def hide_key(key):
     sys.argv[:] = words
 
 
-def parse(cls, argv=None):
-    """(options, given) from the command line. UserError for any mistake."""
+def parse(cls: type[Options], argv: Sequence[str] | None = None) -> tuple[Options, dict[str, Any]]:
+    """(options, {option: value} of those that were given) from the command line. UserError for any mistake."""
     given = read_command_line(cls, argv)
     return check(cls(**given)), given

@@ -1,89 +1,121 @@
-"""Options in JSON files (a run's config.json, --config) and back to command lines."""
+"""Options in JSON files (a run's config.json, --config FILE.json), and options as a command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import pathlib
 import shlex
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
-from cli.checks import check, check_value
+from cli.checks import Options, check, check_value
 from common.errors import UserError
 from common.files import read_json, write_json
-from config import SCRIPTS, TrackingOptions
+from config import SCRIPTS, TrackingOptions, option_names
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from config import InferenceOptions, ReportOptions, TrainingOptions
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JSON files
 
 
-def known_fields():
-    """name -> field, over all scripts."""
-    return {field.name: field for cls in SCRIPTS for field in dataclasses.fields(cls)}
+def known_fields() -> dict[str, dataclasses.Field[Any]]:
+    """{name: field} of the options of all scripts; an option also stands under each of its aliases."""
+    fields = [field for cls in SCRIPTS for field in dataclasses.fields(cls)]
+    return {name: field for field in fields for name in (field.name, *field.metadata["aliases"])}
 
 
-def load_json(path):
-    """Raw options of a --config or config.json file. UserError if it can't be read or has an unknown option."""
-    raw = read_json(path)
-    for name in raw.keys() - known_fields().keys():
-        near = difflib.get_close_matches(name, known_fields(), n=1)
-        raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    return raw
+def read_options(path: pathlib.Path | str) -> dict[str, Any]:
+    """{option: value} of a config.json or --config file.
 
-
-def checked(cls, raw, where):
-    """{name: checked value} for those of the raw options that `cls` has. UserError names the option and `where`."""
-    values = {}
-    for field in dataclasses.fields(cls):
-        if field.name in raw:
-            try:
-                values[field.name] = check_value(field, raw[field.name])
-            except ValueError as problem:
-                got = "" if "wandb_key" in f"{field.name} {raw[field.name]}" else f", got {raw[field.name]!r}"
-                raise UserError(f"{where}--{field.name}: {problem}{got}") from None
+    UserError if the file can't be read, names an option that no script has, names one twice (by its alias, too), or has
+    a value of the wrong type or out of bounds.
+    """
+    fields, values = known_fields(), {}
+    for name, raw in read_json(path).items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        field = fields[name]
+        if field.name in values:
+            raise UserError(f"{path}: {field.name} is given twice, also as {field.metadata['aliases'][0]}: remove one")
+        values[field.name] = parse_value(field, raw, f"{path}: --{name}")
     return values
 
 
-def inherit(cls, saved_path, given, names=None):
-    """Options of a run with `given` on top: what the user did not say comes from the run's config.json.
+def parse_value(field: dataclasses.Field[Any], raw: Any, where: str) -> Any:
+    """The value of an option from text or JSON. UserError says `where` it stands and what was expected."""
+    try:
+        return check_value(field, raw)
+    except ValueError as problem:
+        shown = repr(raw) if len(repr(raw)) <= 200 else f"{repr(raw)[:200]} ..."
+        hidden = field.metadata["secret"] or "wandb_key" in shown  # a misplaced word may have a key in it
+        raise UserError(f"{where}: {problem}" + ("" if hidden else f", got {shown}")) from None
 
-    names: the options to take from the run; None = all that are saved.
+
+def select(cls: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options {name: value} that the class has."""
+    return {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
+
+
+def inherit(
+    cls: type[Options], path: pathlib.Path, given: Mapping[str, Any], names: Collection[str] | None = None
+) -> Options:
+    """Options of a run: those that the user has given win, then those in the run's config.json (`path`), then defaults.
+
+    names: the options to take from the run; None = all that are saved. UserError if they can't be combined.
     """
-    saved = {k: v for k, v in load_json(saved_path).items() if names is None or k in names}
-    return check(cls(**(checked(cls, saved, f"{saved_path}: ") | given)))
+    saved = {name: value for name, value in read_options(path).items() if names is None or name in names}
+    return check(cls(**(select(cls, saved) | dict(given))))
 
 
-def inherit_tracker(cls, saved_path, given):
-    """The options that were given, and the tracker of the run, if it is on this disk."""
+def inherit_tracker(cls: type[Options], path: pathlib.Path, given: Mapping[str, Any]) -> Options:
+    """The options that the user has given, and those of tracking from the run's config.json (`path`), if it exists."""
     tracking = {field.name for field in dataclasses.fields(TrackingOptions)}
-    return inherit(cls, saved_path, given, tracking) if saved_path.exists() else check(cls(**given))
+    return inherit(cls, path, given, tracking) if path.exists() else check(cls(**given))
 
 
-def refuse_changes(cls, saved_path, given):
-    """UserError that names the first given option which would change what the run has already done."""
-    saved = checked(cls, load_json(saved_path), f"{saved_path}: ")
+def refuse_changes(cls: type[DataclassInstance], path: pathlib.Path, given: Mapping[str, Any]) -> None:
+    """UserError if a given option differs from the run's config.json (`path`) and may not change on resuming."""
+    saved = read_options(path)
+    fixed = set(option_names(cls, "resume", "fixed")) & set(option_names(cls, "saved", True))
     for field in dataclasses.fields(cls):
         name = field.name
-        if name in given and field.metadata["resume"] == "fixed" and field.metadata["saved"]:
-            was = saved.get(name, field.default)
-            if given[name] != was:
-                raise UserError(
-                    f"--{name} {given[name]} would change the past of this run, which has {was}: "
-                    f"leave --{name} out to go on, or start a new run without --run_id"
-                )
+        if name in given and name in fixed and given[name] != (before := saved.get(name, field.default)):
+            raise UserError(
+                f"--{name} {given[name]} would change the past of this run, which has {before}: "
+                f"leave --{name} out to go on, or start a new run without --run_id"
+            )
 
 
-def hold_to(path, asked):
-    """Keep what a folder is made for, {option: value}, in the JSON file `path`. UserError if it was made for something
-    else: what lies there would pass for what is asked for now."""
-    before = read_json(path) if path.exists() else asked
-    for name, value in asked.items():
+def require_same_options(path: pathlib.Path, options: Mapping[str, Any]) -> None:
+    """Write the options {name: value} that a folder's results are made with to the JSON file `path` in it.
+
+    UserError if that file exists with other values, for then the folder has results of something else.
+    """
+    before = read_json(path) if path.exists() else options
+    for name, value in options.items():
         if before.get(name) != value:
             raise UserError(
                 f"{path.parent} was made with --{name} {before.get(name)}, and now it is {value}: choose another "
                 "folder, or remove this one"
             )
-    write_json(path, asked)
+    write_json(path, options)
 
 
-def command(cls, values, always=()):
-    """The command line that gives the script of `cls` these options {name: value}: those that are not the default, and
-    those named in `always`; nothing that is never saved."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Command lines
+
+
+def command(cls: type[DataclassInstance], values: Mapping[str, Any], always: Collection[str] = ()) -> str:
+    """The command line that runs the script of `cls` with the options {name: value}.
+
+    It has those that are not the default or are named in `always`, but none that is never saved.
+    """
     words = ["python", "-m", SCRIPTS[cls]]
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
@@ -92,6 +124,6 @@ def command(cls, values, always=()):
     return shlex.join(words)
 
 
-def command_for_run(script, options, run):
-    """The command line that has a script go on with a run. run: its folder."""
+def command_for_run(script: str, options: TrainingOptions | InferenceOptions | ReportOptions, run: pathlib.Path) -> str:
+    """The command line that runs a script on an existing run. run: the run's folder."""
     return f"python -m {script} --output_dir {shlex.quote(options.output_dir)} --run_id {run.name}"

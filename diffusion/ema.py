@@ -1,4 +1,4 @@
-"""The moving average of the weights that learn: versions, previews and validation take it, training itself does not.
+"""The moving average of the trained weights: versions, previews and validation take it, training itself does not.
 
 Averages of the iterates generalise better than the last one (Polyak and Juditsky 1992); diffusion models are commonly
 drawn from an exponential one (arXiv:2006.11239, arXiv:2312.02696).
@@ -7,34 +7,37 @@ drawn from an exponential one (arXiv:2006.11239, arXiv:2312.02696).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
+from diffusion.trainable import Trainable
+
 
 class EMA:
-    """Exponential moving average of the weights of the learning parts, in fp32 whatever they are, on `device`.
+    """Exponential moving average of the trained weights, in fp32 whatever their precision, on `device`.
 
     After update n = 0, 1 ...: average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)), and
     0 for n = 0: the warm-up of diffusers.training_utils.EMAModel, without which the start would weigh for long. (That
     class averages on the device and in the precision of the weights.)
     """
 
-    def __init__(self, parts, learning, decay, device=None):
+    def __init__(self, trainable: Trainable, decay: float, device: str | torch.device | None = None):
         """device: None = where the weights are."""
         self.decay = decay
-        self.weights = {part: dict(getattr(parts, part).named_parameters()) for part in learning}
+        self.weights = trainable.named_parameters()
         self.averages = {
             part: {name: p.detach().to(device or p.device, torch.float32, copy=True) for name, p in weights.items()}
             for part, weights in self.weights.items()
         }
 
-    def pairs(self):
+    def pairs(self) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         """(weight, its average), of all."""
         return [(p, self.averages[part][name]) for part, weights in self.weights.items() for name, p in weights.items()]
 
     @torch.no_grad()
-    def update(self, n):
-        """Take in the weights that update n has made."""
+    def update(self, n: int) -> None:
+        """Include the weights after update n."""
         d = min(self.decay, (1 + n) / (10 + n)) if n else 0
         weights, averages = zip(*self.pairs(), strict=True)
         if all(p.device == average.device and p.dtype == average.dtype for p, average in self.pairs()):
@@ -44,23 +47,23 @@ class EMA:
             average.lerp_(p.to(average), 1 - d)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return sum(average.nbytes for _, average in self.pairs())
 
     @torch.no_grad()
-    def load(self, part, averages):
+    def load(self, part: str, averages: dict[str, torch.Tensor]) -> None:
         """Put back what was saved of a part, {name: tensor}. LookupError or RuntimeError if it is not of this part."""
         for name, average in self.averages[part].items():
             average.copy_(averages[name])
 
 
 @contextlib.contextmanager
-def ema_weights(average):
-    """Inside, the parts have their averages for weights, rounded to the weights' precision; None: nothing happens.
+def ema_weights(ema: EMA | None) -> Iterator[None]:
+    """Inside, the parts have the averaged weights, rounded to the weights' precision; None: nothing happens.
 
     The weights wait on the device of the average, so that with the average on the CPU the GPU needs no more memory.
     """
-    pairs = average.pairs() if average else []
+    pairs = ema.pairs() if ema else []
     waiting = []
     with torch.no_grad():
         for p, mean in pairs:

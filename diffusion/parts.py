@@ -1,35 +1,37 @@
-"""The five parts of a Stable Diffusion 1.x model, and which of them are trained."""
+"""The five parts of a Stable Diffusion 1.x model."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
-PARTS = ("unet", "text_encoder")  # what can learn; the autoencoder and the tokenizer always stay as they are
+PARTS = ("unet", "text_encoder")  # what can be trained; the autoencoder and the tokenizer always stay as they are
+NETWORKS = ("vae", *PARTS)  # of Parts, in the order in which they are hashed
 
 
 @dataclass
 class Parts:
     """Tokenizer and networks of one Stable Diffusion 1.x model, with the schedule it was trained on."""
 
-    tokenizer: object  # transformers.CLIPTokenizer
+    tokenizer: CLIPTokenizer
     text_encoder: torch.nn.Module  # CLIPTextModel: input_ids (B, 77) -> (B, 77, C)
     vae: torch.nn.Module  # AutoencoderKL: images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
     unet: torch.nn.Module  # UNet2DConditionModel
-    scheduler: object  # the sampler that the model came with; versions are saved with it
+    scheduler: Any  # the diffusers scheduler that the model came with; versions are saved with it
 
     @property
-    def noise_scheduler(self):
-        """The forward process of the same schedule, a DDPMScheduler: alphas_cumprod (1000,), prediction_type."""
-
+    def noise_scheduler(self) -> DDPMScheduler:
+        """The forward process of the same schedule: alphas_cumprod (1000,), prediction_type."""
         return DDPMScheduler.from_config(self.scheduler.config)
 
-    def pipeline(self):
-        """A StableDiffusionPipeline around these very parts (nothing is copied); no safety checker."""
-
+    def pipeline(self) -> StableDiffusionPipeline:
+        """A pipeline around these very parts (nothing is copied); no safety checker."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -41,18 +43,16 @@ class Parts:
             requires_safety_checker=False,
         )
 
-
-def set_trainable(parts, learning=()):
-    """Let just the named parts learn (see PARTS): they get requires_grad and train mode, all others neither."""
-    for name in ("vae", *PARTS):
-        learns = name in learning
-        getattr(parts, name).requires_grad_(learns).train(learns)
-    return parts
+    def freeze(self) -> Parts:
+        """These parts, with no network trainable and all in eval mode."""
+        for name in NETWORKS:
+            getattr(self, name).requires_grad_(False).eval()
+        return self
 
 
 @contextlib.contextmanager
-def eval_mode(parts):
-    """Inside: no gradients, and every part in eval mode; after: train mode again for those that learn."""
+def eval_mode(parts: Parts) -> Iterator[None]:
+    """Inside: no gradients, and every part in eval mode; after: train mode again for those that were in it."""
     modes = {name: getattr(parts, name).training for name in PARTS}
     for name in modes:
         getattr(parts, name).eval()
@@ -62,12 +62,12 @@ def eval_mode(parts):
         getattr(parts, name).train(training)
 
 
-def enable_checkpointing(parts, learning):
-    """Gradient checkpointing wherever a backward pass goes through.
+def enable_checkpointing(parts: Parts, trained: list[str]) -> None:
+    """Gradient checkpointing wherever a backward pass goes through. trained: names of the parts that are trained.
 
     The UNet needs it even when it is frozen, since the text encoder's gradient comes through it. diffusers checkpoints
-    whenever gradients are on; transformers only in train mode, which a learning text encoder is in (see freeze).
+    whenever gradients are on; transformers only in train mode, which a trained text encoder is in.
     """
     parts.unet.enable_gradient_checkpointing()
-    if "text_encoder" in learning:
+    if "text_encoder" in trained:
         parts.text_encoder.activation_checkpointing_enable({"use_reentrant": False})

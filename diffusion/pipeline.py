@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.errors import UserError
 from diffusion import sd15, tiny
-from diffusion.parts import Parts, set_trainable
+from diffusion.parts import Parts
 
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # of a source that is bad
 MADE_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
@@ -40,9 +40,9 @@ def load_parts(source):
 
     quiet_libraries()
     if source == "tiny":
-        return set_trainable(build_tiny())
+        return build_tiny().freeze()
     if source == "sd15-random":
-        return set_trainable(Parts(*sd15.build()))
+        return Parts(*sd15.build()).freeze()
 
     where = local_folder(source) or source
     try:
@@ -56,7 +56,7 @@ def load_parts(source):
             raise ValueError("it is not a Stable Diffusion 1.x model")
     except (*LIBRARY_ERRORS, SafetensorError) as problem:
         raise UserError(cannot_load(source, problem)) from None
-    return set_trainable(Parts(load_tokenizer(source), text_encoder, vae, unet, scheduler))
+    return Parts(load_tokenizer(source), text_encoder, vae, unet, scheduler).freeze()
 
 
 def require_one_model(unet, vae, text_encoder):

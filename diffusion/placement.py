@@ -1,40 +1,50 @@
-"""Device and precision: what --mixed_precision comes to, and moving networks there."""
+"""Device and precision: what --mixed_precision means on this machine, and moving networks there."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from common.errors import UserError
-from diffusion.parts import PARTS
+from diffusion.parts import NETWORKS, Parts
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def resolve_precision(wish):
-    """'no', 'bf16' or 'fp16' for --mixed_precision: auto is bf16 where the GPU computes in it, else fp16."""
-    if wish != "auto":
-        if wish == "fp16" and not torch.cuda.is_available():
+def resolve_precision(mixed_precision: str) -> str:
+    """'no', 'bf16' or 'fp16' for --mixed_precision: auto is bf16 where the GPU computes in it, else fp16; on a CPU no.
+
+    UserError for fp16 without a GPU.
+    """
+    if mixed_precision != "auto":
+        if mixed_precision == "fp16" and not torch.cuda.is_available():
             raise UserError("--mixed_precision fp16 needs a CUDA GPU: leave it out, or use bf16 or no")
-        return wish
+        return mixed_precision
     if not torch.cuda.is_available():
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def to_device(parts, device, precision, learning=(), weights_dtype="fp32"):
-    """Move everything to the device; what does not learn goes to half precision if `precision` says so.
+def to_device(
+    parts: Parts,
+    device: str | torch.device,
+    precision: str,
+    trained: Sequence[str] = (),
+    weights_dtype: str = "fp32",
+) -> Parts:
+    """Move all networks to the device; frozen ones get the dtype of `precision`, trained ones that of weights_dtype.
 
-    weights_dtype: precision of the parts that learn.
+    trained: names of the parts that are trained.
     """
-    for name in ("vae", *PARTS):
-        getattr(parts, name).to(device, DTYPES[weights_dtype if name in learning else precision])
+    for name in NETWORKS:
+        getattr(parts, name).to(device, DTYPES[weights_dtype if name in trained else precision])
     return parts
 
 
 @contextlib.contextmanager
-def on_device(network, device):
+def on_device(network: torch.nn.Module, device: str | torch.device) -> Iterator[None]:
     """Inside: the network is on the device; after: where it was."""
     home = network.device
     network.to(device)

@@ -1,10 +1,13 @@
-"""Drawing covers: the sampler by name, one generator for each row, grids of pictures.
+"""Drawing pictures: samplers by name, fixed starting latents.
 
-A cover is a function of (model version, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch
-it was drawn in, of its place there, or of what was drawn before.
+A picture is a function of (weights, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch it
+was drawn in, of its position there, or of what was drawn before.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import diffusers
 import torch
@@ -12,21 +15,20 @@ import torch
 import config
 from common import randomness
 from diffusion import encoding
-from diffusion import pipeline as diffusion_pipeline
 from diffusion.noise import normal
+from diffusion.parts import Parts
 
 
-def make_sampler(config, name):
-    """The diffusers scheduler called `name` on the noise schedule of `config`.
+def make_sampler(schedule_config: Mapping[str, Any], name: str) -> diffusers.SchedulerMixin:
+    """The diffusers scheduler called `name`, on the noise schedule of a scheduler's config.
 
     dpm++: DPM-Solver++(2M), arXiv:2211.01095; ddim: arXiv:2010.02502 with eta 0; pndm: arXiv:2202.09778;
-    euler: algorithm 2 of arXiv:2206.00364 without churn. Nothing but the noise schedule is taken from config: with
+    euler: algorithm 2 of arXiv:2206.00364 without churn. Nothing but the noise schedule is taken from it: with
     from_config, a scheduler read from disk would keep settings (timestep_spacing) that one from the hub leaves open,
     and v0 would be drawn in another way than v1.
     """
-
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-    schedule = {key: config[key] for key in keys}
+    schedule = {key: schedule_config[key] for key in keys}
     if name == "dpm++":
         return diffusers.DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++")
     if name == "euler":
@@ -38,13 +40,13 @@ def make_sampler(config, name):
     return diffusers.PNDMScheduler(**schedule, **spacing, skip_prk_steps=True)
 
 
-def starting_latents(parts, seed, rows, size):
+def starting_latents(parts: Parts, seed: int, rows: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
     """Fixed standard normal latents float32 (len(rows), 4, H/8, W/8): a function of (seed, row) alone."""
     return normal(seed, randomness.DRAWING, rows, encoding.latent_shape(parts, size))
 
 
 @torch.inference_mode()
-def draw_images(parts, prompts, rows, options):
+def draw_images(parts: Parts, prompts: Sequence[str], rows: Sequence[int], options: Any) -> torch.Tensor:
     """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
 
     options: any class with DrawingOptions' fields, seed and resolution.
@@ -71,5 +73,5 @@ def draw_images(parts, prompts, rows, options):
             output_type="latent",
             return_dict=False,
         )[0]
-        images.append(diffusion_pipeline.decode_latents(parts.vae, latents, options.vae_tiling))
+        images.append(encoding.decode_latents(parts.vae, latents, options.vae_tiling))
     return torch.cat(images)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import transformers
 
 from common.files import read_json, write_json
-from diffusion.parts import PARTS
+from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 
 
-def weights_nbytes(parts, names, dtype="fp32"):
-    """Bytes that the weights of the named parts take on disk."""
+def weights_nbytes(parts: Parts, names: Sequence[str], dtype: str = "fp32") -> int:
+    """Bytes that the weights of the named networks take on disk in that precision; see placement.DTYPES."""
     tensors = [tensor for name in names for tensor in getattr(parts, name).state_dict().values()]
     return sum(tensor.numel() for tensor in tensors) * DTYPES[dtype].itemsize
 
 
-def weights_hash(parts):
-    """What the drawn covers depend on: the networks_hash of all parts."""
-    return networks_hash(parts.vae, *(getattr(parts, name) for name in PARTS))
+def weights_hash(parts: Parts) -> str:
+    """The networks_hash of all parts, which drawn covers depend on."""
+    return networks_hash(*(getattr(parts, name) for name in NETWORKS))
 
 
-def networks_hash(*networks):
+def networks_hash(*networks: torch.nn.Module) -> str:
     """A hash, hex, of all weights as they are now, on the CPU."""
     digest = hashlib.blake2b(digest_size=16)
     for network in networks:
@@ -33,9 +35,8 @@ def networks_hash(*networks):
     return digest.hexdigest()
 
 
-def save_network(network, folder, dtype):
+def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
     """Write a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
-
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     with torch.device("meta"):  # a second one without memory, so that nothing is cast or copied on the GPU
         if from_transformers:

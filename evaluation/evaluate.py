@@ -17,6 +17,7 @@ import numpy as np
 
 import config
 from checkpoints import scores
+from cli.checks import chosen_metrics
 from common.files import read_json
 from common.png import png_paths, read_png
 from data import goodreads
@@ -104,7 +105,7 @@ def floor_books(data, split, count):
 def measure(sides):
     """(measured {key: value, see above}, skipped {key: why}) of the metrics that options.metrics asks for."""
     measured, skipped = {}, {}
-    wanted = config.chosen_metrics(sides.options)
+    wanted = chosen_metrics(sides.options)
     for key, (metric, function) in MEASURES.items():
         if metric in wanted:
             try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-import config
 from checkpoints import catalog, scores
+from cli.checks import chosen_metrics
 from common.errors import UserError
 from common.files import read_json, write_json
 from data.folder import open_data
@@ -37,7 +37,7 @@ def draw_and_score(options, version, folder, state):
     if version.run:
         scores.read_scores(version.run)
     clip = None
-    if options.clip_model and "clip" in config.chosen_metrics(options):
+    if options.clip_model and "clip" in chosen_metrics(options):
         clip = evaluation_clip.load(options.clip_model, options.fid_batch_size, state.device)
 
     settings = draw_covers(options, version, folder, books, state).to_json()

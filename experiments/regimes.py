@@ -25,7 +25,7 @@ import sys
 from typing import NamedTuple
 
 import config
-from cli import checks, launch
+from cli import checks, launch, saved_options
 from cli.parser import Parser, normalize_argv, read_command_line
 from common.errors import UserError
 from data.folder import open_data
@@ -129,7 +129,9 @@ def sort_words(given):
             raise UserError(f"{word} stands where an option should be")
         else:
             last.append(word)
+    fields = saved_options.known_fields()  # by alias, too
     for name, *values in pairs:
+        name = fields[name].name if name in fields else name
         knowing = [cls for cls in classes if name in known[cls]]
         if not knowing:
             if name in ours:

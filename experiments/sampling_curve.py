@@ -20,9 +20,8 @@ import torch
 
 import config
 from bench import positive
-from cli import launch
+from cli import launch, saved_options
 from cli.parser import Parser, read_command_line
-from cli.saved_options import hold_to
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
 from experiments.regimes import run_script
@@ -44,8 +43,9 @@ def main(argv=None):
     if {"steps", "scheduler", "save_dir"} & set(given):
         raise UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
     options.out.mkdir(parents=True, exist_ok=True)
-    asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name != "wandb_key"}
-    hold_to(options.out / "asked.json", asked)
+    secret = config.option_names(config.InferenceOptions, "secret", True)
+    asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name not in secret}
+    saved_options.require_same_options(options.out / "asked.json", asked)
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()
     found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring

@@ -117,7 +117,7 @@ def check(options, data):
     if not 2 <= options.num_imgs <= held_out:
         raise UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
     asked = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
-    saved_options.hold_to(options.out / "asked.json", asked)
+    saved_options.require_same_options(options.out / "asked.json", asked)
     return len(books.books("train"))
 
 

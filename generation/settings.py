@@ -15,10 +15,7 @@ from generation.version import Version
 
 SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
 REMEDY = "choose another --save_dir, or delete that folder"
-# Settings that an option decides, and that option
-OPTION_OF = {"precision": "mixed_precision"} | {
-    name: name for name in ("seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling")
-}
+OPTION_OF = config.setting_options("drawing")  # {setting that an option decides: the option}
 
 
 @dataclasses.dataclass(frozen=True)

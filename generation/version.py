@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 import config
 from checkpoints import catalog
+from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
@@ -27,7 +27,7 @@ class Version:
 
     name: str  # v0, v1, ... or the name of a folder
     source: str  # hub id, folder or built-in model, for diffusion.pipeline.load_parts
-    run: pathlib.Path | None  # folder of its run
+    run: RunFolder | None
 
 
 def choose_version(
@@ -44,9 +44,10 @@ def choose_version(
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
     if run:
-        started_from = read_json(run / "config.json").get("pretrained_model")
+        started_from = read_json(run.config).get("pretrained_model")
         if given.get("pretrained_model", started_from) == started_from:
-            options = saved_options.inherit(config.InferenceOptions, run / "config.json", given, inherited_options())
+            names = config.option_names(config.InferenceOptions, "inherited", True)
+            options = saved_options.inherit(config.InferenceOptions, run.config, given, names)
         elif name == "v0" and not options.run_id:
             source, run = options.pretrained_model, None  # the model itself is meant, not the start of the newest run
         else:
@@ -59,21 +60,11 @@ def choose_version(
 
 def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) -> config.InferenceOptions:
     """Fetches the version from the run's tracker if it is not on disk; returns the options with that tracker."""
-    saved = catalog.run_path(options.output_dir, options.run_id) / "config.json"
+    saved = catalog.run_path(options.output_dir, options.run_id).config
     options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.bring_version(options, options.run_id, options.version)
     return options
-
-
-def inherited_options() -> set[str]:
-    """Names of the options that come from the run unless they are given: data, drawing and tracking options, seed.
-
-    Not vae_tiling, which changes the images: scores must not depend on what a GPU with little memory needed in
-    training.
-    """
-    groups = (config.DataOptions, config.DrawingOptions, config.TrackingOptions)
-    return {field.name for group in groups for field in dataclasses.fields(group)} - {"vae_tiling"} | {"seed"}
 
 
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:

@@ -15,8 +15,7 @@ from cli import checks, saved_options
 from common.errors import UserError
 from common.files import GIB
 from diffusion import architecture as architectures
-from memory import forecast
-from memory import forecast as memory_forecast
+from memory.forecast import CUDA_CONTEXT, KINDS, forecast_memory
 
 DEFAULT_VRAM_GIB = 12.0  # GiB, where there is no GPU to ask
 TIGHT_FRACTION = 0.87  # of the card. Figures from real GPUs are up to 1.15 times the forecast (bench/memory_check.py)
@@ -28,7 +27,7 @@ def vram_gib(options):
         return options.vram_gb
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB
-    return config.preset_gb(options.preset) if options.preset else DEFAULT_VRAM_GIB
+    return float(options.preset.removesuffix("gb")) if options.preset else DEFAULT_VRAM_GIB
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +86,7 @@ def suggest(options, architecture, room, only=None):
                 changed = checks.check(dataclasses.replace(options, **change))
             except UserError:
                 return math.inf
-            return forecast.forecast_memory(changed, architecture).peak
+            return forecast_memory(changed, architecture).peak
 
         def allowed(changes):
             return [change for change in changes if only is None or set(change) <= set(only)]
@@ -140,7 +139,7 @@ def merged(changes):
 def print_plan(options):
     """Print the plan, as a table or as JSON. Returns the exit status: 0, whether or not it fits."""
     architecture = architectures.of_source(options.pretrained_model)
-    forecast, card = memory_forecast.forecast(options, architecture), vram_gib(options)
+    forecast, card = forecast_memory(options, architecture), vram_gib(options)
     fits = forecast.peak <= card * GIB
     alone, enough = ([], None) if fits or hopeless(forecast, card) else suggest(options, architecture, card * GIB)
     told = forecast, card, alone, enough
@@ -174,7 +173,7 @@ def as_json(forecast, card, alone, enough):
 
 def as_table(forecast, card, alone, enough, weights_dtype):
     lines = ["GiB at the highest moment of " + "".join(f"{phase:>12}" for phase in forecast.phases)]
-    for part in memory_forecast.KINDS:
+    for part in KINDS:
         lines.append(f"  {part:<27}" + "".join(f"{sizes[part] / GIB:12.2f}" for sizes in forecast.phases.values()))
     lines.append(f"  {'CUDA context, an allowance':<27}" + f"{forecast.context / GIB:12.2f}" * len(forecast.phases))
     lines.append(f"  {'all':<27}" + "".join(f"{forecast.total(phase) / GIB:12.2f}" for phase in forecast.phases))
@@ -211,7 +210,7 @@ def announce_forecast(options, parts, device):
     It is traced here even where it was not kept: that takes seconds, as much as a few updates.
     """
     try:
-        forecast = memory_forecast.forecast(options, architectures.of_networks(parts), device.type)
+        forecast = forecast_memory(options, architectures.of_networks(parts), device.type)
     except Exception as problem:  # such as an operator that fake tensors do not know: no reason not to train
         print(f"memory: no forecast ({' '.join(str(problem).split())[:200]})", file=sys.stderr)
         return None
@@ -245,20 +244,18 @@ def compare_with_measured(forecast, device, optimizer):
     )
 
 
-def out_of_memory(options, session, run):
-    """The UserError for a GPU that was too small: which flags would have fitted, and how to go on.
+def out_of_memory(options, parts, run):
+    """The UserError for a GPU that was too small: which options would have fitted, and how to go on.
 
-    session: None if it was not complete yet. run: the run's folder, or None if there is none yet.
+    parts: of the model, or None if it was not loaded yet. run: the run's folder, or None if there is none yet.
     """
     print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
-    free = [field.name for field in dataclasses.fields(options) if field.metadata["resume"] == "free"]
+    free = config.option_names(options, "resume", "free")
     window = options.batch_size * options.grad_acc_steps
     enough = None
     try:
-        architecture = (
-            architectures.of_networks(session.parts) if session else architectures.of_source(options.pretrained_model)
-        )
-        peak = forecast.forecast_memory(options, architecture).peak
+        architecture = architectures.of_networks(parts) if parts else architectures.of_source(options.pretrained_model)
+        peak = forecast_memory(options, architecture).peak
         there = min(available_bytes(options), 0.95 * peak)  # if it should have fitted: a bit less
         for only in ([free] if run else []) + [None]:
             _, enough = suggest(options, architecture, there, only)
@@ -289,4 +286,4 @@ def available_bytes(options):
     if not torch.cuda.is_available():
         return vram_gib(options) * GIB
     free, _ = torch.cuda.mem_get_info()
-    return free + torch.cuda.memory_reserved() + forecast.CUDA_CONTEXT
+    return free + torch.cuda.memory_reserved() + CUDA_CONTEXT

@@ -1,12 +1,12 @@
-"""What a configuration will need of a GPU's memory, known before it starts.
+"""The GPU memory that a configuration needs, before it starts.
 
 The update itself is traced, with no GPU and no memory: the networks are built from their architecture, on torch's fake
-tensors, which have shapes and types but no values. On them run the functions that a run calls (updates.denoising_loss
-and all below it, the backward pass, clipping, the optimizer that optimizers.make makes), while LiveBytes counts
-the bytes of all tensors alive. Fake tensors of a GPU need its driver in the backward pass, so these are the CPU's, and
-what torch does in another way on a GPU is set right: see devices.py.
+tensors, which have shapes and types but no values. The functions that training calls (losses.Objective, update.py, the
+optimizer that optimizers.make makes) run on them, while LiveBytes counts the bytes of all tensors alive. Fake tensors
+of a GPU need its driver in the backward pass, so these are the CPU's; where torch works differently on a GPU,
+device_rules corrects for it.
 
-What no trace of tensors can see is the allowance CUDA_CONTEXT. Fragmentation is not in the forecast.
+CUDA_CONTEXT is an allowance for what no trace of tensors can see. Fragmentation is not in the forecast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import logging
 import math
 import pathlib
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -29,27 +31,22 @@ from common.errors import UserError
 from common.files import GIB, read_json, write_json
 from data import buckets
 from diffusion import architecture as architectures
-from diffusion import ema, encoding, tiny
-from diffusion.parts import PARTS, enable_checkpointing, eval_mode, set_trainable
+from diffusion import encoding, tiny
+from diffusion.ema import EMA, ema_weights
+from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
+from diffusion.trainable import Trainable, set_trainable, trained_parts
 from memory import device_rules
 from memory.live_bytes import ELSEWHERE, LiveBytes
 from trainer import optimizers
-from trainer.losses import denoising_loss
+from trainer.losses import Objective
+from trainer.update import accumulate_gradients, apply_update
 
 # The driver's context, the kernels that are loaded, cuBLAS' and cuDNN's workspaces. 0.27 GiB after the first kernel
 # (pytorch/pytorch#86509), "around 400 MB" in use (pytorch/pytorch#109888), with kernels loaded when first needed
 CUDA_CONTEXT = int(0.45 * GIB)
 KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their average; activations: all other
 
-# Options that change the size of no tensor. All others, and any new one, make another forecast
-IRRELEVANT = {
-    *("data_root", "cache_dir", "test_fraction", "min_ascii", "include_desc", "summarize_desc", "summarizer"),
-    *("num_workers", "pretrained_model", "output_dir", "num_gpus", "seed", "tracker", "wandb_key", "wandb_project"),
-    *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
-    *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
-    *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
-}
 ROOMS = ("common", "data", "diffusion", "memory", "trainer")  # packages whose code the trace depends on
 LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
 
@@ -108,14 +105,7 @@ def read_cached(path):
 
 def cache_key(options, architecture, device):
     """Name of what is kept: a hash over all that the trace depends on, the code included."""
-    settings = {name: value for name, value in vars(options).items() if name not in IRRELEVANT}
-    settings |= {
-        "mixed_precision": precision_on(device, options),
-        "grad_acc_steps": min(2, options.grad_acc_steps),
-        "sample_every": bool(options.sample_every),
-        "guidance_scale": options.guidance_scale > 1,
-        "ema_decay": bool(options.ema_decay),
-    }
+    settings = config.memory_settings(options) | {"mixed_precision": precision_on(device, options)}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     code = [path.read_text(encoding="utf-8") for path in code_files()]
     everything = json.dumps([settings, architecture, device, versions, code], sort_keys=True)
@@ -140,78 +130,93 @@ def precision_on(device, options):
 # The trace
 
 
-def trace(options, architecture, device):
+def trace(options: config.TrainingOptions, architecture: dict[str, Any], device: str) -> dict[str, dict[str, int]]:
     """{phase: {kind: bytes}}: each phase of a run at its highest moment, when the optimizer has its states already."""
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller tells in one line
-    half = precision_on(device, options) == "half"
-    learning = [name for name in PARTS if getattr(options, f"train_{name}")]
-    with torch.device("meta"):
-        parts = architectures.build(architecture)
-    parts.scheduler = tiny.build_scheduler()
-    set_trainable(parts, learning)
-    if options.grad_ckpt:
-        enable_checkpointing(parts, learning)
-    to_device(parts, "meta", "bf16" if half else "no", learning, options.weights_dtype)
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller says it in one line
     fakes = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
-    with fakes:
-        for network in (parts.text_encoder, parts.vae, parts.unet):
-            network.to_empty(device="cpu")
-    live, highest = (
-        LiveBytes(device_rules.ROUNDING[device], device_rules.cpu_workspace if device == "cpu" else None),
-        {},
-    )
+    run = build_run(options, architecture, device, fakes)
+    workspace = device_rules.cpu_workspace if device == "cpu" else None
+    live, highest = LiveBytes(device_rules.ROUNDING[device], workspace), {}
+    count_gradients(run.trainable, live)
+    run.optimizer = optimizers.make(options, run.trainable, run.accelerator)  # its hooks may drop gradients: after ours
+    parts = run.parts
 
-    def tell_gradient(p):
-        if p.grad is not None:
-            live.mark([p.grad], "gradients")
-
-    for name in learning:
-        for p in getattr(parts, name).parameters():
-            p.register_post_accumulate_grad_hook(tell_gradient)  # before the optimizer's own, which may drop it
-    run = stand_in(options, parts, learning, half)
+    def measure(name: str, phase: Callable[[], None]) -> None:
+        live.restart()
+        phase()
+        highest[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
 
     with fakes, live, device_rules.like_cuda() if device == "cuda" else contextlib.nullcontext():
-
-        def reach(name, phase):
-            live.restart()
-            phase()
-            highest[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
-
         # The autoencoder, alone if latents are cached; it comes back for previews
         live.mark(tensors_of(parts.vae), "weights")
         if options.cache_latents:
-            reach("encoding", lambda: encode(run))
+            measure("encoding", lambda: encode(run))
             live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
-            run.average = ema.EMA(parts, learning, options.ema_decay)
-            live.mark([average for _, average in run.average.pairs()], "weights")
+            run.ema = EMA(run.trainable, options.ema_decay)
+            live.mark([average for _, average in run.ema.pairs()], "weights")
         make_states(run, live)
-        reach("training", lambda: update(run))
-        reach("validation", lambda: validate(run))
+        measure("training", lambda: update(run))
+        measure("validation", lambda: validate(run))
         if options.sample_every:
             live.mark(tensors_of(parts.vae), "weights")
-            reach("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
+            measure("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
     return highest
 
 
-def stand_in(options, parts, learning, half):
-    """What the functions that are traced take for a session.Session."""
+@dataclass
+class FakeRun:
+    """What trainer.session.Session holds, on fake tensors, as far as its functions are traced."""
+
+    options: config.TrainingOptions
+    accelerator: Any
+    parts: Parts
+    trainable: Trainable
+    objective: Objective
+    optimizer: optimizers.Optimizer | None = None
+    ema: EMA | None = None
+
+
+def build_run(
+    options: config.TrainingOptions, architecture: dict[str, Any], device: str, fakes: FakeTensorMode
+) -> FakeRun:
+    """A run without its optimizer: networks on fake tensors, placed and frozen as training has them."""
+    half = precision_on(device, options) == "half"
+    trained = trained_parts(options)
+    with torch.device("meta"):
+        parts = architectures.build(architecture)
+    parts.scheduler = tiny.build_scheduler()
+    trainable = set_trainable(parts, trained)
+    if options.grad_ckpt:
+        enable_checkpointing(parts, trained)
+    to_device(parts, "meta", "bf16" if half else "no", trained, options.weights_dtype)
+    with fakes:
+        for network in (parts.text_encoder, parts.vae, parts.unet):
+            network.to_empty(device="cpu")
     accelerator = types.SimpleNamespace(
         device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
+        backward=lambda loss: loss.backward(),
         scaler=None,
         prepare=lambda optimizer: optimizer,
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
-    return types.SimpleNamespace(
-        options=options,
-        parts=parts,
-        noise_scheduler=parts.noise_scheduler,
-        optimizer=optimizers.make(options, parts, learning, accelerator),
-        average=None,
-        accelerator=accelerator,
+    objective = Objective(
+        parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
     )
+    return FakeRun(options, accelerator, parts, trainable, objective)
+
+
+def count_gradients(trainable: Trainable, live: LiveBytes) -> None:
+    """Have the gradients of trained weights counted as such, from the moment they are there."""
+
+    def mark_gradient(p: torch.Tensor) -> None:
+        if p.grad is not None:
+            live.mark([p.grad], "gradients")
+
+    for p in trainable.parameters():
+        p.register_post_accumulate_grad_hook(mark_gradient)
 
 
 def tensors_of(network):
@@ -243,8 +248,8 @@ def largest(options):
     return max(buckets.bucket_sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
 
 
-def denoise(run, batch_size):
-    """updates.denoising_loss of a batch."""
+def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
+    """The losses of a batch."""
     width, height = size = largest(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
     positions = run.parts.text_encoder.config.max_position_embeddings
@@ -252,8 +257,7 @@ def denoise(run, batch_size):
         pictures = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         pictures = {"pixel_values": torch.empty(batch_size, 3, height, width)}
-    return denoising_loss(
-        run,
+    return run.objective.losses(
         {**pictures, "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64)},
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
@@ -262,21 +266,19 @@ def denoise(run, batch_size):
     )
 
 
-def update(run):
-    """What training.train does for an optimizer update; from its second batch on there are gradients already."""
+def update(run: FakeRun) -> None:
+    """An optimizer update, as loop.run_update makes it; from its second batch on there are gradients already."""
     run.optimizer.begin(0, 1.0)
-    for _ in range(min(2, run.options.grad_acc_steps)):
-        losses = denoise(run, run.options.batch_size)
-        losses.sum().backward()
+    batches = min(2, run.options.grad_acc_steps)
+    batch_losses = (denoise(run, run.options.batch_size) for _ in range(batches))
+    accumulate_gradients(run.accelerator, batch_losses, batches * run.options.batch_size)
     run.optimizer.clip()
-    run.optimizer.step()
-    if run.average:
-        run.average.update(0)
+    apply_update(run.optimizer, run.ema, step=0)
 
 
-def validate(run):
-    """A batch of updates.validate."""
-    with ema.ema_weights(run.average), eval_mode(run.parts):
+def validate(run: FakeRun) -> None:
+    """A batch of validation.validate."""
+    with ema_weights(run.ema), eval_mode(run.parts):
         denoise(run, min(run.options.batch_size, run.options.validation_rows))
 
 
@@ -290,7 +292,7 @@ def sample(run, at_once):
     rows = at_once * (2 if options.guidance_scale > 1 else 1)
     latent_shape = encoding.latent_shape(parts, config.size(options))
     positions = parts.text_encoder.config.max_position_embeddings
-    averaged, evaluating = ema.ema_weights(run.average), eval_mode(parts)
+    averaged, evaluating = ema_weights(run.ema), eval_mode(parts)
     with averaged, evaluating, run.accelerator.autocast(), torch.inference_mode():
         prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)

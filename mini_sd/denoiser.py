@@ -18,7 +18,7 @@ from common import randomness
 from common.files import atomic_write
 from diffusion import encoding, objective
 from diffusion.noise import normal, uniform_timesteps
-from diffusion.parts import Parts, set_trainable
+from diffusion.parts import Parts
 from mini_sd import learning, pictures
 
 STAGE = 2
@@ -189,4 +189,4 @@ def train(
             if (step + 1) % save_every == 0 or step + 1 == total:
                 learning.save(path, trained, ema, optimizer, step + 1)
     ema.copy_to(parameters)
-    return set_trainable(parts)
+    return parts.freeze()

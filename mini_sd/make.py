@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{name} {value}: expected a multiple of 100")
         if name.endswith("_steps") and value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    saved_options.hold_to(options.work / "asked.json", settings)
+    saved_options.require_same_options(options.work / "asked.json", settings)
     out = options.out or options.work / "mini"
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out, or remove it")

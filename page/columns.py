@@ -65,10 +65,10 @@ def find_columns(options, given):
 def wanted_versions(options):
     """[(run's id or None, version)] that --run_id and --version ask for."""
 
-    entries = config.words(options.version)
+    entries = checks.split_list(options.version)
     own = [re.fullmatch(rf"([^:/\\]+):({catalog.VERSION_NAME})", entry) for entry in entries]
     plain = [entry for entry, match in zip(entries, own, strict=True) if not match]
-    run_ids = config.words(options.run_id or "")
+    run_ids = checks.split_list(options.run_id or "")
     if not run_ids and any(re.fullmatch(catalog.VERSION_NAME, entry) for entry in plain):
         run_ids = [catalog.find_run(options.output_dir, None).name]
     pairs = [(run_id, name) for run_id in run_ids for name in plain if re.fullmatch(catalog.VERSION_NAME, name)]
@@ -92,9 +92,7 @@ def lacks_version(options, run_id, name):
 
 def require_comparable(columns):
     """UserError if the versions would be drawn for other books, from other prompts or latents, or in another way."""
-    data = {field.name for field in dataclasses.fields(config.DataOptions)} - {"cache_dir", "num_workers"}
-    names = [*sorted(data), "seed", "steps", "guidance_scale", "scheduler"]
-    for name in names:
+    for name in config.option_names(config.InferenceOptions, "affects", "books", "drawing"):
         values = {column.label: getattr(column.options, name) for column in columns}
         if name == "data_root":
             values = {

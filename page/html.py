@@ -228,12 +228,12 @@ def drawing_words(column):
     elif column.version.name == "v0":
         words = [*words[:-1], "v0", "--pretrained_model", column.version.source]
     defaults = {field.name: field.default for field in dataclasses.fields(config.InferenceOptions)}
+    inherited = config.option_names(config.InferenceOptions, "inherited", True)
     saved = read_json(run / "config.json") if run else {}
     fields = [field for group in (config.DataOptions, config.DrawingOptions) for field in dataclasses.fields(group)]
     for name in [*(field.name for field in fields), "seed", "mixed_precision"]:
         value = getattr(options, name)
-        inherits = name != "mixed_precision" and name in saved
-        if value != (saved[name] if inherits else defaults[name]):
+        if value != (saved[name] if name in inherited and name in saved else defaults[name]):
             words += [f"--{name}", str(value)]
     return [*words, "--save_dir", str(column.folder.parent)]
 

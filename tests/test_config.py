@@ -82,4 +82,4 @@ def test_a_resumed_run_may_change_its_tracker():
     ],
 )
 def test_metrics_are_picked_by_name(words, chosen):
-    assert config.chosen_metrics(checks.check(config.InferenceOptions(metrics=words, calc_fid=True))) == chosen
+    assert checks.chosen_metrics(checks.check(config.InferenceOptions(metrics=words, calc_fid=True))) == chosen

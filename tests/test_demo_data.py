@@ -18,9 +18,8 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from demo_data import books
+from demo_data import books, jacket
 from demo_data import folder as demo_data_folder
-from demo_data import jacket
 from typesetting.colour import contrast, luminance
 from typesetting.lines import LEADING, break_lines, font, line_width
 

@@ -157,6 +157,11 @@ def test_a_damaged_settings_file_is_one_line_before_the_model_is_loaded(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS]
 
 
+def test_every_option_that_affects_drawing_is_a_setting():
+    names = {field.name for field in dataclasses.fields(DrawingSettings)}
+    assert set(config.setting_options("drawing")) == names - {"version", "run_id", "weights"}
+
+
 def test_settings_survive_json():
     assert DrawingSettings.from_json(json.loads(json.dumps(DRAWN.to_json()))) == DRAWN
     whole = {**DRAWN.to_json(), "guidance_scale": 3, "something newer": 1}

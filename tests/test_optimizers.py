@@ -443,7 +443,7 @@ def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved
         ("--fused_backward --grad_acc_steps 2", r"give --grad_acc_steps 1 \(now 2\), or --fused_backward False"),
         ("--preset 6gb --grad_acc_steps 2", r"give --grad_acc_steps 1 \(now 2\), or --fused_backward False"),
         ("--fused_backward --num_gpus 2", r"give --num_gpus 1 \(now 2\)"),
-        ("--fused_backward --mixed_precision fp16", "no place for the loss scaler"),
+        ("--fused_backward --mixed_precision fp16", "can't use the loss scaler"),
         ("--weights_dtype bf16 --mixed_precision no", "--mixed_precision is no: give --mixed_precision bf16"),
         ("--weights_dtype bf16 --mixed_precision fp16", "--mixed_precision is fp16"),
         ("--weights_dtype fp16", "expected one of fp32, bf16"),

@@ -17,7 +17,7 @@ import filelock
 from tqdm import tqdm
 
 from checkpoints import catalog, state, versions
-from checkpoints.catalog import FREE_SPACE_HINT
+from checkpoints.run_folder import FREE_SPACE_HINT
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
 from diffusion.parts import PARTS

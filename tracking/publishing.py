@@ -6,7 +6,6 @@ import dataclasses
 
 import config
 from checkpoints import catalog, state
-from checkpoints.run_folder import lock_run
 from cli import saved_options
 from common.errors import UserError
 from tracking import trackers, uploader
@@ -25,7 +24,7 @@ def publish(options):
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
     position, _ = state.read_position(run)
-    with lock_run(run), uploader.Uploader(run, options, position["step"] if position else 0) as sending:
+    with run.lock(), uploader.Uploader(run, options, position["step"] if position else 0) as sending:
         print("publishing: " + (", ".join(sending.missing()) or "curves; versions and state are there already"))
     return 2 if sending.failing or sending.missing() else 0
 

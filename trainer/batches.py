@@ -1,6 +1,7 @@
-"""What an optimizer update takes: its places in the order of the data, its batches, their losses; and validation.
+"""Which training samples an optimizer update takes, in which batches; and the loader that reads them.
 
-A place counts covers from the start of epoch 0, over all processes; what is random about a cover belongs to its place.
+A sample index counts samples from the start of epoch 0, over all processes; what is random about a sample (noise,
+timestep, prompt) is a function of (seed, sample index). A dataset index says which cover it is.
 """
 
 from __future__ import annotations
@@ -8,12 +9,20 @@ from __future__ import annotations
 import functools
 import itertools
 import signal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 import config
+from checkpoints.records import TrainingState
 from common import randomness
 from data import buckets
+from dataset import BookCoverDataset
+
+if TYPE_CHECKING:
+    from trainer.session import Session
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Order of the data
@@ -25,80 +34,89 @@ epoch_order = remember_epochs(randomness.epoch_order)
 
 
 class BatchSchedule:
-    """Which of `count` covers of one size stand at each place, and which places make an update of `window` covers."""
+    """The order of `count` covers of one size, and which samples make an update of `global_batch_size`."""
 
-    def __init__(self, count, window, seed):
-        self.count, self.window, self.seed = count, window, seed
-        self.updates = -(-count // window)  # of an epoch; the last may be short
+    def __init__(self, count: int, global_batch_size: int, seed: int):
+        self.count, self.global_batch_size, self.seed = count, global_batch_size, seed
+        self.updates = -(-count // global_batch_size)  # of an epoch; the last may be short
 
-    def order(self, epoch):
-        """int64 (count,): the covers in the order of their places in that epoch."""
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 (count,): dataset indexes in the order of that epoch."""
         return epoch_order(self.seed, epoch, self.count)
 
-    def pieces(self, step):
-        """The places that optimizer update `step` takes, all of one epoch: ranges whose covers have one size each."""
+    def pieces(self, step: int) -> list[range]:
+        """Sample indexes that optimizer update `step` takes, all of one epoch: ranges of covers of one size each."""
         epoch, update = divmod(step, self.updates)
-        first = epoch * self.count
-        return [range(first + update * self.window, first + min((update + 1) * self.window, self.count))]
+        first, size = epoch * self.count, self.global_batch_size
+        return [range(first + update * size, first + min((update + 1) * size, self.count))]
 
-    def indexes(self, places):
-        """Which covers stand at `places`, all of one epoch."""
-        epoch = places[0] // self.count
+    def dataset_indexes(self, samples: Sequence[int]) -> list[int]:
+        """Which covers these sample indexes are, all of one epoch."""
+        epoch = samples[0] // self.count
         order = self.order(epoch)
-        return [int(order[place - epoch * self.count]) for place in places]
+        return [int(order[index - epoch * self.count]) for index in samples]
 
 
 class BucketedSchedule(BatchSchedule):
-    """The same for covers of several sizes [(W, H)]: an update takes window / batch_size batches of one size each.
+    """The same for covers of several sizes [(W, H)]: an update takes global_batch_size / batch_size batches, each of
+    one size.
 
     An epoch's last update may have fewer batches, and any batch fewer covers, the last of its size. batch_size: that
     of the run's first start; a lower one on resume cuts its batches and leaves the order as it was.
     """
 
-    def __init__(self, sizes, window, batch_size, seed):
-        super().__init__(len(sizes), window, seed)
+    def __init__(self, sizes: list[tuple[int, int]], global_batch_size: int, batch_size: int, seed: int):
+        super().__init__(len(sizes), global_batch_size, seed)
         groups = buckets.group_by_size(sizes)
-        self.at_once = window // batch_size
-        self.updates = -(-sum(-(-len(members) // batch_size) for members in groups) // self.at_once)
+        self.batches_at_once = global_batch_size // batch_size
+        self.updates = -(-sum(-(-len(members) // batch_size) for members in groups) // self.batches_at_once)
         self.epoch = remember_epochs(lambda epoch: buckets.epoch_order(seed, epoch, groups, batch_size))
 
-    def order(self, epoch):
+    def order(self, epoch: int) -> np.ndarray:
         return self.epoch(epoch)[0]
 
-    def pieces(self, step):
+    def pieces(self, step: int) -> list[range]:
         epoch, update = divmod(step, self.updates)
-        ends = self.epoch(epoch)[1][update * self.at_once :][: self.at_once + 1]
+        ends = self.epoch(epoch)[1][update * self.batches_at_once :][: self.batches_at_once + 1]
         return [range(*pair) for pair in itertools.pairwise(epoch * self.count + end for end in ends)]
 
 
-def make_schedule(options, sizes, position):
-    """The Plan for covers of these sizes [(W, H)]. position: what an update takes; see session.set_up."""
+def make_schedule(options: config.TrainingOptions, sizes: list[tuple[int, int]], state: TrainingState) -> BatchSchedule:
+    """The schedule for covers of these sizes [(W, H)]; `state` says how many samples an update takes."""
     if options.buckets:
-        return BucketedSchedule(sizes, position["window"], position["batch_size"], options.seed)
-    return BatchSchedule(len(sizes), position["window"], options.seed)
+        batch_size = state.batch_size or options.batch_size
+        return BucketedSchedule(sizes, state.global_batch_size, batch_size, options.seed)
+    return BatchSchedule(len(sizes), state.global_batch_size, options.seed)
 
 
-def split_batches(pieces, batch_size, accelerator):
-    """The batches of one update that this process computes, cut from pieces of one size each; maybe none."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def split_batches(pieces: list[Any], batch_size: int, accelerator: Any) -> list[Any]:
+    """The batches of one update that this process computes, cut from pieces of one size each; maybe none.
+
+    pieces: ranges of sample indexes, or lists of dataset indexes.
+    """
     batches = [piece[i : i + batch_size] for piece in pieces for i in range(0, len(piece), batch_size)]
     return batches[accelerator.process_index :: accelerator.num_processes]
 
 
-def make_loader(session):
-    """DataLoader over the batches of every update that is still to do, as {pixel_values, input_ids, row}."""
-    plan, workers = session.plan, config.num_workers(session.options)
+def make_loader(session: Session) -> torch.utils.data.DataLoader:
+    """DataLoader over the batches of every update that is still to do; see losses.Batch."""
+    schedule, workers = session.schedule, config.num_workers(session.options)
     if session.options.cache_latents and session.options.num_workers is None:
         # 0.7 ms of CPU a cover, most of it for the tokens; a picture of 512x768 takes 12. One worker spares the process
         # that drives a GPU; without a GPU it would only take a core from the arithmetic (bench/loading.py)
         workers = min(1, workers) if session.accelerator.device.type == "cuda" else 0
 
-    def keys():
-        for step in range(session.position["step"], session.total):
-            for places in split_batches(plan.pieces(step), session.options.batch_size, session.accelerator):
-                yield list(zip(plan.indexes(places), places, strict=True))
+    def keys() -> Iterator[list[tuple[int, int]]]:
+        for step in range(session.state.step, session.total):
+            for samples in split_batches(schedule.pieces(step), session.options.batch_size, session.accelerator):
+                yield list(zip(schedule.dataset_indexes(samples), samples, strict=True))
 
     return torch.utils.data.DataLoader(
-        session.covers,
+        session.train_set,
         batch_sampler=keys(),
         num_workers=workers,
         worker_init_fn=ignore_signals,
@@ -106,12 +124,12 @@ def make_loader(session):
     )
 
 
-def ignore_signals(_worker):
+def ignore_signals(_worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the workers go on, so that the update can be finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def collate(covers, keys):
-    """A batch of a BookCoverDataset, as the loader makes it."""
-    return torch.utils.data.default_collate([covers[key] for key in keys])
+def collate(dataset: BookCoverDataset, keys: Sequence[Any]) -> dict[str, torch.Tensor]:
+    """A batch of a dataset, as the loader makes it."""
+    return torch.utils.data.default_collate([dataset[key] for key in keys])

@@ -1,217 +1,242 @@
-"""The training loop: updates, validation, previews, saves."""
+"""The training loop: update, report, validate, preview, save."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psutil
 import torch
 from tqdm import tqdm
 
-from checkpoints import catalog, state
-from checkpoints.catalog import FREE_SPACE_HINT
+from checkpoints.run_folder import FREE_SPACE_HINT
+from checkpoints.state import save_checkpoint
 from cli import saved_options
 from common.errors import UserError
 from common.files import GIB
 from common.png import save_png
-from diffusion import ema, sampling
+from diffusion import sampling
+from diffusion.ema import ema_weights
 from diffusion.parts import eval_mode
 from diffusion.placement import on_device
-from generation import grid
-from memory import advice
+from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
-from trainer.losses import check_largest_batch, training_loss
+from trainer.losses import Batch
+from trainer.session import Session
+from trainer.stop_signal import StopSignal
+from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
 from trainer.validation import validate
 
-
-def memory_gib(device):
-    """Most memory that torch has used on a GPU so far; on a CPU, what the process takes now. GiB."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / GIB
-    return psutil.Process().memory_info().rss / GIB
+MAX_SKIPPED_UPDATES = 20  # in a row, by fp16's loss scaler: from its first value, 2^16, the scale is then below 1
 
 
-MAX_SKIPPED_UPDATES = 20  # from its first value, 2^16, the scale is then below 1
+@dataclass
+class UpdateResult:
+    """What one optimizer update did."""
+
+    samples: range  # their indexes
+    loss: float  # mean over the samples
+    grad_norm: float  # before clipping; not finite if the loss scaler skipped the update
+    stopping: bool  # whether any process has been asked to stop
+    seconds: float
 
 
-def train(session, stop):
-    """The training loop. stop: a StopSignal. Returns the exit status."""
+def train(session: Session, stop: StopSignal) -> int:
+    """Train until the run is complete or `stop` has noted a signal. Returns the exit status: 0, 130 or 143."""
+    options, accelerator = session.options, session.accelerator
 
-    options, accelerator, position = session.options, session.accelerator, session.position
-    groups = session.optimizer.param_groups
-    parameters = session.optimizer.parameters
-    log = session.log
-
-    # Is there anything to do? Then first, for comparison, how the pretrained model does
-    if position["step"] >= session.total:
+    # Is there anything to do? Then first, for comparison, the loss of the pretrained model
+    if session.state.step >= session.total:
         accelerator.print(
-            f"run {session.run.name} is complete at update {position['step']}; for more give --max_steps or --epochs"
+            f"run {session.run.name} is complete at update {session.state.step}; for more give --max_steps or --epochs"
         )
         return 0
-    accelerator.print(f"run {session.run.name}: updates {position['step']} to {session.total}")
+    accelerator.print(f"run {session.run.name}: updates {session.state.step} to {session.total}")
     if options.buckets:
         check_largest_batch(session)
-    if position["step"] == 0:
-        position["start_loss"], bands = validate(session)
-        if not math.isfinite(position["start_loss"]):
-            raise UserError(
-                f"the pretrained model's own validation loss is not finite in precision {position['precision']}: "
-                "try --mixed_precision no, or another --pretrained_model"
-            )
-        log.log(0, validation_loss=position["start_loss"], validation_bands=bands)
-        if options.sample_every:
-            draw_preview(session)
+    if session.state.step == 0:
+        measure_start(session)
 
+    # One optimizer update after another
     batches = iter(make_loader(session))
-    left_out = 0  # updates in a row that fp16's loss scaler left out
-    shown = dict(unit="update", disable=not accelerator.is_main_process)
-    with tqdm(total=session.total, initial=position["step"], **shown) as bar:
-        for step in range(position["step"], session.total):
-            # Accumulate: gradients of the mean loss over the update's covers; an epoch's last update may have fewer
-            began = time.monotonic()
-            session.optimizer.begin(step, session.lr_multiplier(step))
-            pieces = session.plan.pieces(step)
-            places = range(pieces[0].start, pieces[-1].stop)
-            loss_sum = torch.zeros((), device=accelerator.device)
-            own_batches = split_batches(pieces, options.batch_size, accelerator)
-            for batch_places in own_batches:
-                losses = training_loss(session, next(batches), batch_places)
-                if options.fused_backward and not losses.isfinite().all():  # backward would bring it into the weights
-                    raise not_finite_error(session, step, places, losses.mean().item())
-                accelerator.backward(losses.sum() / len(places))
-                loss_sum += losses.detach().sum()
-
-            # Share among processes; one that has no batch in a short update adds 0
-            if accelerator.num_processes > 1:
-                if not own_batches:
-                    accelerator.backward(sum(p.sum() for p in parameters) * 0)
-                for p in parameters:
-                    p.grad = accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-            shared = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)]), "sum")
-
-            # Clip. Nothing that is not finite may reach the weights: here the loop waits for the device. With fp16
-            # single gradients may overflow: the loss scaler then leaves the update out and lowers the scale
-            loss_sum, stopping, norm = torch.stack([*shared, session.optimizer.clip()]).tolist()
-            loss = loss_sum / len(places)
-            if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
-                raise not_finite_error(session, step, places, loss)
-
-            # Update
-            session.optimizer.step()
-            if session.average:
-                session.average.update(step)
-            position["step"] = step + 1
-            left_out = left_out + 1 if session.optimizer.step_was_skipped else 0
-            if left_out == MAX_SKIPPED_UPDATES:
-                raise not_finite_error(session, step, places, loss)
-
-            # Report
-            speed = len(places) / (time.monotonic() - began)  # validation, previews and saving do not count
-            memory = memory_gib(accelerator.device)
-            learning_rates = {f"lr_{name}": group["lr"] for name, group in zip(session.learning, groups, strict=True)}
-            told_norm = norm if math.isfinite(norm) else None  # JSON has no infinity
-            log.log(step + 1, loss=loss, grad_norm=told_norm, **learning_rates, images_per_s=speed, memory_gib=memory)
-            told = f"loss {loss:.4f}, lr {max(learning_rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
-            bar.set_postfix_str(told, refresh=False)
+    skipped = 0  # updates in a row that fp16's loss scaler left out
+    bar = tqdm(total=session.total, initial=session.state.step, unit="update", disable=not accelerator.is_main_process)
+    with bar:
+        for step in range(session.state.step, session.total):
+            result = run_update(session, batches, step, stop)
+            session.state = dataclasses.replace(session.state, step=step + 1)
+            skipped = skipped + 1 if session.optimizer.step_was_skipped else 0
+            if skipped == MAX_SKIPPED_UPDATES:
+                raise not_finite_error(session, step, result.samples, result.loss)
+            bar.set_postfix_str(log_update(session, result), refresh=False)
             bar.update()
-
-            # Validate, preview, save: what is due at this update, whether or not we stop here, and a version if we stop
-            last = position["step"] == session.total
-            due = last or position["step"] % options.save_every == 0
-            validation_loss = None
-            if due or position["step"] % options.validate_every == 0:
-                validation_loss, bands = validate(session)
-                if not math.isfinite(validation_loss):
-                    raise not_finite_error(session, step, places, validation_loss)
-                log.log(position["step"], validation_loss=validation_loss, validation_bands=bands)
-                if accelerator.is_main_process:
-                    tqdm.write(f"update {position['step']}: validation loss {validation_loss:.5f}")
-            if options.sample_every and (last or position["step"] % options.sample_every == 0):
-                draw_preview(session)
-            if stopping and not due and not all(p.isfinite().all() for p in parameters):
-                raise not_finite_error(session, step, places, loss)
-            if due or stopping:
-                save_checkpoint(session, validation_loss)
-            if stopping:
+            validate_and_save(session, result)
+            if result.stopping:
                 break
-    stopped = position["step"] < session.total
+    stopped = session.state.step < session.total
     accelerator.print(closing_summary(session, stopped))
-    if session.expected and accelerator.device.type == "cuda":
-        print(advice.compare_with_measured(session.expected, accelerator.device, options.optimizer))
     return 128 + (stop.number or signal.SIGTERM) if stopped else 0
+
+
+def measure_start(session: Session) -> None:
+    """Validation loss and preview of the pretrained model. UserError if the loss is not finite."""
+    loss, bins = validate(session)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the pretrained model's own validation loss is not finite in precision {session.state.precision}: "
+            "try --mixed_precision no, or another --pretrained_model"
+        )
+    session.state = dataclasses.replace(session.state, start_loss=loss)
+    session.log.log(0, validation_loss=loss, validation_bands=bins)
+    if session.options.sample_every:
+        draw_preview(session)
+
+
+def run_update(session: Session, batches: Iterator[Batch], step: int, stop: StopSignal) -> UpdateResult:
+    """Optimizer update number `step`. UserError, before the weights change, if loss or gradient is not finite."""
+    began = time.monotonic()
+    accelerator, optimizer = session.accelerator, session.optimizer
+    optimizer.begin(step, session.lr_multiplier(step))
+    pieces = session.schedule.pieces(step)
+    samples = range(pieces[0].start, pieces[-1].stop)
+    own_batches = split_batches(pieces, session.options.batch_size, accelerator)
+
+    # Accumulate: gradients of the mean loss over the update's samples; an epoch's last update may have fewer
+    def batch_losses() -> Iterator[torch.Tensor]:
+        for indexes in own_batches:
+            losses = session.objective.training_losses(next(batches), indexes)
+            if session.options.fused_backward and not losses.isfinite().all():  # or it would reach the weights
+                raise not_finite_error(session, step, samples, losses.mean().item())
+            yield losses
+
+    loss_sum = accumulate_gradients(accelerator, batch_losses(), len(samples))
+    values = torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)])
+    sums = sum_over_processes(accelerator, optimizer.parameters, values, had_batches=bool(own_batches))
+
+    # Clip. Nothing that is not finite may reach the weights: here the loop waits for the device. With fp16 single
+    # gradients may overflow: the loss scaler then skips the update and lowers the scale
+    loss_sum, stopping, norm = torch.stack([*sums, optimizer.clip()]).tolist()
+    loss = loss_sum / len(samples)
+    if not (math.isfinite(loss) and (accelerator.scaler or math.isfinite(norm))):
+        raise not_finite_error(session, step, samples, loss)
+
+    apply_update(optimizer, session.ema, step)
+    return UpdateResult(samples, loss, norm, bool(stopping), time.monotonic() - began)
+
+
+def log_update(session: Session, result: UpdateResult) -> str:
+    """Write the update's line of metrics.jsonl; returns the progress bar's text."""
+    groups = session.optimizer.param_groups
+    rates = {f"lr_{name}": group["lr"] for name, group in zip(session.trainable.names, groups, strict=True)}
+    norm = result.grad_norm if math.isfinite(result.grad_norm) else None  # JSON has no infinity
+    speed = len(result.samples) / result.seconds  # validation, previews and saving do not count
+    memory = memory_gib(session.accelerator.device)
+    session.log.log(
+        session.state.step, loss=result.loss, grad_norm=norm, **rates, images_per_s=speed, memory_gib=memory
+    )
+    return f"loss {result.loss:.4f}, lr {max(rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
+
+
+def validate_and_save(session: Session, result: UpdateResult) -> None:
+    """Validation, preview and version where this update is to have them; a version, too, if training stops here.
+
+    UserError, and nothing saved, if the weights are not finite.
+    """
+    options, step = session.options, session.state.step
+    last = step == session.total
+    save_now = last or step % options.save_every == 0
+    validation_loss = None
+    if save_now or step % options.validate_every == 0:
+        validation_loss, bins = validate(session)
+        if not math.isfinite(validation_loss):
+            raise not_finite_error(session, step - 1, result.samples, validation_loss)
+        session.log.log(step, validation_loss=validation_loss, validation_bands=bins)
+        if session.accelerator.is_main_process:
+            tqdm.write(f"update {step}: validation loss {validation_loss:.5f}")
+    if options.sample_every and (last or step % options.sample_every == 0):
+        draw_preview(session)
+    if result.stopping and not save_now and not all(p.isfinite().all() for p in session.optimizer.parameters):
+        raise not_finite_error(session, step - 1, result.samples, result.loss)
+    if save_now or result.stopping:
+        save(session, validation_loss)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Pictures, saving, ending
 
 
-def draw_preview(session):
+def draw_preview(session: Session) -> None:
     """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
-
     if not session.accelerator.is_main_process:
         return
-    options, parts = session.options, session.parts
-    books = session.held_out.books[: options.num_samples]
-    texts = [session.held_out.prompt(book) for book in books]
+    options, parts, step = session.options, session.parts, session.state.step
+    books = session.val_set.books[: options.num_samples]
+    texts = [session.val_set.prompt(book) for book in books]
     device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
-    averaged, visiting = ema.ema_weights(session.average), on_device(parts.vae, device)
-    with averaged, visiting, eval_mode(parts), session.accelerator.autocast():
+    averaged, vae_on_device = ema_weights(session.ema), on_device(parts.vae, device)
+    with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
         images = sampling.draw_images(parts, texts, [book.row for book in books], options)
-    page = grid.image_grid(images, columns=len(books), labels=[book.title for book in books])
-    step = session.position["step"]
-    path = f"samples/{step:06d}.png"
-    save_png(session.run / path, page, FREE_SPACE_HINT)
-    session.log.log(step, samples=path)
+    page = image_grid(images, columns=len(books), labels=[book.title for book in books])
+    path = session.run.samples / f"{step:06d}.png"
+    save_png(path, page, FREE_SPACE_HINT)
+    session.log.log(step, samples=f"{path.parent.name}/{path.name}")
 
 
-def save_checkpoint(session, validation_loss):
-    """Publish the next version and the training state; position["ledger"] then lists it."""
-
+def save(session: Session, validation_loss: float | None) -> None:
+    """Write the next version and the training state; session.state then lists it."""
     if session.accelerator.is_main_process:
-        with session.mirror.disk:
-            name = state.save(
+        with session.uploader.disk:
+            session.state, name = save_checkpoint(
                 session.run,
-                session.position,
-                session.parts,
-                session.learning,
+                session.state,
+                session.trainable,
                 session.optimizer,
                 session.accelerator.scaler,
-                validation_loss,
-                session.options.keep_versions,
-                session.average,
+                session.ema,
+                validation_loss=validation_loss,
+                keep_versions=session.options.keep_versions,
             )
-        session.mirror.saved(name)
-        aliases = catalog.aliases_of(session.position["ledger"], name)
-        tqdm.write(f"update {session.position['step']}: saved {name} ({', '.join(aliases)})")
+        session.uploader.saved(name)
+        aliases = session.state.version_index.aliases_of(name)
+        tqdm.write(f"update {session.state.step}: saved {name} ({', '.join(aliases)})")
     session.accelerator.wait_for_everyone()
 
 
-def not_finite_error(session, step, places, loss):
-    """The error that ends a run whose loss or gradient is not a finite number: where, and which covers were in it."""
-    rows = [session.covers.books[index].row for index in session.plan.indexes(places)]
-    latest = session.position["ledger"]["aliases"].get("latest", "none")
+def not_finite_error(session: Session, step: int, samples: range, loss: float) -> UserError:
+    """The error that ends a run whose loss or gradient is not finite: where, and which covers were in the update."""
+    rows = [session.train_set.books[index].row for index in session.schedule.dataset_indexes(samples)]
+    latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
         f"update {step + 1}: the loss ({loss}) or its gradient is not finite; rows {rows}; nothing of this update was "
         f"kept, the last good version is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
     )
 
 
-def closing_summary(session, stopped):
+def closing_summary(session: Session, stopped: bool) -> str:
     """What to read when a run ends or stops."""
-    run, ledger = session.run, session.position["ledger"]
-    lines = [f"versions in {run / 'versions'}: " + ", ".join(f"{a} = {v}" for a, v in ledger["aliases"].items())]
-    start = session.position["start_loss"]
-    if "best" in ledger["aliases"]:
-        best = ledger["versions"][ledger["aliases"]["best"]]["validation_loss"]
+    run, index = session.run, session.state.version_index
+    lines = [f"versions in {run.versions}: " + ", ".join(f"{a} = {v}" for a, v in index.aliases.items())]
+    start = session.state.start_loss
+    best = index.versions[index.aliases["best"]].validation_loss if "best" in index.aliases else None
+    if best is not None:
         lines.append(f"validation loss: {start:.5f} before training, {best:.5f} at best")
         if best >= start:
             lines.append("no version is better than the pretrained model by validation loss")
     if stopped:
-        lines.append(f"stopped at update {session.position['step']} of {session.total}; go on with:")
+        lines.append(f"stopped at update {session.state.step} of {session.total}; go on with:")
         lines.append(f"  {saved_options.command_for_run('training', session.options, run)}")
     else:
-        lines.append(f"previews in {run / 'samples'}; draw covers with:")
+        lines.append(f"previews in {run.samples}; draw covers with:")
         lines.append(f"  {saved_options.command_for_run('sd_inference', session.options, run)}")
     return "\n".join(lines)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Most memory that torch has used on a GPU so far; on a CPU, what the process takes now. GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return psutil.Process().memory_info().rss / GIB

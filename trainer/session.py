@@ -1,180 +1,243 @@
-"""Everything that one process of a run works with: data, model, optimizer, and where the run stands."""
+"""Everything that one process of a run works with, made in two steps.
+
+prepare() loads data and model and opens the run's folder: whatever can be wrong shows here, before the long work.
+start() encodes latents, moves the model to its device and makes what updates the weights.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import accelerate
 import diffusers.optimization
+from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 import config
-import dataset
-from checkpoints import catalog, metrics_log
-from checkpoints import state as checkpoints_state
+from checkpoints import catalog
+from checkpoints.metrics_log import MetricsLog
+from checkpoints.open_run import open_run
+from checkpoints.records import TrainingState, VersionIndex
+from checkpoints.run_folder import RunFolder
+from checkpoints.state import load_ema, load_optimizer, load_weights, read_state
 from cli import saved_options
 from common.errors import UserError
 from data import buckets
-from data.folder import open_data
-from diffusion import ema, objective, pipeline
-from diffusion.parts import PARTS, enable_checkpointing, set_trainable
+from data.book import Book
+from data.folder import Data, open_data
+from dataset import BookCoverDataset
+from diffusion import objective, pipeline
+from diffusion.ema import EMA
+from diffusion.parts import Parts, enable_checkpointing
 from diffusion.placement import resolve_precision, to_device
-from memory.advice import announce_forecast
+from diffusion.trainable import Trainable, set_trainable, trained_parts
 from tracking.uploader import Uploader
-from trainer import latent_cache, optimizers
-from trainer.batches import make_schedule
+from trainer import optimizers
+from trainer.batches import BatchSchedule, make_schedule
+from trainer.latent_cache import cache_latents
+from trainer.losses import Objective
+
+
+@dataclass
+class Prepared:
+    """Data, model and run folder, before anything that takes long."""
+
+    options: config.TrainingOptions
+    accelerator: accelerate.Accelerator  # device, mixed precision, and the processes that train together
+    run: RunFolder
+    lock: AbstractContextManager[Any]  # of that folder, held by the main process
+    state: TrainingState
+    saved: Path | None  # the folder of the training state that is resumed
+    parts: Parts  # on the CPU, trained weights as they were saved
+    trainable: Trainable
+    noise_scheduler: DDPMScheduler  # the forward process
+    train_set: BookCoverDataset
+    val_set: BookCoverDataset
+    schedule: BatchSchedule
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.state.step >= self.state.total
 
 
 @dataclass
 class Session:
-    """Everything that one process of a run works with."""
+    """Everything that one process of a run works with while it trains."""
 
     options: config.TrainingOptions
-    accelerator: object  # device, mixed precision, and the processes that train together
-    run: object  # pathlib.Path of the run's folder
-    lock: object  # of that folder, held
-    parts: object  # models.Parts on the device
-    learning: list  # names of the parts that learn
-    noise_scheduler: object  # DDPMScheduler, for the forward process
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    state: TrainingState  # replaced after each update
+    parts: Parts  # on the device
+    trainable: Trainable
+    objective: Objective
     optimizer: optimizers.Optimizer
-    average: object  # ema.Average of the weights, or None
-    lr_multiplier: object  # optimizer update -> factor on the learning rates
-    covers: object  # BookCoverDataset of the training rows
-    held_out: object  # BookCoverDataset of the validation rows
-    plan: object  # updates.Plan: which training rows each update takes
-    position: dict  # what is saved as state/*/position.json
-    log: metrics_log.MetricsLog  # on disk
-    mirror: Uploader  # of the run's folder, in the tracker
-    total: int  # optimizer updates after which the run is complete
-    expected: object  # memory.Forecast, or None
+    ema: EMA | None
+    lr_multiplier: Callable[[int], float]  # optimizer update -> factor on the learning rates
+    train_set: BookCoverDataset
+    val_set: BookCoverDataset
+    schedule: BatchSchedule  # which samples each update takes
+    log: MetricsLog  # metrics.jsonl
+    uploader: Uploader  # of the run's folder, to the tracker
+
+    @property
+    def total(self) -> int:
+        """Optimizer updates after which the run is complete."""
+        return self.state.total
 
 
-def set_up(options, run):
-    """Load data and model, find the position, make the run's folder if `run` is None. Fails before the long work."""
-    # Data
+def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
+    """Load data and model, find where the run stands, make its folder if `run` is None. UserError for what is wrong."""
     precision = resolve_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
     accelerator = accelerate.Accelerator(mixed_precision=precision)
     optimizers.require_possible(options, precision, accelerator.num_processes)
+
+    # Data
     with accelerator.main_process_first():  # the first process builds the index, the others read it
         data = open_data(options)
-    books = data.books("train")[: options.num_examples]
-    held_out = data.books("test")[: options.validation_rows]
-    sizes, held_out_sizes = (buckets.cover_sizes(some, options) for some in (books, held_out))
+    train_books = data.books("train")[: options.num_examples]
+    val_books = data.books("test")[: options.validation_rows]
+    train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
     if options.buckets:
-        accelerator.print(buckets.summary_line(sizes))
+        accelerator.print(buckets.summary_line(train_sizes))
 
-    # Model: from the pretrained source, or from the newest version and the saved state's weights as they learn
-    learning = [name for name in PARTS if getattr(options, f"train_{name}")]
-    saved, state = checkpoints_state.read_position(run) if run else (None, None)
-    position = {
-        "step": 0,  # optimizer updates done
-        "window": options.batch_size * options.grad_acc_steps * accelerator.num_processes,
-        "precision": precision,
-        "save_dtype": precision if options.save_dtype == "auto" else options.save_dtype.replace("fp32", "no"),
-        "fingerprint": data.fingerprint(books + held_out),
-        "ledger": {"versions": {}, "aliases": {}},
-    }
-    if options.buckets:
-        position["batch_size"] = options.batch_size  # of the first start: the order of the data comes from it
-    if saved:
-        refuse_other_past(saved, position)
-        if saved["precision"] != precision:
-            accelerator.print(f"note: this run began in precision {saved['precision']}, and now it is {precision}")
-        position |= {**saved, "precision": precision}
-        parts = pipeline.load_parts(catalog.version_folder(run, saved["ledger"]["aliases"]["latest"]))
-        checkpoints_state.load_weights(state, parts, learning)
+    # Model: from the pretrained source, or from the newest version and the trained weights of the saved state
+    previous, saved = read_state(run) if run else (None, None)
+    state = initial_state(options, precision, accelerator, data, train_books + val_books)
+    if run and previous and saved:
+        refuse_other_past(previous, state)
+        if previous.precision != precision:
+            accelerator.print(f"note: this run began in precision {previous.precision}, and now it is {precision}")
+        state = dataclasses.replace(previous, precision=precision, batch_size=previous.batch_size or state.batch_size)
+        source = catalog.version_folder(run, state.version_index.aliases["latest"])
     else:
-        parts = pipeline.load_parts(options.pretrained_model)
-    objective.require_trainable(parts.noise_scheduler)
-    learners, validators = (  # before the model comes to the GPU: --summarize_desc has it to itself
-        dataset.BookCoverDataset(some, some_sizes, parts.tokenizer, options)
-        for some, some_sizes in ((books, sizes), (held_out, held_out_sizes))
-    )
-    set_trainable(parts, learning)
+        source = options.pretrained_model
+    parts = pipeline.load_parts(source)
+    trainable = set_trainable(parts, trained_parts(options))
+    if saved:
+        load_weights(saved, trainable)
+    noise_scheduler = parts.noise_scheduler
+    objective.require_trainable(noise_scheduler)
     if options.grad_ckpt:
-        enable_checkpointing(parts, learning)
+        enable_checkpointing(parts, trainable.names)
 
-    # The run's folder, with the parts that stay as they are, before any is cast to half precision
-    lock = contextlib.nullcontext()
-    if accelerator.is_main_process:
-        run, lock = checkpoints_state.open_run(run, options, position, parts, learning)
-    run = accelerate.utils.broadcast_object_list([run])[0]
+    # Prompts, before the model comes to the GPU: --summarize_desc has it to itself
+    train_set = BookCoverDataset(train_books, train_sizes, parts.tokenizer, options)
+    val_set = BookCoverDataset(val_books, val_sizes, parts.tokenizer, options)
 
-    # How long, and whether memory will do, before anything that takes long
-    plan = make_schedule(options, sizes, position)
-    total = options.max_steps or options.epochs * plan.updates
-    if position.get("total", total) != total and options.lr_scheduler in ("linear", "cosine"):
+    # How long
+    schedule = make_schedule(options, train_sizes, state)
+    total = options.max_steps or options.epochs * schedule.updates
+    if previous and previous.total != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
-            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {position['total']}: "
+            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {previous.total}: "
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
-    position["total"] = total
-    goes_on = accelerator.is_main_process and position["step"] < total
-    expected = announce_forecast(options, parts, accelerator.device) if goes_on else None
+    state = dataclasses.replace(state, total=total)
 
-    # With cached latents, the autoencoder has the device to itself, and then leaves it
-    if options.cache_latents:
-        try:
-            learners.latents = validators.latents = latent_cache.cache_latents(
-                books + held_out, sizes + held_out_sizes, parts, options, accelerator
-            )
-        except KeyboardInterrupt:
-            note(f"what was encoded is kept; go on with: {saved_options.command_for_run('training', options, run)}")
-            raise
-    to_device(parts, accelerator.device, precision, learning, options.weights_dtype)
-    if options.cache_latents:
-        parts.vae.to("cpu")
-
-    # What updates the weights
-    optimizer, average = optimizers.make(options, parts, learning, accelerator), None
-    if options.ema_decay:
-        device = None if options.ema_device == "auto" else options.ema_device
-        average = ema.EMA(parts, learning, options.ema_decay, device)
-    schedule = diffusers.optimization.get_scheduler(
-        options.lr_scheduler, optimizer.inner, num_warmup_steps=options.warmup_steps, num_training_steps=total
-    )
-    if saved:
-        checkpoints_state.load_optimizer(state, optimizer, accelerator.scaler)
-        checkpoints_state.load_average(state, average)
-
-    return Session(
-        options=options,
-        accelerator=accelerator,
-        run=run,
-        lock=lock,
-        parts=parts,
-        learning=learning,
-        noise_scheduler=parts.noise_scheduler,
-        optimizer=optimizer,
-        average=average,
-        lr_multiplier=schedule.lr_lambdas[0],
-        covers=learners,
-        held_out=validators,
-        plan=plan,
-        position=position,
-        log=metrics_log.MetricsLog(run / "metrics.jsonl", position["step"], write=accelerator.is_main_process),
-        mirror=Uploader(run, options, position["step"], enabled=accelerator.is_main_process, say=note),
-        total=total,
-        expected=expected,
+    # The run's folder, with the frozen parts, before any is cast to half precision
+    lock: AbstractContextManager[Any] = nullcontext()
+    if accelerator.is_main_process:
+        run, lock = open_run(run, options, state, parts, trainable)
+    (run,) = accelerate.utils.broadcast_object_list([run])
+    return Prepared(
+        options, accelerator, run, lock, state, saved, parts, trainable, noise_scheduler, train_set, val_set, schedule
     )
 
 
-def note(line):
-    """Say something that leaves the progress bar whole."""
-    tqdm.write(line, file=sys.stderr)
+def initial_state(
+    options: config.TrainingOptions, precision: str, accelerator: accelerate.Accelerator, data: Data, books: list[Book]
+) -> TrainingState:
+    """Where a new run starts. books: all that it trains on and validates with."""
+    return TrainingState(
+        step=0,
+        global_batch_size=options.batch_size * options.grad_acc_steps * accelerator.num_processes,
+        precision=precision,
+        save_dtype=precision if options.save_dtype == "auto" else options.save_dtype.replace("fp32", "no"),
+        fingerprint=data.fingerprint(books),
+        version_index=VersionIndex(),
+        batch_size=options.batch_size if options.buckets else None,
+    )
 
 
-def refuse_other_past(saved, now):
+def refuse_other_past(saved: TrainingState, now: TrainingState) -> None:
     """UserError if a resumed run would not go on with the data and the update size that it began with."""
-    if saved["fingerprint"] != now["fingerprint"]:
+    if saved.fingerprint != now.fingerprint:
         raise UserError(
             "the covers under --data_root are not those that this run began with (rows, texts or pictures differ): "
             "point --data_root at the same data, or start a new run without --run_id"
         )
-    if saved["window"] != now["window"]:
+    if saved.global_batch_size != now.global_batch_size:
         raise UserError(
-            f"--batch_size x --grad_acc_steps x processes now makes updates of {now['window']} covers, which would "
-            f"change the past of this run with its {saved['window']}: leave them as they were, or keep the product"
+            f"--batch_size x --grad_acc_steps x processes now makes updates of {now.global_batch_size} covers, which "
+            f"would change the past of this run with its {saved.global_batch_size}: leave them as they were, or keep "
+            "the product"
         )
+
+
+def start(prepared: Prepared) -> Session:
+    """Encode latents where they are cached, move the model to its device, make or restore what updates the weights."""
+    options, accelerator, state = prepared.options, prepared.accelerator, prepared.state
+    parts, trainable = prepared.parts, prepared.trainable
+    train_set, val_set = prepared.train_set, prepared.val_set
+
+    # With cached latents, the autoencoder has the device to itself, and then leaves it
+    if options.cache_latents:
+        try:
+            books, sizes = train_set.books + val_set.books, train_set.sizes + val_set.sizes
+            train_set.latents = val_set.latents = cache_latents(books, sizes, parts, options, accelerator)
+        except KeyboardInterrupt:
+            command = saved_options.command_for_run("training", options, prepared.run)
+            say(f"what was encoded is kept; go on with: {command}")
+            raise
+    to_device(parts, accelerator.device, state.precision, trainable.names, options.weights_dtype)
+    if options.cache_latents:
+        parts.vae.to("cpu")
+
+    # What updates the weights
+    optimizer = optimizers.make(options, trainable, accelerator)
+    ema = None
+    if options.ema_decay:
+        ema = EMA(trainable, options.ema_decay, None if options.ema_device == "auto" else options.ema_device)
+    lr_schedule = diffusers.optimization.get_scheduler(
+        options.lr_scheduler,
+        optimizer.inner,
+        num_warmup_steps=options.warmup_steps,
+        num_training_steps=state.total,
+    )
+    if prepared.saved:
+        load_optimizer(prepared.saved, optimizer, accelerator.scaler)
+        load_ema(prepared.saved, ema)
+
+    main_process = accelerator.is_main_process
+    return Session(
+        options=options,
+        accelerator=accelerator,
+        run=prepared.run,
+        state=state,
+        parts=parts,
+        trainable=trainable,
+        objective=Objective(
+            parts, prepared.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+        ),
+        optimizer=optimizer,
+        ema=ema,
+        lr_multiplier=lr_schedule.lr_lambdas[0],
+        train_set=train_set,
+        val_set=val_set,
+        schedule=prepared.schedule,
+        log=MetricsLog(prepared.run.metrics, state.step, write=main_process),
+        uploader=Uploader(prepared.run, options, state.step, enabled=main_process, say=say),
+    )
+
+
+def say(line: str) -> None:
+    """Print a line that leaves the progress bar whole."""
+    tqdm.write(line, file=sys.stderr)

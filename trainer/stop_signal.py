@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import signal
+from types import FrameType
 
 
 class StopSignal:
     """While active, SIGINT and SIGTERM are noted in `number` instead of ending the process; a second one ends it."""
 
-    def __init__(self):
-        self.number = None
+    def __init__(self) -> None:
+        self.number: int | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> StopSignal:
         self.previous = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def note(self, number, _frame):
+    def note(self, number: int, _frame: FrameType | None) -> None:
         if self.number:
             raise KeyboardInterrupt
         self.number = number

@@ -1,0 +1,63 @@
+"""What a run trains: networks of the model, by name. Optimizer, average, versions and training state take it whole.
+
+This is the seam for anything else that is to be trained (an adapter, a part beside the UNet): it needs a name here,
+parameters, and a learning rate in trainer/optimizers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffusion.parts import NETWORKS, PARTS, Parts
+from diffusion.placement import DTYPES
+
+
+def trained_parts(options: Any) -> list[str]:
+    """Names of the parts that config.TrainingOptions ask to train, in the order of PARTS."""
+    return [name for name in PARTS if getattr(options, f"train_{name}")]
+
+
+def set_trainable(parts: Parts, names: list[str]) -> Trainable:
+    """Train just the named parts: they get requires_grad and train mode, all other networks neither."""
+    for name in NETWORKS:
+        getattr(parts, name).requires_grad_(name in names).train(name in names)
+    return Trainable({name: getattr(parts, name) for name in names})
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """The trained networks, {name: network}, in the order in which their parameters are counted."""
+
+    networks: dict[str, torch.nn.Module]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.networks)
+
+    def __iter__(self) -> Iterator[tuple[str, torch.nn.Module]]:
+        """(name, network) of each."""
+        return iter(self.networks.items())
+
+    def named_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """{part: {name: parameter}}"""
+        return {part: dict(network.named_parameters()) for part, network in self}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for _, network in self for p in network.parameters()]
+
+    def state_dict(self, part: str) -> dict[str, torch.Tensor]:
+        """{name: tensor} of one part, on its device, contiguous."""
+        return {name: tensor.contiguous() for name, tensor in self.networks[part].state_dict().items()}
+
+    def load_state_dict(self, part: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back what state_dict gave. RuntimeError unless the tensors are those of this part."""
+        self.networks[part].load_state_dict(tensors)
+
+    def nbytes(self, dtype: str = "fp32") -> int:
+        """Bytes of the weights in that precision; see placement.DTYPES."""
+        tensors = [tensor for _, network in self for tensor in network.state_dict().values()]
+        return sum(tensor.numel() for tensor in tensors) * DTYPES[dtype].itemsize
