@@ -1,25 +1,32 @@
-"""Book covers with prompts: a data folder in the Goodreads layout -> checked books, a stable split, tensors.
+"""The torch dataset of book covers with prompts: images as tensors, prompts as token ids.
 
-As a script it checks a data folder and prints what it found:  python -m dataset --data_root DIR
+As a script it checks a data folder in the Goodreads layout and prints a summary:  python -m dataset --data_root DIR
 """
 
 from __future__ import annotations
 
 import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import config
 from cli import launch, parser
 from common.errors import UserError
 from data.prompts import TEMPLATES, build_prompt, count_tokens
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Books -> tensors
+if TYPE_CHECKING:
+    import torch
+    from transformers import CLIPTokenizer
+
+    from data.book import Book
+    from data.buckets import Size
 
 
-def load_image(path, size):
-    """The cover at `path` -> torch.float32 (3, H, W) in [-1, 1] for size (W, H); nothing cropped (covers.fit).
+def load_image(path: str | pathlib.Path, size: Size) -> torch.Tensor:
+    """Reads the cover at `path`, resized to size (W, H) without cropping: float32 (3, H, W) in [-1, 1].
 
-    Each value is k / 127.5 - 1 for a whole k in 0..255. UserError (covers.BadImage) names a file that can't be had.
+    Each value is k / 127.5 - 1 for an integer k in 0..255. UserError (data.images.BadImage) names an unusable file.
     """
     import numpy as np
     import torch
@@ -30,8 +37,8 @@ def load_image(path, size):
     return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
 
 
-def load_cover(book, size):
-    """load_image of a book's cover; the UserError names its row."""
+def load_cover(book: Book, size: Size) -> torch.Tensor:
+    """load_image of a book's cover; a UserError also names its row."""
     try:
         return load_image(book.image, size)
     except UserError as problem:
@@ -41,53 +48,60 @@ def load_cover(book, size):
 class BookCoverDataset:
     """dict(pixel_values float32 (3, H, W) in [-1, 1], input_ids int64 (77,), row int) for each book.
 
-    size: (W, H) of all covers, or with buckets a list with one for each. With cached latents (latents.Latents) no
-    picture is read: instead of pixel_values there are moments, float16 (2, 4, H/8, W/8), mean and deviation of the
-    autoencoder's posterior.
+    size: (W, H) of all covers, or with buckets a list with one for each. With cached latents, a mapping from (hash of
+    the image file, size) as trainer.latent_cache makes it, no image is read: instead of pixel_values there are moments,
+    float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior.
 
-    dataset[i] has the canonical template: for validation and reference. dataset[i, position] is for training: template
-    and caption dropout (an empty prompt) are functions of (options.seed, position) alone. It can be pickled.
+    dataset[i] uses the canonical template: for validation and reference. dataset[i, sample_index] is for training:
+    template and caption dropout (an empty prompt) are functions of (options.seed, sample_index) alone. Picklable.
     """
 
-    def __init__(self, books, size, tokenizer, options, latents=None):
+    def __init__(
+        self,
+        books: Sequence[Book],
+        size: Size | list[Size],
+        tokenizer: CLIPTokenizer,
+        options: config.DataOptions,
+        latents: Mapping[tuple[str, Size], torch.Tensor] | None = None,
+    ):
         self.books, self.tokenizer, self.options, self.latents = books, tokenizer, options, latents
         self.sizes = size if isinstance(size, list) else [size] * len(books)
-        self.descriptions = descriptions(books, tokenizer, options)
+        self.descriptions = load_descriptions(books, tokenizer, options)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.books)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor | int]:
         import torch
 
-        index, position = key if isinstance(key, tuple) else (key, None)
+        index, sample_index = key if isinstance(key, tuple) else (key, None)
         book = self.books[index]
         if self.latents is None:
-            picture = dict(pixel_values=load_cover(book, self.sizes[index]))
+            image = dict(pixel_values=load_cover(book, self.sizes[index]))
         else:
-            picture = dict(moments=self.latents[book.content, self.sizes[index]])
-        text = self.prompt(book) if position is None else self.training_prompt(book, position)
+            image = dict(moments=self.latents[book.content, self.sizes[index]])
+        text = self.prompt(book) if sample_index is None else self.training_prompt(book, sample_index)
         limit = self.tokenizer.model_max_length
         tokens = self.tokenizer(text, padding="max_length", truncation=True, max_length=limit)
         input_ids = torch.tensor(tokens["input_ids"], dtype=torch.int64)
-        return dict(**picture, input_ids=input_ids, row=book.row)
+        return dict(**image, input_ids=input_ids, row=book.row)
 
-    def prompt(self, book, template=TEMPLATES[0]):
-        """The prompt of a book, shortened to what the text encoder reads."""
+    def prompt(self, book: Book, template: str = TEMPLATES[0]) -> str:
+        """The prompt of a book, shortened to the text encoder's limit."""
         count = functools.partial(count_tokens, self.tokenizer)
         return build_prompt(book, template, count, self.tokenizer.model_max_length, self.descriptions.get(book.row, ""))
 
-    def training_prompt(self, book, position):
-        """The prompt of a book at a position of the training: one of the templates, or nothing (caption dropout)."""
+    def training_prompt(self, book: Book, sample_index: int) -> str:
+        """The prompt of a training sample: a random template, or an empty prompt (caption dropout)."""
         from common import randomness
 
-        random = randomness.rng(self.options.seed, randomness.CAPTION, position)
+        random = randomness.rng(self.options.seed, randomness.CAPTION, sample_index)
         template = TEMPLATES[random.integers(len(TEMPLATES))]
         return "" if random.random() < self.options.caption_dropout else self.prompt(book, template)
 
 
-def descriptions(books, tokenizer, options):
-    """{row: text} that prompts may end with: nothing, or with --include_desc the description, or its summary."""
+def load_descriptions(books: Sequence[Book], tokenizer: CLIPTokenizer, options: config.DataOptions) -> dict[int, str]:
+    """{row: text} that prompts may end with: empty, or with --include_desc the description or its summary."""
     if not options.include_desc:
         return {}
     if not options.summarize_desc:
@@ -98,18 +112,17 @@ def descriptions(books, tokenizer, options):
     return summarizer.summarize(books, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length, options)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def main():
-    """Check a data folder and print what it holds."""
-    options, _ = parser.parse(config.DatasetOptions)
+def main(argv: list[str] | None = None) -> int:
+    """Check a data folder and print a summary of its contents."""
+    options, _ = parser.parse(config.DatasetOptions, argv)
 
     from data.folder import open_data
+    from data.summary import summarize
     from diffusion import pipeline
 
     data = open_data(options)
-    print(data.report(functools.partial(count_tokens, pipeline.load_tokenizer(options.pretrained_model))))
+    print(summarize(data, functools.partial(count_tokens, pipeline.load_tokenizer(options.pretrained_model))))
+    return 0
 
 
 if __name__ == "__main__":

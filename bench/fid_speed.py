@@ -27,7 +27,7 @@ from common.png import read_png
 from common.prefetch import read_ahead
 from data.folder import open_data
 from data.images import read_cover
-from demo_data.folder import ensure
+from demo_data.folder import ensure_demo_data
 from evaluation import features
 
 
@@ -67,7 +67,7 @@ def compare_statistics(folder, wishes):
     weights = torch.load(folder / "weights.pt", weights_only=True)
     with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
         theirs = inception.InceptionV3().eval()
-    root = ensure(folder, wishes.covers, workers=2)
+    root = ensure_demo_data(folder, wishes.covers, workers=2)
     options = config.StatsOptions(
         data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
     )

@@ -21,7 +21,7 @@ import config
 from bench import positive, resolution
 from cli import launch
 from cli.parser import Parser
-from demo_data.folder import ensure
+from demo_data.folder import ensure_demo_data
 from trainer.batches import make_loader
 
 WAYS = {  # options of training
@@ -55,7 +55,7 @@ def measure(folder, wishes):
     """{way: [images/s in each turn]}."""
     from trainer.session import prepare, start
 
-    root = ensure(folder, wishes.covers, workers=2)
+    root = ensure_demo_data(folder, wishes.covers, workers=2)
     sessions = {}
     for number, (way, changes) in enumerate(WAYS.items()):
         options = config.TrainingOptions(

@@ -148,9 +148,8 @@ def check(name, words, folder):
     child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     ratio = predicted.peak / measured
-    print(
-        f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.worst} |", flush=True
-    )
+    line = f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.worst} |"
+    print(line, flush=True)
 
 
 def make_middle(folder):

@@ -21,7 +21,7 @@ from cli.parser import Parser, parse
 from common.png import save_png
 from data.folder import open_data
 from data.images import read_cover
-from demo_data.folder import ensure
+from demo_data.folder import ensure_demo_data
 from evaluation import evaluate, feature_cache, features
 from evaluation.inputs import EvaluationInputs
 
@@ -42,7 +42,7 @@ def main(argv=None):
     import torch
 
     # Covers to score: those of training, under the names of as many held-out books
-    root = ensure(wishes.out, round(wishes.covers * 2.15), workers=2)
+    root = ensure_demo_data(wishes.out, round(wishes.covers * 2.15), workers=2)
     words = ["--data_root", root, "--cache_dir", wishes.out / "cache", "--resolution", wishes.resolution]
     words += ["--test_fraction", 0.5, "--fid_features", "efficientnet", "--num_imgs", wishes.covers]
     options, _ = parse(config.InferenceOptions, list(map(str, words)))

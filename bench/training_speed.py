@@ -32,7 +32,7 @@ from cli.parser import Parser
 from common.errors import UserError
 from data import prompts
 from data.folder import open_data
-from demo_data.folder import ensure
+from demo_data.folder import ensure_demo_data
 from diffusion import encoding, pipeline
 from diffusion.trainable import set_trainable
 
@@ -84,7 +84,7 @@ def main(argv=None):
 def prepare(wishes):
     """{way: words after python}, with the model and the data that they need in place."""
 
-    root = ensure(wishes.out.resolve(), wishes.covers, workers=2)
+    root = ensure_demo_data(wishes.out.resolve(), wishes.covers, workers=2)
     model, pictures = wishes.out.resolve() / wishes.pretrained_model, wishes.out.resolve() / f"pictures-{wishes.covers}"
     if not model.is_dir():  # in a process of its own: a child is said to have had all the memory that its parent had
         code = "import sys; from diffusion.pipeline import load_parts as load; "

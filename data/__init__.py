@@ -1,1 +1,1 @@
-"""A data folder -> books, images, prompts."""
+"""Reads a data folder in the Goodreads layout: books, cover images, prompts, aspect-ratio buckets."""

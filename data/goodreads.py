@@ -1,4 +1,4 @@
-"""A data folder in the layout of Kaggle's Goodreads best books -> the books that can be used, and why others can't.
+"""Reads the layout of Kaggle's Goodreads best books: usable books, and the reason why each other row is dropped.
 
 DIR/book_data.csv                       columns COLUMNS and others; authors and genres joined by |
 DIR/images/images/<row index>.jpg       row index: 0 for the first row after the header
@@ -9,34 +9,48 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pathlib
 import re
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
+import config
 from common.errors import UserError
-from data.book import Book, tidy
+from data.book import Book, normalize_whitespace
+from data.image_index import Entry
 
-COLUMNS = ["book_title", "book_authors", "genres", "book_desc"]  # those that are needed
+COLUMNS = ["book_title", "book_authors", "genres", "book_desc"]  # required
 IMAGES = "images/images"
 WHERE_TO_GET = (
     "download kaggle.com/datasets/meetnaren/goodreads-best-books, unpack it so that DIR/book_data.csv and "
     "DIR/images/images/0.jpg ... are there, and give --data_root DIR; or try --data_root demo"
 )
-# Characters that are not ASCII, less typographic punctuation: hyphens and dashes, quotes, primes, ellipsis, spaces.
+# Characters that are not ASCII, except typographic punctuation: hyphens and dashes, quotes, primes, ellipsis, spaces.
 FOREIGN = re.compile(
     r"[^\x00-\x7f\u00a0\u00ad\u2000-\u200b\u2010-\u2015\u2018-\u201f\u2026\u2028\u2029\u202f\u2032\u2033\u2060\u2212\ufeff]"
 )
-REMARK = re.compile(r"[([][^()[]*[])]$")  # at the end of a title: (The Hunger Games, #1)
-NO_WORD = re.compile(r"[\W_]+")
+SERIES_NOTE = re.compile(r"[([][^()[]*[])]$")  # at the end of a title: (The Hunger Games, #1)
+NON_WORD = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class DroppedRow:
+    """A row of book_data.csv that cannot be used."""
+
+    row: int
+    kind: str  # of reason, for counting
+    reason: str  # in full, for quarantine.csv
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files -> rows
 
 
-def read_table(root):
-    """The COLUMNS of root/book_data.csv as a DataFrame of str; an empty cell is ''. UserError if it can't be had."""
+def read_table(root: pathlib.Path) -> pd.DataFrame:
+    """The COLUMNS of root/book_data.csv as a DataFrame of str; an empty cell is ''. UserError if it is unusable."""
     path = root / "book_data.csv"
     if not os.path.isdir(root):
         raise UserError(f"there is no data folder {root}: {WHERE_TO_GET}")
@@ -51,8 +65,11 @@ def read_table(root):
     return table[COLUMNS]
 
 
-def read_csv(path, **kwargs):
-    """A CSV file as a DataFrame of str, cells as they stand ("NA" and "None" are titles of books), or UserError."""
+def read_csv(path: pathlib.Path, **kwargs) -> pd.DataFrame:
+    """A CSV file as a DataFrame of str, cells verbatim ("NA" and "None" are titles of books). UserError if unreadable.
+
+    kwargs: passed on to pandas.read_csv.
+    """
     try:
         table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8", **kwargs)
     except pd.errors.EmptyDataError:
@@ -61,15 +78,16 @@ def read_csv(path, **kwargs):
         raise UserError(f"{path} is not UTF-8 text ({problem.reason}): save it as UTF-8, or get it anew") from None
     except (pd.errors.ParserError, OSError, ValueError) as problem:
         raise UserError(f"can't read {path} as CSV: {problem}; mend it, or get it anew") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus first fields for an index
+    if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus leading fields
         raise UserError(f"{path} has more fields in its rows than in its header: put fields with commas in quotes")
     return table
 
 
-def read_splits(root, num_rows, options):
-    """({row: split} or None, the rule in words). df_train.csv/df_test.csv win over the rule of split_of.
+def read_splits(root: pathlib.Path, num_rows: int, options: config.DataOptions) -> tuple[dict[int, str] | None, str]:
+    """({row: split} or None, a description of the rule). df_train.csv/df_test.csv take precedence over split_of.
 
-    If only one of the files is there, the other split has all other rows.
+    If only one of the files exists, the other split has all other rows. UserError if they contradict each other or the
+    table.
     """
     listed = {}
     for split in ("train", "test"):
@@ -99,44 +117,54 @@ def read_splits(root, num_rows, options):
 # Rows -> books
 
 
-def sort_out(table, images, entries, splits, options):
-    """(books in the stable order, dropped rows as (row, kind, reason)).
+def select_books(
+    table: pd.DataFrame,
+    images: pathlib.Path,
+    entries: Mapping[str, Entry],
+    splits: Mapping[int, str] | None,
+    options: config.DataOptions,
+) -> tuple[list[Book], list[DroppedRow]]:
+    """(usable books in their stable order, dropped rows in row order).
 
-    images: the folder of the covers. entries: {file name: covers.Entry}. splits: {row: split}, or None for split_of.
-    Of several rows whose image files are the same, byte for byte, the first usable one is kept.
+    images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row: split}, or None for
+    split_of. Of several rows with identical image files (byte for byte), the first usable one is kept.
     """
     kept, dropped, first_row = [], [], {}
+
+    def drop(row: int, kind: str, reason: str = "") -> None:
+        dropped.append(DroppedRow(row, kind, reason or kind))
+
     for row, (title, authors, genres, desc) in enumerate(zip(*(table[name].tolist() for name in COLUMNS), strict=True)):
         name = f"{row}.jpg"
-        title, authors, genres = tidy(title), split_list(authors), split_list(genres)
+        title, authors, genres = normalize_whitespace(title), split_list(authors), split_list(genres)
         key, entry = book_key(title, authors), entries.get(name)
         split = split_of(key, options.test_fraction) if splits is None else splits.get(row)
         if not title:
-            dropped.append((row, "no title", "no title"))
+            drop(row, "no title")
         elif (share := ascii_share(title, desc)) < options.min_ascii:
             reason = f"not English: {share:.1%} of title and description is ASCII, --min_ascii {options.min_ascii}"
-            dropped.append((row, "not English", reason))
+            drop(row, "not English", reason)
         elif entry is None:
-            dropped.append((row, "no image file", "no image file"))
+            drop(row, "no image file")
         elif entry.problem:
-            dropped.append((row, f"image: {entry.problem.partition(':')[0]}", f"image: {entry.problem}"))
+            drop(row, f"image: {entry.problem.partition(':')[0]}", f"image: {entry.problem}")
         elif split is None:
-            dropped.append((row, "in no split", "neither in df_train.csv nor in df_test.csv"))
+            drop(row, "in no split", "neither in df_train.csv nor in df_test.csv")
         elif (first := first_row.setdefault(entry.content, row)) != row:
-            dropped.append((row, "same picture as an earlier row", f"same picture as row {first}"))
+            drop(row, "same picture as an earlier row", f"same picture as row {first}")
         else:
             image = (f"{images}/{name}", entry.content, entry.width, entry.height)
-            place = digest("order", key, str(row))
-            kept.append((place, row, Book(row, title, authors, genres, desc, *image, split)))
+            order = uniform_hash("order", key, str(row))
+            kept.append((order, row, Book(row, title, authors, genres, desc, *image, split)))
     return [book for _, _, book in sorted(kept)], dropped
 
 
-def split_list(text):
-    """'Ann Lee|Bo  Ray|' -> ('Ann Lee', 'Bo Ray')"""
-    return tuple(dict.fromkeys(filter(None, map(str.strip, tidy(text).split("|")))))
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a list joined by |, each once: 'Ann Lee|Bo  Ray|' -> ('Ann Lee', 'Bo Ray')."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, normalize_whitespace(text).split("|")))))
 
 
-def ascii_share(title, desc):
+def ascii_share(title: str, desc: str) -> float:
     """Share of ASCII characters in title and description together; typographic punctuation counts as ASCII."""
     if title.isascii() and desc.isascii():
         return 1.0
@@ -144,24 +172,24 @@ def ascii_share(title, desc):
     return 1 - foreign / (len(title) + len(desc))
 
 
-def book_key(title, authors):
-    """The same text for all editions of one book: title, less a remark in brackets at its end, and first author."""
-    short = REMARK.sub("", title)
+def book_key(title: str, authors: tuple[str, ...]) -> str:
+    """The same text for all editions of one book: title without a trailing note in brackets, and first author."""
+    short = SERIES_NOTE.sub("", title)
     return f"{normalise(short) or normalise(title)}/{normalise(''.join(authors[:1]))}"
 
 
-def normalise(text):
-    """Letters and digits alone, without accents and case; of a text that has none, the text itself."""
+def normalise(text: str) -> str:
+    """Letters and digits only, without accents and case; a text that has none is returned as it is."""
     if not text.isascii():
         text = unicodedata.normalize("NFKD", text)
-    return NO_WORD.sub("", text.casefold()) or text
+    return NON_WORD.sub("", text.casefold()) or text
 
 
-def split_of(key, test_fraction):
-    """'train' or 'test': a function of book_key alone, so that editions of one book stay together."""
-    return "test" if digest("split", key) < test_fraction * 2**64 else "train"
+def split_of(key: str, test_fraction: float) -> str:
+    """'train' or 'test': a function of book_key alone, so that editions of one book stay in one split."""
+    return "test" if uniform_hash("split", key) < test_fraction * 2**64 else "train"
 
 
-def digest(*parts):
-    """A whole number in 0 .. 2^64-1 that looks random but is a function of the strings."""
+def uniform_hash(*parts: str) -> int:
+    """A hash of the strings, uniform in 0 .. 2^64 - 1."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")

@@ -1,8 +1,4 @@
-"""Single cover files: decoded to RGB whatever they are, fitted to the training size, checked once and remembered.
-
-The index of a folder of covers is a CSV in the cache: what each file was (size, time) when it was last decoded, and
-what came of it. Only files that changed since are decoded again.
-"""
+"""Decodes cover files of any format to RGB and resizes them to the training size without cropping."""
 
 from __future__ import annotations
 
@@ -18,27 +14,23 @@ from common.errors import UserError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")  # by content; names always end in .jpg
 MIN_SIDE = 32  # pixels
 MAX_PIXELS = 2**26  # 8192 x 8192: 200 MB while it is decoded
-MAX_STRETCH = 1.15  # of width against height, or height against width
-INDEX_VERSION = 1  # raise it when a rule above or in decode() changes: every file is then decoded again
+MAX_STRETCH = 1.15  # change of the aspect ratio, in either direction
+INDEX_VERSION = 1  # raise it when a rule above or in decode_image changes: every file is then decoded again
 
 
 class BadImage(UserError):
-    """A file that can't serve as a cover; the message is the reason, in one line."""
+    """A file that cannot be used as a cover; the message is the reason, in one line."""
 
-    def __init__(self, message):
+    def __init__(self, message: str):
         # A DataLoader rebuilds its worker's exception from the whole traceback's text: its last line is the message.
         last_line = (str(message).strip().splitlines() or [""])[-1]
         super().__init__(last_line.removeprefix(f"{__name__}.BadImage: "))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One file -> pixels
+def decode_image(data: bytes) -> Image.Image:
+    """Decodes an image file to RGB, 8 bits: upright (EXIF), first frame, transparency on white.
 
-
-def decode_image(data):
-    """Bytes of an image file -> PIL image: RGB, 8 bits, upright, first frame, transparency on white.
-
-    BadImage says what is wrong with it. The format goes by content. Nothing is printed.
+    The format is recognized by content. Prints nothing. BadImage gives the reason if the file cannot be used.
     """
     # Pillow warns of odd metadata and of sizes that are refused below anyway.
     warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
@@ -65,8 +57,8 @@ def decode_image(data):
     return image
 
 
-def to_rgb(image):
-    """Any of Pillow's modes -> RGB: 16 bits scaled to 8, transparency on white."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any of Pillow's modes to RGB: 16 bits scaled to 8, transparency on white. BadImage for float pixels."""
     if image.mode == "F":
         raise BadImage("floating-point pixels")
     if image.mode.startswith("I"):  # I;16 and its byte orders; I is 32 bits wide, but holds 8 or 16
@@ -79,10 +71,10 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def fitted_size(source, target):
-    """(width, height) that a cover of size `source` gets inside `target`, all in pixels, with its whole area visible.
+def fitted_size(source: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Size of a cover of size `source` when resized to fit in `target`, uncropped; all (width, height) in pixels.
 
-    The shape is stretched towards the target's by at most MAX_STRETCH; one side always meets the target's.
+    The aspect ratio is changed towards the target's by at most MAX_STRETCH; one side always equals the target's.
     """
     (width, height), (target_width, target_height) = source, target
     stretch = (target_width * height) / (target_height * width)  # of width against height, to fill the target
@@ -93,10 +85,10 @@ def fitted_size(source, target):
     return target_width, target_height
 
 
-def fit_image(image, size):
-    """PIL image (RGB) -> uint8 (H, W, 3) for size (W, H): antialiased Lanczos, nothing cropped.
+def fit_image(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an RGB image to size (W, H): uint8 (H, W, 3), antialiased Lanczos, nothing cropped.
 
-    What fitted_size leaves open is filled, on either side, with the median colour of the cover's edge there.
+    Margins that fitted_size leaves on two sides are filled with the median colour of the adjacent edge of the cover.
     """
     width, height = size
     inner_width, inner_height = fitted_size(image.size, size)
@@ -104,18 +96,18 @@ def fit_image(image, size):
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     right, bottom = left + inner_width, top + inner_height
 
-    def colour(edge):
+    def median_colour(edge: np.ndarray) -> np.ndarray:
         return np.rint(np.median(edge, axis=0))
 
     canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:, :left], canvas[:, right:] = colour(pixels[:, 0]), colour(pixels[:, -1])
-    canvas[:top], canvas[bottom:] = colour(pixels[0]), colour(pixels[-1])
+    canvas[:, :left], canvas[:, right:] = median_colour(pixels[:, 0]), median_colour(pixels[:, -1])
+    canvas[:top], canvas[bottom:] = median_colour(pixels[0]), median_colour(pixels[-1])
     canvas[top:bottom, left:right] = pixels
     return canvas
 
 
-def read_cover(path, size):
-    """The cover at `path` -> uint8 (H, W, 3) for size (W, H). BadImage names the file, and what to do."""
+def read_cover(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """Reads the cover at `path`, resized to size (W, H): uint8 (H, W, 3). BadImage names the file and what to do."""
     try:
         return fit_image(decode_image(pathlib.Path(path).read_bytes()), size)
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Book -> prompt: the templates, and what is shortened when a prompt has more tokens than the text encoder reads.
+"""Builds prompts from books: the templates, and the shortening of prompts that exceed the text encoder's limit.
 
 The templates follow the original experiment ("A fantasy book cover with author Ursula K. Le Guin, title ...").
 """
@@ -6,10 +6,15 @@ The templates follow the original experiment ("A fantasy book cover with author 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from data.book import tidy
+from data.book import Book, normalize_whitespace
 
-# A part in [brackets] is left out when its field is empty; {an}/{An} is the article of what follows it.
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+# A part in [brackets] is omitted when its field is empty; {an}/{An} is the article of what follows it.
 TEMPLATES = (
     "{An}[ {genres}] book cover with [author {authors}, ]title {title}",  # the canonical one
     "{An}[ {genres}] book cover, title {title}[, author {authors}]",
@@ -18,22 +23,31 @@ TEMPLATES = (
     "{title}[ by {authors}], {an}[ {genres}] book cover",
 )
 MAX_GENRES = 3
-MAX_TOKENS = 77  # what CLIP's text encoder reads, start and end included
+MAX_TOKENS = 77  # context length of CLIP's text encoder, start and end tokens included
+TokenCounter = Callable[[str], int]  # counts a prompt's tokens, start and end included
 
 
-def build_prompt(book, template=TEMPLATES[0], count_tokens=None, max_tokens=MAX_TOKENS, desc=""):
-    """The prompt for a Book, at most `max_tokens` long by count_tokens(text), which includes start and end tokens.
+def build_prompt(
+    book: Book,
+    template: str = TEMPLATES[0],
+    count_tokens: TokenCounter | None = None,
+    max_tokens: int = MAX_TOKENS,
+    desc: str = "",
+) -> str:
+    """The prompt for a book, at most `max_tokens` long by count_tokens(text), which includes start and end tokens.
 
-    What must go goes in this order, on a word boundary: the end of `desc`, the last genre and so on, the last authors,
-    then the ends of the author's name and the title, the longer first. Without count_tokens nothing is shortened.
+    Shortened on word boundaries, in this order: the end of `desc`, the genres from the last, the authors from the last,
+    then the ends of the remaining author's name and of the title, the longer first. Without count_tokens nothing is
+    shortened.
     """
-    title, authors = tidy(book.title), [name for name in map(tidy, book.authors) if name]
-    genres = list(dict.fromkeys(genre for genre in (tidy(genre).lower() for genre in book.genres) if genre))
+    title = normalize_whitespace(book.title)
+    authors = list(filter(None, map(normalize_whitespace, book.authors)))
+    genres = list(dict.fromkeys(filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))))
     genres = genres[:MAX_GENRES]
-    if count_tokens is not None:  # a word has at least one token, so what lies beyond that many words can't fit
+    if count_tokens is not None:  # a word has at least one token, so words beyond that many can't fit
         title, *authors = (" ".join(text.split()[:max_tokens]) for text in [title, *authors[:max_tokens]])
 
-    def fits(text):
+    def fits(text: str) -> bool:
         return count_tokens is None or count_tokens(text) <= max_tokens
 
     text = whole = fill(template, title, authors, genres)
@@ -50,31 +64,31 @@ def build_prompt(book, template=TEMPLATES[0], count_tokens=None, max_tokens=MAX_
             return longest_start("", text.split(), max_tokens, fits)
         text = fill(template, title, authors, genres)
 
-    words = tidy(desc).split()
+    words = normalize_whitespace(desc).split()
     if not words or text != whole:
         return text
     return longest_start(text + (" " if text[-1:] in ".!?" else ". "), words, max_tokens, fits) or text
 
 
-def fill(template, title, authors, genres):
-    """The template with its fields, less the bracketed parts whose field is empty."""
+def fill(template: str, title: str, authors: Sequence[str], genres: Sequence[str]) -> str:
+    """The template with its fields filled in, without the bracketed parts whose field is empty."""
     an = "an" if genres and re.match(r"(?!eu|uni|us|ut|uk)[aeiou]", genres[0]) else "a"
     names = " and ".join(filter(None, [", ".join(authors[:-1]), *authors[-1:]]))
     fields = dict(An=an.capitalize(), an=an, title=title, authors=names, genres=", ".join(genres))
 
-    def keep(part):
+    def keep(part: re.Match[str]) -> str:
         return part[1] if all(fields[name] for name in re.findall(r"{(\w+)}", part[1])) else ""
 
     return re.sub(r"\[([^][]*)\]", keep, template).format(**fields).strip()
 
 
-def drop_last_word(text):
-    """The text less its last word; of a single word, less its last quarter."""
+def drop_last_word(text: str) -> str:
+    """The text without its last word; a single word loses its last quarter."""
     head, space, _ = text.rpartition(" ")
     return head if space else text[: len(text) * 3 // 4]
 
 
-def longest_start(start, words, max_tokens, fits):
+def longest_start(start: str, words: Sequence[str], max_tokens: int, fits: Callable[[str], bool]) -> str:
     """`start` with as many of the words as fit, found by bisection; '' if not even one does."""
     best, low, high = "", 1, len(words)
     while low <= high:
@@ -90,6 +104,6 @@ def longest_start(start, words, max_tokens, fits):
     return best
 
 
-def count_tokens(tokenizer, text):
-    """How many tokens the text has, start and end included; it may be more than the model reads."""
+def count_tokens(tokenizer: CLIPTokenizer, text: str) -> int:
+    """Number of tokens of the text, start and end included; it may exceed the model's limit."""
     return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])

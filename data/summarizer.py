@@ -1,4 +1,4 @@
-"""Long descriptions -> short ones, by a sequence-to-sequence model of transformers; remembered in the cache folder."""
+"""Summarizes long descriptions with a sequence-to-sequence model of transformers; summaries are cached on disk."""
 
 from __future__ import annotations
 
@@ -6,33 +6,36 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import config
 from common.errors import UserError
 from common.files import write_text
-from data.book import tidy
+from data.book import Book, normalize_whitespace
 from data.image_index import CACHE_HINT
-from data.prompts import TEMPLATES, build_prompt
+from data.prompts import TEMPLATES, TokenCounter, build_prompt
 
 BATCH_SIZE = 8
-MAX_LENGTH = 64  # tokens of a summary: title and author leave about this much room
-SAVE_SECONDS = 30  # a killed run loses at most this much
+MAX_LENGTH = 64  # tokens of a summary: about what title and author leave of CLIP's 77
+SAVE_SECONDS = 30  # a run that is killed loses at most this much work
 
 
-def summarize(books, count_tokens, max_tokens, options):
-    """{row: text} for each book: its description where that fits into every template's prompt, else its summary.
+def summarize(
+    books: Sequence[Book], count_tokens: TokenCounter, max_tokens: int, options: config.DataOptions
+) -> dict[int, str]:
+    """{row: text} for each book: its description if that fits into the prompt of every template, else its summary.
 
-    count_tokens(text) is the prompt's; summaries may still have to be shortened. Summaries are kept in the cache, one
-    file for each options.summarizer, and made only once. UserError if the summarizer can't be had.
+    count_tokens(text) counts a prompt's tokens; a summary may still have to be shortened to fit. Each summary is
+    computed once and cached, in one file for each options.summarizer. UserError if the summarizer is not available.
     """
-    texts = {book.row: tidy(book.desc) for book in books}
+    texts = {book.row: normalize_whitespace(book.desc) for book in books}
 
-    def fits(book):
-        words = len(texts[book.row].split())  # a word has at least one token: spares counting most
+    def fits(book: Book) -> bool:
+        words = len(texts[book.row].split())  # a word has at least one token: avoids counting most of them
         prompts = (build_prompt(book, template, desc=texts[book.row]) for template in TEMPLATES)
         return words <= max_tokens and all(count_tokens(prompt) <= max_tokens for prompt in prompts)
 
@@ -40,47 +43,48 @@ def summarize(books, count_tokens, max_tokens, options):
     folder = pathlib.Path(options.summarizer).expanduser()
     source = str(folder.resolve()) if folder.is_dir() else options.summarizer
     path = config.cache_dir(options) / "summaries" / f"{key_of(source)}.json"
-    known = read_known(path)
-    due = {key: texts[row] for row, key in long.items() if key not in known}
-    if due:
-        tokenizer, model = load(source)
-        saved = time.monotonic()
-        bar = tqdm(desc="summarizing", total=len(due), unit=" texts")
+    summaries = read_cached(path)
+    missing = {key: texts[row] for row, key in long.items() if key not in summaries}
+    if missing:
+        tokenizer, model = load_summarizer(source)
+        last_save = time.monotonic()
+        bar = tqdm(desc="summarizing", total=len(missing), unit=" texts")
         try:
-            for keys, batch in batches(due):
-                known.update(zip(keys, generate(tokenizer, model, batch), strict=True))
+            for keys, batch in make_batches(missing):
+                summaries.update(zip(keys, generate(tokenizer, model, batch), strict=True))
                 bar.update(len(keys))
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    write_text(path, json.dumps(known), CACHE_HINT)
-                    saved = time.monotonic()
+                if time.monotonic() - last_save > SAVE_SECONDS:
+                    write_text(path, json.dumps(summaries), CACHE_HINT)
+                    last_save = time.monotonic()
         finally:
             bar.close()
-            write_text(path, json.dumps(known), CACHE_HINT)
-    return texts | {row: known[key] or texts[row] for row, key in long.items()}
+            write_text(path, json.dumps(summaries), CACHE_HINT)
+    return texts | {row: summaries[key] or texts[row] for row, key in long.items()}
 
 
-def key_of(text):
+def key_of(text: str) -> str:
+    """Cache key of a text: its hash (hex)."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def read_known(path):
-    """{key: summary} from the cache; empty if there is none or it is damaged."""
+def read_cached(path: pathlib.Path) -> dict[str, str]:
+    """{key: summary} from the cache file; empty if it is missing or damaged."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        cached = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) and all(isinstance(text, str) for text in known.values()) else {}
+    return cached if isinstance(cached, dict) and all(isinstance(text, str) for text in cached.values()) else {}
 
 
-def batches(due):
-    """[(keys, texts), ...] of BATCH_SIZE, texts of like length together, so that little is padding."""
-    keys = sorted(due, key=lambda key: (-len(due[key]), key))
+def make_batches(texts: Mapping[str, str]) -> list[tuple[list[str], list[str]]]:
+    """[(keys, texts), ...] of BATCH_SIZE from {key: text}, the longest first: similar lengths need little padding."""
+    keys = sorted(texts, key=lambda key: (-len(texts[key]), key))
     starts = range(0, len(keys), BATCH_SIZE)
-    return [(keys[i : i + BATCH_SIZE], [due[key] for key in keys[i : i + BATCH_SIZE]]) for i in starts]
+    return [(keys[i : i + BATCH_SIZE], [texts[key] for key in keys[i : i + BATCH_SIZE]]) for i in starts]
 
 
-def load(source):
-    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if they can't be had."""
+def load_summarizer(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if it is not available."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForSeq2SeqLM.from_pretrained(source).eval()
@@ -94,8 +98,8 @@ def load(source):
 
 
 @torch.no_grad()
-def generate(tokenizer, model, texts):
-    """One summary (str) for each text, by beam search, which has no randomness."""
+def generate(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, texts: list[str]) -> list[str]:
+    """A summary for each text, by beam search, which is deterministic."""
     limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
     inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=limit)
     tokens = model.generate(
@@ -106,4 +110,4 @@ def generate(tokenizer, model, texts):
         num_beams=4,
         do_sample=False,
     )
-    return [tidy(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return [normalize_whitespace(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,29 +1,43 @@
-"""What a data folder holds, as a printable table: counts, shapes, prompts."""
+"""Summary of a data folder as a printable table: counts, aspect ratios, prompt lengths."""
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
+import config
 from data import buckets, goodreads
+from data.book import Book
+from data.folder import Data
 from data.images import MAX_STRETCH, fitted_size
-from data.prompts import MAX_TOKENS, build_prompt
+from data.prompts import MAX_TOKENS, TokenCounter, build_prompt
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Data -> report: lists of (label, number, note)
+Line = tuple[str, object, object]  # label, number, note
 
 
-def report_rows(data):
-    """Kept, dropped by reason, split, editions, missing texts."""
+def summarize(data: Data, count_tokens: TokenCounter | None = None) -> str:
+    """The table, several lines of text. count_tokens(text) counts a prompt's tokens, start and end included.
 
+    Without count_tokens the lines about prompt lengths are omitted.
+    """
+    lines = row_lines(data) + shape_lines(data.kept, data.options)
+    if count_tokens:
+        lines += prompt_lines(data.kept, count_tokens, data.options.include_desc)
+    lines += [("index", "", data.index_path), ("quarantine", "", data.quarantine_path)]
+    return "\n".join(f"{label:<34}{value:>9}   {note}".rstrip() for label, value, note in lines)
+
+
+def row_lines(data: Data) -> list[Line]:
+    """Rows kept and dropped by reason, the split, editions, missing texts."""
     editions = collections.defaultdict(list)  # of one book
     for book in data.kept:
         editions[goodreads.book_key(book.title, book.authors)].append(book.split)
     several = [splits for splits in editions.values() if len(splits) > 1]
-    straddling = sum(len(set(splits)) > 1 for splits in several)
-    kinds = collections.Counter(kind for _, kind, _ in data.dropped).most_common()
+    in_both = sum(len(set(splits)) > 1 for splits in several)
+    kinds = collections.Counter(row.kind for row in data.dropped).most_common()
     return [
         ("data folder", "", data.root),
         ("rows", len(data.kept) + len(data.dropped), ""),
@@ -32,17 +46,16 @@ def report_rows(data):
         ("  kept", len(data.kept), ""),
         ("    train", len(data.books("train")), data.split_rule),
         ("    test", len(data.books("test")), ""),
-        ("    books in several editions", len(several), f"{sum(map(len, several))} rows; {straddling} in both splits"),
+        ("    books in several editions", len(several), f"{sum(map(len, several))} rows; {in_both} in both splits"),
         ("    without a description", sum(not book.desc.strip() for book in data.kept), ""),
         ("    without an author", sum(not book.authors for book in data.kept), ""),
         ("    without a genre", sum(not book.genres for book in data.kept), ""),
-        ("image files without a row", data.num_strays, ""),
+        ("image files without a row", data.num_unmatched_images, ""),
     ]
 
 
-def report_shapes(books, options):
-    """Aspect ratios of the kept covers, how many are in each bucket, and what the resize rule does to them."""
-
+def shape_lines(books: Sequence[Book], options: config.BucketOptions) -> list[Line]:
+    """Aspect ratios of the kept covers, covers in each bucket, and the effect of resizing."""
     sizes = buckets.cover_sizes(books, options)
     shapes = np.array([(book.width, book.height) for book in books], float)
     ratios = shapes[:, 0] / shapes[:, 1]
@@ -68,9 +81,8 @@ def report_shapes(books, options):
     ]
 
 
-def report_prompts(books, count_tokens, include_desc):
-    """How many canonical prompts would be too long if nothing were shortened."""
-
+def prompt_lines(books: Sequence[Book], count_tokens: TokenCounter, include_desc: bool) -> list[Line]:
+    """How many canonical prompts exceed the limit before shortening."""
     counts = []
     for book in tqdm(books, "counting tokens", unit=" prompts", delay=2):
         counts.append(count_tokens(build_prompt(book, desc=book.desc if include_desc else "")))

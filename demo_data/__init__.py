@@ -1,1 +1,1 @@
-"""Invented books with covers drawn by code, in the Goodreads layout."""
+"""The demo data set: invented books with covers drawn by code, in the Goodreads layout."""

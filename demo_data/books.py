@@ -1,4 +1,4 @@
-"""Invented books: title, authors, genres, description of each row, as functions of (SEED, row)."""
+"""Invented books: title, authors, genres and description of each row, as functions of (SEED, row)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACES = (
 )
 MOODS = "tender|funny|wise|dark|generous|strange|gripping|warm|restless|honest"
 
-# genre: other shelves it stands on; adjectives; nouns; people; what they do
+# genre: its further shelves (genre labels); adjectives; nouns; people; what they do
 GENRES = {
     "Fantasy": (
         "Fiction|Magic|Young Adult|High Fantasy|Adventure",
@@ -127,21 +127,21 @@ OTHERS = (
 )
 
 
-def shuffled(rng, words):
+def shuffled(rng: random.Random, words: str) -> list[str]:
     """The words of a list joined by |, in random order."""
     return sorted(words.split("|"), key=lambda _: rng.random())
 
 
-def vocabulary(rng, genre):
-    """One random choice for every blank in a title."""
+def vocabulary(rng: random.Random, genre: str) -> dict[str, str]:
+    """A random word for every {blank} of a title: {blank: word}."""
     _, adjectives, nouns, _, _ = GENRES[genre]
     blanks = dict(zip(("noun", "noun2", "noun3"), shuffled(rng, nouns), strict=False))
     lists = {"adj": adjectives, "name": FIRST, "last": LAST, "place": PLACES}
     return blanks | {blank: rng.choice(words.split("|")) for blank, words in lists.items()}
 
 
-def title_and_authors(rng, genre):
-    """Title and list of authors of a new book."""
+def title_and_authors(rng: random.Random, genre: str) -> tuple[str, list[str]]:
+    """Title and list of authors of a random book."""
     title = rng.choice(TITLES.split("|")).format(**vocabulary(rng, genre))
     if title.startswith("A ") and title[2] in "AEIOU":
         title = "An" + title[1:]
@@ -153,8 +153,8 @@ def title_and_authors(rng, genre):
     return title, authors
 
 
-def description(rng, genre):
-    """Two to four sentences; empty for a few books, as in the real data."""
+def description(rng: random.Random, genre: str) -> str:
+    """Two to four random sentences; empty for a few books, as in the real data."""
     if rng.random() < 0.03:
         return ""
     blanks = vocabulary(rng, genre)
@@ -172,31 +172,31 @@ def description(rng, genre):
 # Books
 
 
-def stream(row, purpose):
-    """The random numbers of one row for one purpose. String seeds give the same stream in every Python."""
+def row_rng(row: int, purpose: str | int) -> random.Random:
+    """The random generator of one row for one purpose. String seeds give the same numbers in every Python version."""
     return random.Random(f"{SEED}/{row}/{purpose}")
 
 
-def work(row):
-    """The row whose text this one has: its own, or for every 13th row an earlier one's (a second edition)."""
-    return row - stream(row, "edition").randint(1, 12) if row % 13 == 12 else row
+def text_row(row: int) -> int:
+    """The row whose text this row has: itself, or for every 13th row an earlier one (of which it is an edition)."""
+    return row - row_rng(row, "edition").randint(1, 12) if row % 13 == 12 else row
 
 
-def genre_of(row):
-    """The genre of a row's text: each block of ten rows deals out the ten genres, shuffled."""
-    block, place = divmod(work(row), len(GENRES))
-    return sorted(GENRES, key=lambda genre: stream(block, genre).random())[place]
+def genre_of(row: int) -> str:
+    """The genre of a row's text: each block of ten rows has the ten genres in random order."""
+    block, index = divmod(text_row(row), len(GENRES))
+    return sorted(GENRES, key=lambda genre: row_rng(block, genre).random())[index]
 
 
-def book(row):
-    """One record of book_data.csv, as a dict of COLUMNS."""
-    genre, text, print_run = genre_of(row), stream(work(row), "text"), stream(row, "print")
+def book_record(row: int) -> dict[str, str]:
+    """One row of book_data.csv: {column: cell} for each of COLUMNS."""
+    genre, text, print_run = genre_of(row), row_rng(text_row(row), "text"), row_rng(row, "print")
     title, authors = title_and_authors(text, genre)
     shelves = shuffled(text, GENRES[genre][0])[: text.randint(1, 3)]
     return dict.fromkeys(COLUMNS, "") | {
         "book_authors": "|".join(authors),
         "book_desc": description(text, genre),
-        "book_edition": "" if work(row) == row else "Second Edition",
+        "book_edition": "" if text_row(row) == row else "Second Edition",
         "book_format": print_run.choice(("Paperback", "Paperback", "Hardcover", "ebook")),
         "book_pages": f"{print_run.randint(24, 48) if genre == 'Childrens' else print_run.randint(96, 640)} pages",
         "book_rating": "0.0",

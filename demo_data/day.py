@@ -1,18 +1,21 @@
 """Scenes for the brighter genres of the demo covers: romance, children's, history, poetry, adventure, cooking.
 
-A scene is a function of (art, rng, palette, y): it paints the whole canvas, its main motif around height y.
+A scene is a function of (art, rng, palette, y) that paints the whole canvas, with its main motif around height y. Parts
+of scenes are drawn by a pen, in its coordinates.
 """
 
 from __future__ import annotations
 
 import math
+import random
 
-from demo_data.canvas import HEART, LEAF, mix, star
+from demo_data.canvas import HEART, LEAF, Art, Palette, Pen, mix, star
+from typesetting.colour import Colour
 
 BRIGHT = ("#ff595e", "#ffca3a", "#8ac926", "#1982c4", "#9b5de5", "#ff924c")  # a box of crayons
 
 
-def rose(pen, colour, dark):
+def rose(pen: Pen, colour: Colour, dark: Colour) -> None:
     pen.both([(0.1, 0.3), (0.9, 0.2), (1.5, 0.7), (0.8, 0.9)], "#5d8a5a")
     for k in range(5):
         t = math.tau * k / 5
@@ -21,7 +24,7 @@ def rose(pen, colour, dark):
         pen.disc(0.06 * k, -0.05 * k, r, mix(colour, dark, 0.25 + 0.2 * k))
 
 
-def romance(art, rng, p, y):
+def romance(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     motif = rng.choice(("sea", "roses", "hearts"))
     if motif == "sea":
@@ -48,7 +51,7 @@ def romance(art, rng, p, y):
         art.pen(x, at, s, rng.uniform(-0.6, 0.6)).poly(HEART, mix(p.far, p.light, rng.uniform(0.2, 0.8)))
 
 
-def balloon(pen, rng):
+def balloon(pen: Pen, rng: random.Random) -> None:
     main, other = rng.choice(BRIGHT), rng.choice(("#ffffff", "#ffe66d"))
     for side in (-1, 1):
         pen.line([(0.5 * side, 0.7), (0.15 * side, 1.45)], 0.03, "#6b4226")
@@ -58,7 +61,7 @@ def balloon(pen, rng):
     pen.box(-0.2, 1.4, 0.2, 1.7, "#8d5a34")
 
 
-def house(pen, rng):
+def house(pen: Pen, rng: random.Random) -> None:
     pen.box(-0.75, -1.1, 0.75, 0, rng.choice(("#fff1d0", "#ffd6e0", "#d0ebff")))
     pen.box(0.3, -1.8, 0.52, -1.2, "#b5523b")
     pen.poly([(-1, -1.05), (0, -1.9), (1, -1.05)], rng.choice(("#e63946", "#d1495b", "#457b9d", "#f77f00")))
@@ -67,7 +70,7 @@ def house(pen, rng):
         pen.box(u - 0.15, -0.8, u + 0.15, -0.5, "#5bc0eb")
 
 
-def bear(pen, rng):
+def bear(pen: Pen, rng: random.Random) -> None:
     fur, dark = rng.choice(("#9c6644", "#6b4f3f", "#b08968", "#8d99ae", "#e0a458")), "#22181c"
     pen.oval(0, 1.35, 0.8, 0.9, fur)
     for side in (-1, 1):
@@ -82,7 +85,7 @@ def bear(pen, rng):
     pen.arc(0, 0.36, 0.2, 0.16, 0.05, 0.45, 0.05, dark)
 
 
-def childrens(art, rng, p, y):
+def childrens(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     motif, side = rng.choice(("balloon", "house", "bear")), rng.choice((-1, 1))
     sun = art.pen(0.5 + 0.33 * side, y - 0.2, 0.13)
@@ -116,7 +119,7 @@ def childrens(art, rng, p, y):
         flower.disc(0, 0, 0.5, "#ffffff")
 
 
-def history(art, rng, p, y):
+def history(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     for _ in range(12):  # stains of age
         art.glow(rng.random(), rng.random(), rng.uniform(0.15, 0.45), mix(p.low, p.near, 0.4), 0.3)
@@ -160,7 +163,7 @@ def history(art, rng, p, y):
     art.frame(0.062, 0.005, p.far)
 
 
-def poetry(art, rng, p, y):
+def poetry(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     motif = rng.choice(("branch", "circle", "waves"))
     if motif == "branch":
@@ -191,7 +194,7 @@ def poetry(art, rng, p, y):
             art.hill(y + 0.06 * k, 0.035, shade, waves=rng.uniform(0.6, 1.3))
 
 
-def ship(pen, rng):
+def ship(pen: Pen, rng: random.Random) -> None:
     wood, cloth = "#4a2c1a", rng.choice(("#fff6e0", "#f4e4c1", "#f7ede2"))
     for u, top in ((-0.45, 1.0), (0.05, 1.25), (0.5, 0.9)):
         pen.box(u - 0.02, -top, u + 0.02, 0, wood)
@@ -203,7 +206,7 @@ def ship(pen, rng):
     pen.line([(0.9, -0.2), (1.2, -0.35)], 0.03, wood)
 
 
-def island(pen, rng, rock):
+def island(pen: Pen, rng: random.Random, rock: Colour) -> None:
     pen.oval(0, 0.1, 1, 0.28, "#f2d492")
     pen.poly([(-0.2, 0), (0.35, -0.75), (0.55, -0.6), (0.95, 0.05)], rock)
     lean = rng.choice((-0.2, 0.2))
@@ -212,7 +215,7 @@ def island(pen, rng, rock):
         pen.part(-0.3 + lean, -0.95, 0.55, (k - 3) * 0.62 + 0.1).poly(LEAF, "#2f6b3a")
 
 
-def whale(pen, colour):
+def whale(pen: Pen, colour: Colour) -> None:
     """The flukes of a diving whale: each edge a curve from the stem to the tip and back to the notch."""
     turns = [k / 10 for k in range(11)]
     stem = [(0.3 - 0.2 * math.sin(1.5 * t), 0.4 - 0.8 * t) for t in turns]
@@ -221,7 +224,7 @@ def whale(pen, colour):
     pen.both([(0, 0.4), *stem, *[(u, v + 0.15) for u, v in out[1:-1]], *back, (0, -0.5)], colour)
 
 
-def adventure(art, rng, p, y):
+def adventure(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     sea, x = y + 0.12, rng.uniform(0.3, 0.7)
     art.sky(p.sky, p.low, bottom=sea)
     for k in range(12):  # rays
@@ -244,7 +247,7 @@ def adventure(art, rng, p, y):
             art.pen(rng.random(), sea + step + 0.035, 1).box(0, 0, 0.08, 0.006, mix(p.far, "#ffffff", 0.6))
 
 
-def pot(pen, p):
+def pot(pen: Pen, p: Palette) -> None:
     for u in (-0.4, 0, 0.4):
         steam = [(u + 0.09 * math.sin(9 * t + 5 * u), -0.75 - 0.9 * t) for t in (k / 12 for k in range(13))]
         pen.line(steam, 0.07, "#ffffff")
@@ -258,7 +261,7 @@ def pot(pen, p):
     pen.disc(0, -0.78, 0.11, p.light)
 
 
-def fruit_bowl(pen, rng, p):
+def fruit_bowl(pen: Pen, rng: random.Random, p: Palette) -> None:
     for u, v, r in ((-0.5, -0.25, 0.34), (0.5, -0.28, 0.36), (0, -0.6, 0.36), (-0.25, -0.1, 0.3), (0.25, -0.1, 0.3)):
         colour = rng.choice(("#d62828", "#f77f00", "#fcbf49", "#6a994e", "#7b2cbf", "#a7c957"))
         pen.disc(u, v, r, colour)
@@ -270,7 +273,7 @@ def fruit_bowl(pen, rng, p):
     pen.box(-0.95, -0.05, 0.95, 0.08, mix(p.near, p.light, 0.6))
 
 
-def plate(pen, rng, p):
+def plate(pen: Pen, rng: random.Random, p: Palette) -> None:
     for r, colour in ((1, "#d9d2c5"), (0.97, "#ffffff"), (0.68, "#e9e4da"), (0.65, "#fbfaf6")):
         pen.disc(0, 0, r, colour)
     food = rng.choice(("#d7263d", "#e09f3e", "#588157"))
@@ -286,7 +289,7 @@ def plate(pen, rng, p):
     knife.poly([(-0.08, 0), (-0.08, -0.5), (0.06, -0.95), (0.06, 0.9), (-0.06, 0.9), (-0.05, 0)], p.near)
 
 
-def cooking(art, rng, p, y):
+def cooking(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     table, cells = y + 0.14, rng.choice((6, 8, 10))
     art.fill([(0, table), (1, table), (1, 1), (0, 1)], "#fffaf0")

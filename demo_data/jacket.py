@@ -1,14 +1,16 @@
-"""Book covers drawn by code: a scene for its genre, then title and authors, set so that they can be read.
+"""Draws book covers: a scene for the genre, then title and authors, with legible contrast.
 
     image, boxes = draw_cover("Fantasy", "The Glass Crown", ["Ada Fenwick"], random.Random("any text"))
 
-Pillow draws at twice the final size, which is then halved, so that edges are smooth. The only font is the one that
-Pillow carries: the same arguments give the same pixels wherever the same Pillow runs.
+Drawn at twice the final size and then halved, so that edges are smooth. The only font is the one bundled with Pillow:
+the same arguments give the same pixels wherever the same Pillow runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFilter
@@ -19,22 +21,26 @@ from typesetting.colour import contrast, rgb
 from typesetting.lines import LEADING, advance, break_lines, font, line_width
 
 SIZES = ((256, 384), (256, 384), (256, 384), (256, 400), (264, 384), (250, 388))  # pixels; real covers are near 2:3
-MIN_CONTRAST = 4.5  # letters to what is behind them, as WCAG 2.2 (1.4.3) asks of text
+MIN_CONTRAST = 4.5  # of text to its background: WCAG 2.2, success criterion 1.4.3 (level AA)
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What each genre looks like
+# The look of each genre
 
 
 class Look(NamedTuple):
-    scene: Callable  # (art, rng, palette, y) -> None
-    palettes: tuple  # of Palette
-    inks: tuple  # letter colours, best first; one is light and one dark
-    plate: str  # colour put behind letters that could not be read otherwise
-    caps: tuple = (True,)  # of bool: may the title be in capitals
-    tracking: tuple = (0.02,)  # extra space between letters, in font sizes
-    weight: tuple = (0.02,)  # thickening of the letters, in font sizes
-    slant: tuple = (0.0,)  # lean of the letters
-    bounce: float = 0.0  # how far letters jump off the line, in font sizes
+    """How covers of a genre are drawn; of a tuple one value is chosen for each cover."""
+
+    scene: Callable[[Art, random.Random, Palette, float], None]  # draws the background; the float is the height y
+    palettes: tuple[Palette, ...]
+    inks: tuple[str, ...]  # letter colours in order of preference, at least one light and one dark
+    plate: str  # colour put behind letters that would be illegible otherwise
+    caps: tuple[bool, ...] = (True,)  # title in capitals
+    tracking: tuple[float, ...] = (0.02,)  # extra space between letters, in font sizes
+    weight: tuple[float, ...] = (0.02,)  # thickening of the letters, in font sizes
+    slant: tuple[float, ...] = (0.0,)  # horizontal shear of the letters
+    bounce: float = 0.0  # largest random offset of letters from the baseline, in font sizes
     left: float = 0.0  # share of covers set flush left
     label: bool = False  # the plate is a label with a crisp edge, not a soft shade
 
@@ -180,27 +186,42 @@ LOOKS = {
 }
 
 
-def letter_mask(art, lines, size, top, style, left):
-    """An L image of the whole cover, 255 where the letters are. left: their left edge in pixels; None centres them."""
+@dataclasses.dataclass(frozen=True)
+class TextStyle:
+    """How a text is set; see Look for the units."""
+
+    tracking: float
+    weight: float
+    slant: float
+    bounce: float
+
+
+def letter_mask(
+    art: Art, lines: Sequence[str], size: int, top: float, style: TextStyle, left: float | None
+) -> Image.Image:
+    """An L image of the whole canvas, 255 where the letters are.
+
+    size: of the font, in pixels; top: upper edge of the text in pixels; left: its left edge in pixels; None centres it.
+    """
     mask = Image.new("L", (art.w, art.h))
     draw, face = ImageDraw.Draw(mask), font(size)
     for k, line in enumerate(lines):
-        x = left if left is not None else (art.w - size * line_width(line, style["tracking"])) / 2
+        x = left if left is not None else (art.w - size * line_width(line, style.tracking)) / 2
         y = top + size * (0.82 + LEADING * k)
         for character in line:
-            jump = art.rng.uniform(-1, 1) * style["bounce"] * size
-            weight = round(style["weight"] * size)
+            jump = art.rng.uniform(-1, 1) * style.bounce * size
+            weight = round(style.weight * size)
             draw.text((round(x), round(y + jump)), character, fill=255, font=face, stroke_width=weight, anchor="ls")
-            x += size * (advance(character) + style["tracking"])
-    if style["slant"]:
+            x += size * (advance(character) + style.tracking)
+    if style.slant:
         middle = top + LEADING * size * len(lines) / 2
-        lean = (1, style["slant"], -style["slant"] * middle, 0, 1, 0)
+        lean = (1, style.slant, -style.slant * middle, 0, 1, 0)
         mask = mask.transform(mask.size, Image.Transform.AFFINE, lean, Image.Resampling.BILINEAR)
     return mask
 
 
-def backed(art, box, look, opacity):
-    """The cover with some of the plate colour behind box (pixels): a soft shade, or a label with a crisp edge."""
+def with_plate(art: Art, box: Box, look: Look, opacity: float) -> Image.Image:
+    """A copy of the cover with the plate colour behind `box` (pixels): a soft shade, or a label with a crisp edge."""
     pad = round(0.03 * art.w)
     x0, y0, x1, y1 = box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad
     if look.label:
@@ -216,27 +237,36 @@ def backed(art, box, look, opacity):
     return image
 
 
-def choose_ink(art, box, look):
-    """The first ink that can be read in box (pixels). The ground gets as much of the plate colour as that needs."""
+def choose_ink(art: Art, box: Box, look: Look) -> str:
+    """The first ink that is legible in `box` (pixels). Puts as much of the plate colour behind it as that takes."""
     for opacity in (0.0, 0.85, 1.0) if look.label else (0.0, 0.5, 0.7, 0.85, 1.0):
-        ground = backed(art, box, look, opacity) if opacity else art.image
+        ground = with_plate(art, box, look, opacity) if opacity else art.image
         for ink in look.inks:
             if contrast(ink, ground.crop(box).reduce(2)) >= MIN_CONTRAST:
                 art.image = ground
                 return ink
-    raise AssertionError(f"none of the inks {look.inks} can be read on {look.plate}")
+    raise AssertionError(f"none of the inks {look.inks} is legible on {look.plate}")
 
 
-def set_text(art, text, look, style, zone, largest, lettering):
-    """Set text into zone = (top, bottom) in fractions of the height; its box (x0, y0, x1, y1) in final pixels.
+def set_text(
+    art: Art,
+    text: str,
+    look: Look,
+    style: TextStyle,
+    zone: tuple[float, float],
+    largest: float,
+    flush_left: bool,
+    lettering: bool,
+) -> Box:
+    """Sets text into zone = (top, bottom) in fractions of the height; returns its box in pixels of the final image.
 
-    largest: bound on the letters' size in fractions of the width.
+    largest: maximal font size in fractions of the width; flush_left: else centred; lettering=False: see draw_cover.
     """
-    margin = 0.1 + abs(style["slant"]) * 0.1
+    margin = 0.1 + abs(style.slant) * 0.1
     width, height = (1 - 2 * margin) * art.w, (zone[1] - zone[0]) * art.h
-    lines, size = break_lines(text, width, height, style["tracking"], round(largest * art.w))
+    lines, size = break_lines(text, width, height, style.tracking, round(largest * art.w))
     top = zone[0] * art.h + (height - LEADING * size * len(lines)) / 2
-    mask = letter_mask(art, lines, size, top, style, margin * art.w if style["left"] else None)
+    mask = letter_mask(art, lines, size, top, style, margin * art.w if flush_left else None)
     box = mask.getbbox()
     ink = choose_ink(art, box, look)
     if lettering:
@@ -244,28 +274,29 @@ def set_text(art, text, look, style, zone, largest, lettering):
     return tuple(v // 2 for v in box)
 
 
-def draw_cover(genre, title, authors, rng, lettering=True):
-    """A cover as an RGB image of about 256x384, and the boxes (x0, y0, x1, y1) of title and authors in its pixels.
+def draw_cover(
+    genre: str, title: str, authors: Sequence[str], rng: random.Random, lettering: bool = True
+) -> tuple[Image.Image, tuple[Box, Box]]:
+    """A cover as an RGB image of about 256x384, and the boxes of title and authors in its pixels.
 
-    genre: a key of LOOKS; authors: list of names; rng: random.Random, the source of all variety.
-    lettering=False leaves the letters out and everything else as it is.
+    genre: a key of LOOKS; rng: the source of all randomness. lettering=False omits the letters and nothing else.
     """
     look, size = LOOKS[genre], rng.choice(SIZES)
-    style = {name: rng.choice(getattr(look, name)) for name in ("caps", "tracking", "weight", "slant")}
-    style |= {"left": rng.random() < look.left, "bounce": look.bounce}
-    style["tracking"] += style["weight"]  # thick letters need room
+    caps, tracking, weight, slant = map(rng.choice, (look.caps, look.tracking, look.weight, look.slant))
+    flush_left = rng.random() < look.left
+    title_style = TextStyle(tracking + weight, weight, slant, look.bounce)  # bold letters need more space
+    author_style = TextStyle(tracking=0.06, weight=0.03, slant=0.0, bounce=0.0)
     title_on_top, author_on_top = rng.random() < 0.6, rng.random() < 0.5
     art = Art(size, rng)
     look.scene(art, rng, rng.choice(look.palettes), 0.62 if title_on_top else 0.36)
     title_zone = (0.06, 0.34) if title_on_top else (0.66, 0.93) if author_on_top else (0.62, 0.85)
-    room = 0.055 if len(authors) == 1 else 0.085
-    author_zone = (0.055, 0.055 + room) if author_on_top and not title_on_top else (0.945 - room, 0.945)
-    # ’ is the apostrophe of books; the data keep the plain one.
-    words = (title.upper() if style["caps"] else title).replace("'", "’")
+    height = 0.055 if len(authors) == 1 else 0.085
+    author_zone = (0.055, 0.055 + height) if author_on_top and not title_on_top else (0.945 - height, 0.945)
+    # Covers have the typographic apostrophe; the data have the ASCII one
+    words = (title.upper() if caps else title).replace("'", "’")
     names = " & ".join(authors).upper()
-    small = style | {"tracking": 0.06, "weight": 0.03, "slant": 0.0, "bounce": 0.0}
     boxes = (
-        set_text(art, words, look, style, title_zone, rng.uniform(0.15, 0.2), lettering),
-        set_text(art, names, look, small, author_zone, rng.uniform(0.052, 0.075), lettering),
+        set_text(art, words, look, title_style, title_zone, rng.uniform(0.15, 0.2), flush_left, lettering),
+        set_text(art, names, look, author_style, author_zone, rng.uniform(0.052, 0.075), flush_left, lettering),
     )
     return art.image.reduce(2), boxes

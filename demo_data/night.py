@@ -1,16 +1,19 @@
 """Scenes for the darker genres of the demo covers: fantasy, mystery, science fiction, horror.
 
-A scene is a function of (art, rng, palette, y): it paints the whole canvas, its main motif around height y.
+A scene is a function of (art, rng, palette, y) that paints the whole canvas, with its main motif around height y. Parts
+of scenes are drawn by a pen, in its coordinates.
 """
 
 from __future__ import annotations
 
 import math
+import random
 
-from demo_data.canvas import BAT, mix
+from demo_data.canvas import BAT, Art, Palette, Pen, mix
+from typesetting.colour import Colour
 
 
-def fantasy(art, rng, p, y):
+def fantasy(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     art.stars(50, p.light, y)
     motif, r = rng.choice(("castle", "dragon", "sword")), rng.uniform(0.15, 0.24)
@@ -53,7 +56,7 @@ def fantasy(art, rng, p, y):
         pen.disc(0, 0.8, 0.09, p.light)
 
 
-def walker(pen, colour):
+def walker(pen: Pen, colour: Colour) -> None:
     """A figure in hat and long coat, feet at the origin, about 1 high."""
     pen.box(-0.17, -0.87, 0.17, -0.84, colour)
     pen.box(-0.09, -0.97, 0.09, -0.85, colour)
@@ -63,7 +66,7 @@ def walker(pen, colour):
     pen.box(0.03, -0.25, 0.12, 0, colour)
 
 
-def mystery(art, rng, p, y):
+def mystery(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low, mix(p.sky, p.near, 0.6))
     motif = rng.choice(("lamp", "keyhole", "lens"))
     x = rng.choice((0.3, 0.7)) + rng.uniform(-0.05, 0.05)
@@ -103,7 +106,7 @@ def mystery(art, rng, p, y):
         art.glow(rng.random(), rng.uniform(y - 0.2, 1), rng.uniform(0.4, 0.8), fog, 0.4, flat=0.2)
 
 
-def planet(art, x, y, r, colour, dark, ring=None):
+def planet(art: Art, x: float, y: float, r: float, colour: Colour, dark: Colour, ring: Colour | None = None) -> None:
     """A ball lit from the upper left, perhaps with a ring around it."""
     pen = art.pen(x, y, r, -0.35)
     if ring:
@@ -115,7 +118,7 @@ def planet(art, x, y, r, colour, dark, ring=None):
         pen.arc(0, 0, 1.75, 0.42, 0.0, 0.5, 0.13, ring)
 
 
-def science_fiction(art, rng, p, y):
+def science_fiction(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     art.glow(rng.random(), rng.random(), 0.8, p.far, 0.35)
     art.stars(110, mix("#ffffff", p.low, 0.4))
@@ -150,7 +153,17 @@ def science_fiction(art, rng, p, y):
             art.pen(0, ground + 0.004 + 0.008 * k * k, 1).box(0, 0, 1, 0.006, p.far)
 
 
-def branch(pen, rng, x, y, angle, length, width, colour, depth):
+def branch(
+    pen: Pen,
+    rng: random.Random,
+    x: float,
+    y: float,
+    angle: float,
+    length: float,
+    width: float,
+    colour: Colour,
+    depth: int,
+) -> None:
     """A bare tree, grown branch by branch."""
     u, v = x + length * math.sin(angle), y - length * math.cos(angle)
     pen.line([(x, y), (u, v)], width, colour)
@@ -160,7 +173,7 @@ def branch(pen, rng, x, y, angle, length, width, colour, depth):
             branch(pen, rng, u, v, bend, length * rng.uniform(0.62, 0.82), width * 0.62, colour, depth - 1)
 
 
-def horror(art, rng, p, y):
+def horror(art: Art, rng: random.Random, p: Palette, y: float) -> None:
     art.sky(p.sky, p.low)
     motif, x = rng.choice(("tree", "house", "eye")), rng.uniform(0.3, 0.7)
     if motif == "eye":

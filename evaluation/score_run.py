@@ -8,16 +8,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import config
 from checkpoints import catalog, scores
 from cli.checks import chosen_metrics
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.files import write_json
 from data.folder import open_data
 from evaluation import distances, evaluate, features
 from evaluation.clip import load_clip
 from evaluation.inputs import EvaluationInputs
 from evaluation.reference import load_reference
-from generation.covers import SETTINGS, draw_covers, make_folder
+from generation.covers import draw_covers, make_folder
+from generation.settings import SETTINGS, read_settings
 from tracking import trackers
 
 if TYPE_CHECKING:
@@ -56,12 +58,12 @@ def draw_and_score(
         clip = load_clip(options.clip_model, options.fid_batch_size, state.device)
 
     # Draw
-    drawing_settings = draw_covers(options, version, folder, books, state)
+    drawing_settings = draw_covers(options, version, folder, books, state).to_json()
     if not state.is_main_process:
         return
 
     # Measure
-    prompts = read_json(folder / SETTINGS)["prompts"]
+    _, prompts = read_settings(folder / SETTINGS)
     prompts = [prompts[str(book.row)] for book in books]
     inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     values, skipped = evaluate.measure(inputs)

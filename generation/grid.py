@@ -1,9 +1,11 @@
-"""Pictures of many covers: the grid (templates x books), one prompt, and pages of labelled pictures."""
+"""Draws grids of covers (books x prompt templates) and single prompts; assembles labelled images into one."""
 
 from __future__ import annotations
 
 import hashlib
+import pathlib
 import sys
+from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -15,16 +17,17 @@ from common.files import write_json
 from common.png import save_png
 from data import prompts
 from data.folder import open_data
-from diffusion import sampling
+from diffusion.sampling import draw_images
 from generation.covers import make_folder
-from generation.version import drawing_settings, load_version
+from generation.settings import DrawingSettings
+from generation.version import Version, load_version
 
 
-def image_grid(images, columns, labels=()):
-    """One PIL picture of many: uint8 images (N, H, W, 3) row by row, `columns` a row, each under its label.
+def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -> Image.Image:
+    """Assembles uint8 images (N, H, W, 3) into one, row by row, `columns` to a row, each under its label.
 
-    Pictures higher than 384 pixels are shrunk to that height; those of less than half are enlarged, pixel by pixel, to
-    be seen at all. Labels may be fewer than images, or none.
+    Images higher than 384 pixels are reduced to that height; those lower than 192 are enlarged by a whole factor,
+    without interpolation. There may be fewer labels than images.
     """
     height, width = images.shape[1:3]
     scale = min(1, 384 / height) if height >= 192 else -(-192 // height)
@@ -44,8 +47,8 @@ def image_grid(images, columns, labels=()):
     return page
 
 
-def shorten_label(text, width, font):
-    """As much of a label as fits into `width` pixels."""
+def shorten_label(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """The label, cut off with "..." if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -53,40 +56,40 @@ def shorten_label(text, width, font):
     return text + "..."
 
 
-def draw_prompt(options, version, folder, device):
-    """One cover for --prompt, and its settings beside it."""
-
+def draw_prompt(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
+    """Draws one cover for --prompt and saves it in `folder`, with its settings as JSON beside it."""
     make_folder(folder)
-    parts, parts_hash = load_version(options, version.source, device)
+    parts, weights = load_version(options, version.source, device)
     tokens, limit = prompts.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
     if tokens > limit:
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
     name = f"{version.name}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
-    image = sampling.draw_images(parts, [options.prompt], [0], options)[0]
+    image = draw_images(parts, [options.prompt], [0], options)[0]
     save_png(folder / f"{name}.png", image)
-    write_json(folder / f"{name}.json", {**drawing_settings(options, version, parts_hash), "prompt": options.prompt})
+    settings = DrawingSettings.from_options(options, version, weights)
+    write_json(folder / f"{name}.json", {**settings.to_json(), "prompt": options.prompt})
     print(f"drew {folder / name}.png")
 
 
-def draw_grid(options, version, folder, device):
-    """The original experiment's grid: a row for each held-out book, a column for each prompt template.
+def draw_grid(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
+    """Draws the grid of the original experiment: a row for each held-out book, a column for each prompt template.
 
-    All pictures of a book start from the same latents, so versions can be compared cell by cell.
+    All images of a book start from the same latents, so versions can be compared cell by cell.
     """
-
     books = open_data(options).books(options.split)[: options.num_samples]
     make_folder(folder)
-    parts, parts_hash = load_version(options, version.source, device)
+    parts, weights = load_version(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
     images = []
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(sampling.draw_images(parts, texts, rows, options))
+            images.append(draw_images(parts, texts, rows, options))
             bar.update(len(rows))
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{version.name}_grid"
     save_png(folder / f"{name}.png", page)
-    write_json(folder / f"{name}.json", {**drawing_settings(options, version, parts_hash), "cells": cells})
+    settings = DrawingSettings.from_options(options, version, weights)
+    write_json(folder / f"{name}.json", {**settings.to_json(), "cells": cells})
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")

@@ -1,40 +1,42 @@
-"""--run_id and --version -> what to draw with."""
+"""Finds the version of a model that --run_id and --version name, with the options of its run, and loads it."""
 
 from __future__ import annotations
 
-import pathlib
+import dataclasses
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 
 import config
 from checkpoints import catalog
+from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
 from diffusion import pipeline, weights
+from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
 
-SETTING_OPTIONS = config.setting_options("drawing")  # setting -> its option
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A model to draw with."""
+
+    name: str  # v0, v1, ... or the name of a folder
+    source: str  # hub id, folder or built-in model, for diffusion.pipeline.load_parts
+    run: RunFolder | None
 
 
-class Version(NamedTuple):
-    """What to draw with."""
+def choose_version(
+    options: config.InferenceOptions, given: Mapping[str, Any]
+) -> tuple[config.InferenceOptions, Version]:
+    """(options, version) that --run_id and --version name; options that were not given come from the version's run.
 
-    name: str  # v0, v1, ... or a folder's name
-    source: str  # for models.load_parts
-    run: pathlib.Path | None  # its run's folder
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Options -> Version
-
-
-def choose_version(options, given):
-    """(options, Version) of options.run_id and options.version; what was not given comes from the run.
-
-    options: config.InferenceOptions; given: those that the user typed. A version that is not on disk is fetched from
-    the run's tracker. UserError if there is no such version, or if it started from another model than was asked for.
+    given: the options on the command line. A version that is not on disk is fetched from the run's tracker. UserError
+    if there is no such version, or if its run started from another model than --pretrained_model.
     """
     if options.run_id:
         options = fetch_missing(options, given)
@@ -42,12 +44,12 @@ def choose_version(options, given):
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
     if run:
-        started_from = read_json(run / "config.json").get("pretrained_model")
+        started_from = read_json(run.config).get("pretrained_model")
         if given.get("pretrained_model", started_from) == started_from:
             names = config.option_names(config.InferenceOptions, "inherited", True)
-            options = saved_options.inherit(config.InferenceOptions, run / "config.json", given, names)
+            options = saved_options.inherit(config.InferenceOptions, run.config, given, names)
         elif name == "v0" and not options.run_id:
-            source, run = options.pretrained_model, None  # the model itself was asked for, not the newest run's start
+            source, run = options.pretrained_model, None  # the model itself is meant, not the start of the newest run
         else:
             raise UserError(
                 f"run {run.name} started from {started_from}, not from --pretrained_model {options.pretrained_model}: "
@@ -56,38 +58,18 @@ def choose_version(options, given):
     return options, Version(name, source, run)
 
 
-def fetch_missing(options, given):
-    """The options, with the tracker that the run was started with; a version that is not on disk is fetched from it."""
-
-    saved = catalog.run_path(options.output_dir, options.run_id) / "config.json"
+def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) -> config.InferenceOptions:
+    """Fetches the version from the run's tracker if it is not on disk; returns the options with that tracker."""
+    saved = catalog.run_path(options.output_dir, options.run_id).config
     options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.bring_version(options, options.run_id, options.version)
     return options
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Version -> covers
-
-
-def load_version(options, source, device):
-    """(models.Parts of the version, ready to draw: half precision on a GPU; the hash of its weights)."""
-
+def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
+    """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
     precision = resolve_precision(options.mixed_precision)
     parts = pipeline.load_parts(source)
-    parts_hash = weights.weights_hash(parts)
-    return to_device(parts, device, precision), parts_hash
-
-
-def drawing_settings(options, version, parts_hash):
-    """What determines a picture, less its prompt and its row. parts_hash: models.weights_hash."""
-
-    return {
-        "version": version.name,
-        "run_id": version.run.name if version.run else None,
-        "weights": parts_hash,
-        "precision": resolve_precision(options.mixed_precision),
-        "seed": options.seed,  # before the others, as in existing files
-        **{name: getattr(options, name) for name in SETTING_OPTIONS if name not in ("precision", "vae_tiling")},
-        "vae_tiling": options.vae_tiling or None,  # as in settings that were kept before there was this option
-    }
+    weights_hash = weights.weights_hash(parts)
+    return to_device(parts, device, precision), weights_hash

@@ -1,1 +1,1 @@
-"""mini: a miniature Stable Diffusion, and the code that makes it from nothing (make.py)."""
+"""mini: a miniature Stable Diffusion pipeline, and the code that trains it from scratch (make.py)."""

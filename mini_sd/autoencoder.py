@@ -1,9 +1,11 @@
-"""The first stage: the autoencoder, factor 4, 6 latent channels; it learns from posters and sheets of lettering."""
+"""The first stage: trains the autoencoder (downsampling by 4, 6 latent channels) on posters and sheets of lettering."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,18 +18,18 @@ from mini_sd import learning, pictures
 
 CHANNELS = (16, 32, 64)
 LATENTS = 6
-PEAK_LR = 1e-3  # of residual branches whose convolutions see 144 numbers; see rates
-CROP = (96, 128)  # height, width of the pieces of pictures that all but the last steps see
-BATCH = 4  # pieces; half as many whole pictures
-WHOLE = 0.25  # share of the steps, the last ones, that see whole pictures
+PEAK_LR = 1e-3  # of residual branches whose convolutions have a fan-in of 144; see parameter_groups
+CROP = (96, 128)  # height, width of the random crops that all but the last steps are trained on
+BATCH = 4  # crops; half as many whole images
+WHOLE = 0.25  # share of the steps, the last ones, that are trained on whole images
 CONSTANTS = (6, 7, 14, 15, 30, 31, 62, 63)  # channels, see start_linear; at least two of them in every group
-NOISE = 0.4  # in latents of unit deviation, while the decoder learns on alone
-DEVIATION = 0.5  # of scaled latents, see denoiser.standardize
+NOISE = 0.4  # largest standard deviation of noise on latents while the decoder is trained alone
+DEVIATION = 0.5  # standard deviation of scaled latents, see denoiser.standardize
 KL = 1e-4  # weight of the mean divergence of a latent from the standard normal, in nats
 
 
-def build():
-    """An AutoencoderKL that starts near the identity on mean colours; see start_linear."""
+def build() -> AutoencoderKL:
+    """An untrained AutoencoderKL that starts near the identity on mean colours; see start_linear."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
         block_out_channels=CHANNELS,
@@ -45,13 +47,13 @@ def build():
 
 
 @torch.no_grad()
-def start_linear(vae):
-    """Weights from which learning goes fast: latents 0 to 2 are the mean red, green and blue of each 4 x 4 pixels.
+def start_linear(vae: AutoencoderKL) -> None:
+    """Initializes the weights near an identity: latents 0 to 2 are the mean red, green and blue of each 4 x 4 pixels.
 
-    Left to itself the network stays for many minutes at grey pictures: group norm hides the mean colour, and nothing
-    passes eight layers of random weights well. So on the straight way through (all but the residual branches) every
-    layer passes each channel on, 0 to 2 alone, the others with a share of orthogonal random features; and a few
-    channels of each group are constants, +3 and -3, so that group norm divides by much the same for every picture.
+    With the usual initialization the network stays at grey images for many minutes: group norm removes the mean colour,
+    and little survives eight layers of random weights. So along the main path (all but the residual branches) every
+    layer passes each channel on, 0 to 2 unmixed, the others with a share of orthogonal random features; and a few
+    channels of each group are constants, +3 and -3, so that group norm divides by nearly the same for every image.
     """
     centre, soft = torch.zeros(3, 3), torch.tensor([1.0, 2.0, 1.0]) / 4
     mean, centre[1, 1] = torch.zeros(3, 3), 1
@@ -89,29 +91,30 @@ def start_linear(vae):
         conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
 
 
-def batch_of(sources, number, step, whole):
-    """float32 (B, 3, h, w) in [-1, 1]: random pieces of random pictures, or fewer whole ones.
+def random_batch(sources: Sequence[np.ndarray], number: int, step: int, whole: bool) -> torch.Tensor:
+    """float32 (B, 3, h, w) in [-1, 1]: random crops of random images, or half as many whole images.
 
-    sources: list of uint8 (N, H, W, 3).
+    sources: image sets uint8 (N, H, W, 3); number: of the stage, for the random generator.
     """
     random = learning.rng(number, step)
-    pieces = []
+    images = []
     for _ in range(BATCH // 2 if whole else BATCH):
         pixels = sources[random.integers(len(sources))]
         image = pixels[random.integers(len(pixels))]
         if not whole:
             top, left = (random.integers(full - part + 1) for full, part in zip(image.shape, CROP, strict=False))
             image = image[top : top + CROP[0], left : left + CROP[1]]
-        pieces.append(image[:, ::-1] if random.random() < 0.25 else image)
-    return pictures.to_tensor(np.stack(pieces))
+        images.append(image[:, ::-1] if random.random() < 0.25 else image)
+    return pictures.to_tensor(np.stack(images))
 
 
-def differences(x):
+def differences(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences of horizontal and of vertical neighbours."""
     return x.diff(dim=-1), x.diff(dim=-2)
 
 
-def picture_loss(output, target):
-    """L1, at full size and after means of 2, 4 and 8 squared pixels, and L1 of the differences between neighbours."""
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L1 at full resolution and average-pooled by 2, 4 and 8, plus L1 of the differences between neighbours."""
     error = output - target
     loss = error.abs().mean()
     for size in (2, 4, 8):
@@ -119,8 +122,8 @@ def picture_loss(output, target):
     return loss + sum(d.abs().mean() for d in differences(error))
 
 
-def rates(vae):
-    """Parameter groups of what learns, with peak learning rates: less for wide layers, and for the straight way."""
+def parameter_groups(vae: AutoencoderKL) -> list[dict]:
+    """Optimizer groups of the trainable parameters with peak learning rates: lower for wide layers and main path."""
     groups = []
     for name, p in vae.named_parameters():
         if not p.requires_grad:
@@ -133,50 +136,67 @@ def rates(vae):
 
 
 class Stage(NamedTuple):
-    """What differs between the two times that parts of the autoencoder learn."""
+    """Settings of one of the two training stages of the autoencoder."""
 
     name: str  # of the files
-    number: int  # of the random numbers
-    whole: float  # share of the steps, the last ones, that see whole pictures
+    number: int  # part of the key of the random generators
+    whole: float  # share of the steps, the last ones, that are trained on whole images
     share: float  # factor on the learning rates
-    noise: float  # largest deviation of the noise that latents get beside their posterior's
+    noise: float  # largest standard deviation of the noise added to latents beside their posterior's
 
 
 ALL = Stage("autoencoder", 1, WHOLE, 1.0, 0.0)
 DECODER = Stage("decoder", 3, 1.0, 0.5, NOISE)
 
 
-def train(folder, sources, total, bf16=True, save_every=500):
-    """The AutoencoderKL after `total` steps; goes on from the state that is saved in `folder`."""
+def train(
+    folder: pathlib.Path, sources: Sequence[np.ndarray], total: int, bf16: bool = True, save_every: int = 500
+) -> AutoencoderKL:
+    """The AutoencoderKL after `total` steps; resumes from the state that is saved in `folder`."""
     vae = build()
-    learn(folder, ALL, vae, sources, total, bf16, save_every)
+    run_stage(folder, ALL, vae, sources, total, bf16, save_every)
     return vae.eval().requires_grad_(False)
 
 
-def train_decoder(folder, vae, sources, total, bf16=True, save_every=500):
-    """The decoder learns on alone, as Stable Diffusion's did; latents, of unit deviation, stay what they are.
+def train_decoder(
+    folder: pathlib.Path,
+    vae: AutoencoderKL,
+    sources: Sequence[np.ndarray],
+    total: int,
+    bf16: bool = True,
+    save_every: int = 500,
+) -> None:
+    """Trains the decoder further, alone, as Stable Diffusion's was; latents, of unit variance, do not change.
 
-    Noise of many levels is added to them, because those that a small denoiser draws are not quite what they should be:
-    left alone, the decoder makes a texture of what is wrong in them.
+    Noise of varying level is added to them, because latents from a small denoiser are imperfect: a decoder trained
+    without noise turns their errors into texture.
     """
     vae.decoder.requires_grad_(True)
-    learn(folder, DECODER, vae.train(), sources, total, bf16, save_every)
+    run_stage(folder, DECODER, vae.train(), sources, total, bf16, save_every)
     vae.eval().requires_grad_(False)
 
 
-def learn(folder, stage, vae, sources, total, bf16, save_every):
-    """Let what may learn of vae learn for `total` steps; it ends as its moving average."""
-    optimizer = torch.optim.AdamW(rates(vae), betas=(0.9, 0.99), weight_decay=1e-4)
-    average = learning.average_of([vae])
+def run_stage(
+    folder: pathlib.Path,
+    stage: Stage,
+    vae: AutoencoderKL,
+    sources: Sequence[np.ndarray],
+    total: int,
+    bf16: bool,
+    save_every: int,
+) -> None:
+    """Trains the trainable parameters of vae for `total` steps; they end as their exponential moving average."""
+    optimizer = torch.optim.AdamW(parameter_groups(vae), betas=(0.9, 0.99), weight_decay=1e-4)
+    ema = learning.make_ema([vae])
     path = folder / f"{stage.name}.pt"
-    done = learning.load(path, [vae], average, optimizer)
+    done = learning.load(path, [vae], ema, optimizer)
     log = open(folder / f"{stage.name}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
     with log, tqdm(total=total, initial=done, desc=stage.name, unit="step", mininterval=5) as bar:
         for step in range(done, total):
             began = time.process_time()
             for group in optimizer.param_groups:
                 group["lr"] = stage.share * group["peak"] * learning.cosine(step, total)
-            x = batch_of(sources, stage.number, step, step >= (1 - stage.whole) * total)
+            x = random_batch(sources, stage.number, step, step >= (1 - stage.whole) * total)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 posterior = vae.encode(x).latent_dist
                 mean, std = posterior.mean.float(), posterior.std.float()
@@ -184,13 +204,13 @@ def learn(folder, stage, vae, sources, total, bf16, save_every):
                 levels = stage.noise * learning.rng(stage.number, step, 2).random((len(x), 1, 1, 1), np.float32)
                 deviation = (std.square() + torch.from_numpy(levels).square()).sqrt()
                 output = vae.decode(mean + deviation * noise, return_dict=False)[0]
-            loss = picture_loss(output.float(), x)
+            loss = reconstruction_loss(output.float(), x)
             divergence = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
             (loss + KL * divergence).backward()
             norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.step(vae.parameters())
+            ema.step(vae.parameters())
             if step % 50 == 0:
                 mse = (output.detach().float() - x).square().mean().item()
                 record = dict(step=step, loss=loss.item(), kl=divergence.item(), norm=norm, mse=mse)
@@ -198,5 +218,5 @@ def learn(folder, stage, vae, sources, total, bf16, save_every):
                 bar.set_postfix_str(f"loss {loss.item():.4f}, psnr {10 * np.log10(4 / mse):.1f}, kl {divergence:.2f}")
             bar.update()
             if (step + 1) % save_every == 0 or step + 1 == total:
-                learning.save(path, [vae], average, optimizer, step + 1)
-    average.copy_to(vae.parameters())
+                learning.save(path, [vae], ema, optimizer, step + 1)
+    ema.copy_to(vae.parameters())

@@ -1,16 +1,18 @@
-"""The second stage: text encoder and UNet together, on posters with captions, by the project's own objective."""
+"""The second stage: trains text encoder and UNet on posters with captions, with the project's own objective."""
 
 from __future__ import annotations
 
 import json
+import pathlib
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from diffusers import PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import randomness
 from common.files import atomic_write
@@ -21,13 +23,13 @@ from mini_sd import learning, pictures
 
 STAGE = 2
 SEED = 0
-TEXT_LR = 1e-4  # of the text encoder at most: more, and captions grow alike
+TEXT_LR = 1e-4  # peak of the text encoder; with more, the encodings of different captions converge
 BATCH = 16
 CAPTION_DROPOUT = 0.1
 
 
-def build(tokenizer, vae):
-    """The models.Parts of mini, text encoder and UNet untrained."""
+def build(tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> Parts:
+    """The Parts of mini with an untrained text encoder and UNet."""
     torch.manual_seed(0)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -42,8 +44,8 @@ def build(tokenizer, vae):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    # Transformers' start (0.02, 0.01) is so small that the layers' biases soon drown the words: after 250 updates all
-    # captions had nearly the same encoding, from which no UNet can learn.
+    # The initialization of transformers (0.02, 0.01) is so small that the layers' biases soon dominate: after 250
+    # updates all captions had nearly the same encoding, from which no UNet can learn.
     for name, p in text_encoder.named_parameters():
         for kind, std in (("token", 0.5), ("position", 0.1)):
             if name.endswith(f"{kind}_embedding.weight"):
@@ -53,21 +55,21 @@ def build(tokenizer, vae):
         sample_size=48,
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        block_out_channels=(32, 64, 128, 144),  # 48 x 32 places: thin, little more than a way to 24 x 16 and back
+        block_out_channels=(32, 64, 128, 144),  # few channels at 48 x 32, most of the work at 24 x 16 and below
         layers_per_block=1,
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
         attention_head_dim=4,
-        norm_num_groups=2,  # few, or the normalizations hide how light a plain picture is
+        norm_num_groups=2,  # few, or normalization removes the brightness of a uniform image
         time_embedding_dim=256,
-        addition_embed_type="text",  # a caption also reaches every block, by way of the timestep's embedding
+        addition_embed_type="text",  # the caption also enters every block through the timestep embedding
         addition_embed_type_num_heads=4,
     )
     torch.nn.init.zeros_(unet.conv_out.weight)  # the first prediction is 0
     torch.nn.init.zeros_(unet.conv_out.bias)
     unet.to(memory_format=torch.channels_last)
-    scheduler = PNDMScheduler(  # as Stable Diffusion 1.5 has it, but for v, which 2.0 predicts
+    scheduler = PNDMScheduler(  # as Stable Diffusion 1.5, but with v-prediction, as 2.0
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -78,10 +80,15 @@ def build(tokenizer, vae):
     return Parts(tokenizer, text_encoder, vae, unet, scheduler)
 
 
-def encode_all(path, vae, pixels, prepare=None):
-    """Means of the posteriors of all pictures, float16 (N, C, H/4, W/4), kept in the file `path`.
+def encode_all(
+    path: pathlib.Path,
+    vae: AutoencoderKL,
+    pixels: np.ndarray,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Posterior means of all images uint8 (N, H, W, 3): float16 (N, C, H/4, W/4), cached in the file `path`.
 
-    prepare: what becomes of some pixels (n, H, W, 3) before.
+    prepare: applied to images (n, H, W, 3) before they are encoded.
     """
     if not path.exists():
         parts = []
@@ -94,24 +101,25 @@ def encode_all(path, vae, pixels, prepare=None):
     return np.load(path)
 
 
-def halve(pixels):
-    """uint8 (N, H, W, 3) -> (N, H/2, W/2, 3): means of 2 x 2 pixels."""
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, H, W, 3) at half the resolution: uint8 (N, H/2, W/2, 3), means of 2 x 2 pixels."""
     n, height, width, channels = pixels.shape
     squares = pixels.reshape(n, height // 2, 2, width // 2, 2, channels)
     return squares.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
 
 
 @torch.no_grad()
-def standardize(vae, latents):
-    """Rewrite vae and latents (N, C, h, w) of posters so that each channel has mean 0 and deviation 1, before scaling.
+def standardize(vae: AutoencoderKL, latents: np.ndarray) -> None:
+    """Changes vae and latents (N, C, h, w) in place so that each channel has mean 0 and variance 1, before scaling.
 
-    Mean colours fill three channels of deviation 1.4, edges of objects and letters the others of 0.4. With one factor
-    for all of them (arXiv:2112.10752, D.1) edges would drown in noise that leaves colours plain. So quant_conv and
-    post_quant_conv, which are linear, take in an affine map of each channel and its inverse: no picture changes.
+    Mean colours fill three channels with a standard deviation of 1.4, edges of objects and letters the others with 0.4.
+    With one factor for all channels (arXiv:2112.10752, D.1), noise that leaves colours visible would hide all edges. So
+    quant_conv and post_quant_conv, which are linear, absorb an affine map of each channel and its inverse: decoded
+    images do not change.
 
-    The scaling factor, autoencoder.DEVIATION, is less than 1 because in plain pictures all neighbours are alike. With
-    unit deviation their mean colour shows through the noise of the last timestep (signal to noise 0.005 a latent, some
-    7 in the mean of 48 x 32), and a UNet takes colours from the noise it starts with instead of from the prompt.
+    The scaling factor, autoencoder.DEVIATION, is below 1 because neighbouring latents of uniform images are equal. With
+    unit variance their mean colour is visible through the noise of the last timestep (signal-to-noise ratio 0.005 for
+    one latent, about 7 for the mean of 48 x 32), and a UNet takes colours from the initial noise, not from the prompt.
     Smaller latents shift the schedule towards noise: Chen, On the importance of noise scheduling for diffusion models,
     arXiv:2301.10972.
     """
@@ -127,20 +135,27 @@ def standardize(vae, latents):
     latents /= deviation[:, None, None].numpy().astype(latents.dtype)
 
 
-def train(folder, parts, stages, captions, save_every=250, bf16=True):
-    """Train parts.text_encoder and parts.unet; goes on from <folder>/denoiser.pt. They end as their moving averages.
+def train(
+    folder: pathlib.Path,
+    parts: Parts,
+    stages: Sequence[tuple[np.ndarray, int, float]],
+    captions: Sequence[str],
+    save_every: int = 250,
+    bf16: bool = True,
+) -> Parts:
+    """Trains text encoder and UNet, which end as their exponential moving averages; resumes from <folder>/denoiser.pt.
 
-    stages: [(latents float16 (N, C, h, w), steps, the UNet's peak learning rate), ...]. Of small pictures a step takes
-    half the time, and what words mean is learned as well.
+    stages: [(latents float16 (N, C, h, w), steps, the UNet's peak learning rate), ...]. On images of half the
+    resolution a step takes half the time, and the meaning of words is learned just as well.
     """
     total, last = sum(steps for _, steps, _ in stages), np.cumsum([steps for _, steps, _ in stages])
-    learning_parts = [parts.text_encoder.train(), parts.unet.train()]
-    parameters = learning.parameters_of(learning_parts)
-    groups = [dict(params=list(module.parameters())) for module in learning_parts]
+    trained = [parts.text_encoder.train(), parts.unet.train()]
+    parameters = learning.parameters_of(trained)
+    groups = [dict(params=list(module.parameters())) for module in trained]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = learning.average_of(learning_parts)
+    ema = learning.make_ema(trained)
     path = folder / "denoiser.pt"
-    done = learning.load(path, learning_parts, average, optimizer)
+    done = learning.load(path, trained, ema, optimizer)
     limit, schedule = parts.tokenizer.model_max_length, parts.noise_scheduler
     tokens = parts.tokenizer(["", *captions], padding="max_length", truncation=True, max_length=limit)
     input_ids = torch.tensor(tokens["input_ids"])  # (1 + N, 40), the empty caption first
@@ -151,13 +166,13 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             latents, _, peak = stages[np.searchsorted(last, step, side="right")]
             for group, rate in zip(optimizer.param_groups, (TEXT_LR, peak), strict=True):
                 group["lr"] = rate * learning.cosine(step, total)
-            random, places = learning.rng(STAGE, step), range(step * BATCH, (step + 1) * BATCH)
+            random, sample_indexes = learning.rng(STAGE, step), range(step * BATCH, (step + 1) * BATCH)
             rows = random.integers(len(captions), size=BATCH)
             dropped = random.random(BATCH) < CAPTION_DROPOUT
             x = torch.from_numpy(latents[rows].astype(np.float32)) * parts.vae.config.scaling_factor
-            noise = normal(SEED, randomness.NOISE, places, latents.shape[1:])
-            timesteps = uniform_timesteps(SEED, places, schedule.config.num_train_timesteps)
-            # The mathematical attention: its backward pass is faster here than the fused one, the maps being small
+            noise = normal(SEED, randomness.NOISE, sample_indexes, latents.shape[1:])
+            timesteps = uniform_timesteps(SEED, sample_indexes, schedule.config.num_train_timesteps)
+            # Unfused attention: with such small maps its backward pass is faster than the fused one
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
                 text = encoding.encode_text(parts.text_encoder, input_ids[np.where(dropped, 0, rows + 1)])
                 loss = objective.loss(parts.unet, schedule, x, text, noise, timesteps).mean()
@@ -165,13 +180,13 @@ def train(folder, parts, stages, captions, save_every=250, bf16=True):
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            average.step(parameters)
+            ema.step(parameters)
             if step % 25 == 0:
                 record = dict(step=step, loss=loss.item(), norm=norm, cpu=time.process_time() - began)
                 print(json.dumps(record), file=log, flush=True)
                 bar.set_postfix_str(f"loss {loss.item():.4f}")
             bar.update()
             if (step + 1) % save_every == 0 or step + 1 == total:
-                learning.save(path, learning_parts, average, optimizer, step + 1)
-    average.copy_to(parameters)
+                learning.save(path, trained, ema, optimizer, step + 1)
+    ema.copy_to(parameters)
     return parts.freeze()

@@ -1,11 +1,13 @@
-"""What both stages of mini's training share: a moving average of the weights, a schedule, and saving to go on later.
+"""Shared by both stages of mini's training: EMA of the weights, learning rate schedule, saving and loading the state.
 
-Not the project's checkpoints: those are versions of a whole pipeline, and here there is none yet.
+Not the project's checkpoints: those are versions of a complete pipeline, which does not exist yet at this point.
 """
 
 from __future__ import annotations
 
 import math
+import pathlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,44 +16,52 @@ from diffusers.training_utils import EMAModel
 from common.files import atomic_write
 
 
-def rng(*key):
-    """The numpy generator of a key of integers; what is random at a step is a function of (stage, step) alone."""
+def rng(*key: int) -> np.random.Generator:
+    """The numpy generator of a key of integers, such as (stage, step): random numbers do not depend on resuming."""
     return np.random.default_rng(list(key))
 
 
-def cosine(step, total, warmup=100):
-    """Factor on the learning rate: half a cosine to 0, that begins with the first step, under a linear warm-up."""
+def cosine(step: int, total: int, warmup: int = 100) -> float:
+    """Factor on the learning rate at a step: cosine decay to 0 over `total` steps, times a linear warm-up."""
     return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def parameters_of(modules):
+def parameters_of(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Parameter]:
     return [p for module in modules for p in module.parameters()]
 
 
-def average_of(modules):
-    """The moving average of their parameters; its memory is short in the first steps."""
+def make_ema(modules: Iterable[torch.nn.Module]) -> EMAModel:
+    """An exponential moving average of the modules' parameters; its decay rises to 0.999 in the first steps."""
     return EMAModel(parameters_of(modules), decay=0.999, foreach=True)
 
 
-def save(path, modules, average, optimizer, step):
-    """Write all that going on needs, whole or not at all."""
+def save(
+    path: pathlib.Path,
+    modules: Sequence[torch.nn.Module],
+    ema: EMAModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    """Writes the training state after `step` steps, atomically."""
     state = {
         "step": step,
         "modules": [module.state_dict() for module in modules],
-        "average": average.state_dict(),
+        "average": ema.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
-def load(path, modules, average, optimizer):
-    """Steps done: 0 where there is no file, else those of the state that is read back."""
+def load(
+    path: pathlib.Path, modules: Sequence[torch.nn.Module], ema: EMAModel, optimizer: torch.optim.Optimizer
+) -> int:
+    """Restores the training state if the file exists; returns the number of steps done, else 0."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     for module, values in zip(modules, state["modules"], strict=True):
         module.load_state_dict(values)
-    average.load_state_dict(state["average"])
+    ema.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]

@@ -1,10 +1,12 @@
-"""The pictures that mini learns from, drawn once into files that are read through memory maps."""
+"""The training images of mini, drawn once into files that are read through memory maps."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
 import os
+import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,27 +16,29 @@ from common.files import atomic_write, write_json
 from mini_sd import posters
 
 WIDTH, HEIGHT = posters.SIZE
-CHUNK = 100  # pictures that a process draws at once
+CHUNK = 100  # images that a process draws at once
 
 
-def draw_posters(first):
-    """(uint8 (CHUNK, H, W, 3), captions) of CHUNK posters."""
+def draw_posters(first: int) -> tuple[np.ndarray, list[str]]:
+    """(uint8 (CHUNK, H, W, 3), captions) of CHUNK posters, from row `first` on."""
     pairs = [posters.poster(row) for row in range(first, first + CHUNK)]
     return np.stack([np.asarray(image) for image, _ in pairs]), [caption for _, caption in pairs]
 
 
-def draw_sheets(first):
-    """(uint8 (CHUNK, H, W, 3), captions) of CHUNK sheets, which have none."""
+def draw_sheets(first: int) -> tuple[np.ndarray, list[str]]:
+    """(uint8 (CHUNK, H, W, 3), empty captions) of CHUNK sheets, from row `first` on."""
     return np.stack([np.asarray(posters.sheet(row)) for row in range(first, first + CHUNK)]), [""] * CHUNK
 
 
-def to_tensor(pixels):
-    """Images uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Images uint8 (N, H, W, 3) as float32 (N, 3, H, W) in [-1, 1], channels last in memory."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def ensure(folder, name, draw, count):
-    """(uint8 (count, H, W, 3) as a memory map, captions) of <folder>/<name>.npy, drawn if it is not there.
+def ensure_images(
+    folder: pathlib.Path, name: str, draw: Callable[[int], tuple[np.ndarray, list[str]]], count: int
+) -> tuple[np.ndarray, list[str]]:
+    """(images uint8 (count, H, W, 3) as a memory map, captions) from <folder>/<name>-<count>.npy, drawn if missing.
 
     draw: draw_posters or draw_sheets; count: a multiple of CHUNK.
     """
@@ -48,5 +52,5 @@ def ensure(folder, name, draw, count):
                 pixels[k * CHUNK : (k + 1) * CHUNK] = images
                 captions += words
             pixels.flush()
-            write_json(texts, captions)  # first, so that pictures that are there have captions
+            write_json(texts, captions)  # first: images that exist always have captions
     return np.load(path, mmap_mode="r"), json.loads(texts.read_text(encoding="utf-8"))

@@ -1,11 +1,11 @@
-"""What mini learned from: posters drawn by code, with captions; and sheets of lettering for its autoencoder.
+"""The training data of mini: posters drawn by code, with captions, and sheets of lettering for its autoencoder.
 
     image, caption = poster(row)     # 128 x 192, RGB; a function of (SEED, row) alone
     image = sheet(row)
 
-A poster shows one motif in the colours that its caption names, mostly without letters. PLACARDS, a share of them under
-another word, carry bands of lettering. No demo cover is among them: those have scenes, palettes for each genre, title
-and author. What they share are the words of genres, the pens (demo_data) and the one font that Pillow brings.
+A poster shows one motif in the colours that its caption names, mostly without letters. A share of them (PLACARDS),
+captioned with another word, has bands of lettering. No demo cover is among them: those have scenes, palettes for each
+genre, title and author. They share the words of genres, the drawing tools (demo_data) and the font bundled with Pillow.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from collections.abc import Sequence
 
-from demo_data import jacket
+from PIL import Image
+
 from demo_data.canvas import Art, Palette, mix
+from demo_data.jacket import LOOKS, TextStyle, letter_mask
 from mini_sd.motifs import MOTIFS
+from typesetting.colour import RGB, Colour
 from typesetting.lines import LEADING, break_lines
 
 SEED = "posters 1"
 SIZE = (128, 192)  # pixels
-PLACARDS = 0.35  # share of the pictures that carry lettering
+PLACARDS = 0.35  # share of the posters with lettering
 
 COLOURS = {  # word: (dark, plain, light)
     "red": ("#3d0508", "#c1121f", "#ff8a7a"),
@@ -46,8 +50,8 @@ COLOURS = {  # word: (dark, plain, light)
 # Backgrounds and lettering
 
 
-def vary(rng, colour, amount=0.035):
-    """A colour near another one."""
+def vary(rng: random.Random, colour: str, amount: float = 0.035) -> RGB:
+    """A random colour near the given one ('#rrggbb')."""
     hue, light, saturation = colorsys.rgb_to_hls(*(v / 255 for v in bytes.fromhex(colour[1:])))
     light = min(1, max(0, light + rng.uniform(-amount, amount) * 1.5))
     saturation = min(1, max(0, saturation + rng.uniform(-amount, amount) * 2))
@@ -56,15 +60,15 @@ def vary(rng, colour, amount=0.035):
     )
 
 
-def palette(rng, ground, accent):
-    """The Palette of a poster whose caption says `ground` and `accent`, two words of COLOURS."""
+def palette(rng: random.Random, ground: str, accent: str) -> Palette:
+    """The palette of a poster whose caption has the colours `ground` and `accent`, two keys of COLOURS."""
     (dark, plain, light), (dark2, plain2, light2) = (map(lambda c: vary(rng, c), COLOURS[w]) for w in (ground, accent))
     sky, low = rng.choice(((plain, plain), (plain, light), (dark, plain), (light, plain), (light, light), (dark, dark)))
     return Palette(sky, low, light2, plain2, dark2)
 
 
-def background(art, rng, p):
-    """Fill the canvas: plain, a run of colour, rays, stripes, hills or a frame; perhaps some light."""
+def background(art: Art, rng: random.Random, p: Palette) -> None:
+    """Fills the canvas: plain, a gradient, rays, stripes, hills or a frame; sometimes with a glow."""
     art.sky(p.sky, p.low)
     other = mix(p.sky, p.light, 0.25)
     kind = rng.choice(("plain", "plain", "glow", "glow", "rays", "stripes", "hills", "frame", "dots", "ridge"))
@@ -98,8 +102,8 @@ WORDS = (
 )
 
 
-def some_words(rng, count):
-    """Words in capitals, in lower case, or with first letters in capitals; now and then a name with initials."""
+def some_words(rng: random.Random, count: int) -> str:
+    """Random words in upper, lower or title case; sometimes the first one is an initial."""
     words = [rng.choice(WORDS.split("|")) for _ in range(count)]
     if rng.random() < 0.2:
         words[0] = rng.choice("ABCDEFGHJKLMNOPRSTUVWZ") + "."
@@ -107,19 +111,29 @@ def some_words(rng, count):
     return rng.choice((text.upper(), text.upper(), text.title(), text))
 
 
-def lettering(art, rng, zone, largest, count, ink, plate=None):
-    """Set some words into zone = (top, bottom), fractions of the height; largest: letters, fractions of the width."""
+def lettering(
+    art: Art,
+    rng: random.Random,
+    zone: tuple[float, float],
+    largest: float,
+    count: int,
+    ink: Colour,
+    plate: Colour | None = None,
+) -> None:
+    """Sets `count` random words into zone = (top, bottom), in fractions of the height.
+
+    largest: maximal font size, in fractions of the width; plate: colour of a label behind the letters.
+    """
     tracking = rng.choice((0.0, 0.03, 0.06, 0.12))
-    style = {"tracking": tracking, "bounce": rng.choice((0.0, 0.0, 0.04)), "weight": rng.choice((0.0, 0.015, 0.03))}
-    style["tracking"] += style["weight"]
-    style["slant"] = rng.choice((0.0, 0.0, 0.0, 0.2))
+    bounce, weight = rng.choice((0.0, 0.0, 0.04)), rng.choice((0.0, 0.015, 0.03))
+    style = TextStyle(tracking + weight, weight, slant=rng.choice((0.0, 0.0, 0.0, 0.2)), bounce=bounce)
     margin = rng.uniform(0.08, 0.13)
     width, height = (1 - 2 * margin) * art.w, (zone[1] - zone[0]) * art.h
-    lines, size = break_lines(some_words(rng, count), width, height, style["tracking"], round(largest * art.w))
+    lines, size = break_lines(some_words(rng, count), width, height, style.tracking, round(largest * art.w))
     if size < 6:
         return
     top = zone[0] * art.h + (height - LEADING * size * len(lines)) / 2
-    mask = jacket.letter_mask(art, lines, size, top, style, rng.choice((None, None, None, margin * art.w)))
+    mask = letter_mask(art, lines, size, top, style, rng.choice((None, None, None, margin * art.w)))
     if plate is not None and (box := mask.getbbox()):
         pad = round(0.03 * art.w)
         corners = (box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad)
@@ -127,14 +141,14 @@ def lettering(art, rng, zone, largest, count, ink, plate=None):
     art.image.paste(ink, (0, 0), mask)
 
 
-def contrasting(rng, p, ground):
-    """An ink that can be read on a ground (r, g, b): the palette's, or black or white."""
+def contrasting(rng: random.Random, p: Palette, ground: Sequence[int]) -> Colour:
+    """A random ink that is legible on a background (r, g, b): the palette's, or one near black or white."""
     light = sum(ground) > 380
     return rng.choice((p.near, (20, 16, 16), (60, 20, 20)) if light else (p.light, (255, 250, 240), (255, 226, 140)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Posters and sheets
 
 POSTER_CAPTIONS = (
     "A {genre} poster with {a} {motif} in {ground} and {accent}",
@@ -152,7 +166,7 @@ PLACARD_CAPTIONS = (
 )
 
 
-def poster(row):
+def poster(row: int) -> tuple[Image.Image, str]:
     """(RGB image of SIZE, caption) of one row."""
     rng = random.Random(f"{SEED}/{row}")
     word = rng.choice(sorted(MOTIFS))
@@ -181,14 +195,14 @@ def poster(row):
     return art.image.reduce(2), " ".join(template.format(**words).split()).replace("A a", "An a")
 
 
-def sheet(row):
-    """An RGB image of SIZE for the autoencoder alone: shapes or a scene in random colours, under much lettering."""
+def sheet(row: int) -> Image.Image:
+    """An RGB image of SIZE for the autoencoder only: a scene or motifs in random colours under much lettering."""
     rng = random.Random(f"{SEED}/sheet/{row}")
     p = palette(rng, *rng.sample(sorted(COLOURS), 2))
     art = Art(SIZE, rng)
     scene = rng.random()
     if scene < 0.6:
-        look = jacket.LOOKS[rng.choice(sorted(jacket.LOOKS))]
+        look = LOOKS[rng.choice(sorted(LOOKS))]
         mixed = [vary(rng, rng.choice(COLOURS[w])) for w in rng.choices(sorted(COLOURS), k=5)]
         look.scene(art, rng, Palette(*mixed) if scene < 0.3 else p, rng.uniform(0.3, 0.65))
     else:

@@ -1,10 +1,11 @@
-"""mini's tokenizer: a small byte-level BPE in CLIP's format, learned from captions and from the demo books' words."""
+"""mini's tokenizer: a small byte-level BPE in CLIP's format, learned from captions and the words of the demo books."""
 
 from __future__ import annotations
 
 import collections
 import itertools
 import re
+from collections.abc import Iterable, Sequence
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
@@ -12,19 +13,19 @@ from transformers import CLIPTokenizer
 from data import prompts
 from demo_data.books import FIRST, GENRES, LAST, PLACES, TITLES
 
-VOCABULARY = 1600  # tokens at most, with the 512 bytes and the 2 that mark start and end; mini has 1,529
-MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be filling, which takes attention and time
+VOCABULARY = 1600  # tokens at most, including the 512 of bytes and the 2 of start and end; mini has 1,529
+MAX_LENGTH = 40  # tokens; CLIP's 77 would mostly be padding, which costs attention and time
 
 
-def corpus(captions):
-    """All text whose words should be cheap: captions of posters, and what prompts of books are made of."""
+def corpus(captions: Iterable[str]) -> list[str]:
+    """All texts whose words should have few tokens: captions of posters, and the words of book prompts."""
     lists = [FIRST, LAST, PLACES, TITLES, *GENRES]
     lists += [words for entry in GENRES.values() for words in entry[:3]]
     return [*captions, *(word for words in lists for word in words.split("|")), *prompts.TEMPLATES]
 
 
-def learn_merges(texts, count):
-    """The `count` merges of byte-pair encoding (Sennrich et al., arXiv:1508.07909), most frequent pair first."""
+def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
+    """The first `count` merges of byte-pair encoding (Sennrich et al., arXiv:1508.07909), most frequent pair first."""
     words = collections.Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
     splits = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges = []
@@ -46,9 +47,8 @@ def learn_merges(texts, count):
     return merges
 
 
-def build_tokenizer(captions):
-    """The CLIPTokenizer that these captions give."""
-
+def build_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
+    """Learns a CLIPTokenizer from these captions and the corpus."""
     letters = sorted(ByteLevel.alphabet())
     tokens = letters + [letter + "</w>" for letter in letters]
     merges = learn_merges(corpus(captions), VOCABULARY - len(tokens) - 2)

@@ -1,25 +1,30 @@
-"""Learning curves as SVG text: what metrics.jsonl tells -> lines -> a chart, whose colours the page's style decides."""
+"""Draws learning curves from metrics.jsonl as SVG text; the page's style sheet has the colours."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 480, 300  # of a chart, in its own units; it is shown as wide as there is room for
+WIDTH, HEIGHT = 480, 300  # of a chart, in SVG units; the page scales it
 LEFT, RIGHT, BOTTOM = 52, 12, 44  # margins
 LINE = 16  # height of a line of text
-MOST_SPOTS = 40  # points of a line that are shown as such, too
-MOST_POINTS = 400  # of a line: a chart is not wider than this in pixels that matter
-STYLES = 6  # line styles, see .s0 ... in the page's style
-BANDS = ("0-249", "250-499", "500-749", "750-999")  # timesteps, of 1000
+MAX_MARKERS = 40  # a line with at most this many points has a marker at each
+MAX_POINTS = 400  # of a line: more could not be told apart at this width
+STYLES = 6  # line styles, see .s0 ... in the page's style sheet
+TIMESTEP_BINS = ("0-249", "250-499", "500-749", "750-999")  # timesteps, of 1000
+
+
+Point = tuple[float, float]  # update, value
+Metrics = Sequence[Mapping[str, object]]  # lines of a metrics.jsonl, see checkpoints.metrics_log.read_metrics
 
 
 class Line(NamedTuple):
     """A line of a chart."""
 
     label: str
-    points: list  # (x, y), x rising
+    points: list[Point]  # in ascending order of updates
     style: int  # 0 to STYLES - 1: colour and dashes
     faint: bool = False  # raw data behind a smooth line; not in the legend
 
@@ -28,11 +33,10 @@ class Line(NamedTuple):
 # metrics.jsonl -> charts
 
 
-def draw_charts(metrics, versions=()):
-    """The charts of some runs: [(title, note, SVG)].
+def draw_charts(metrics: Mapping[str, Metrics], versions: Sequence[tuple[str, int]] = ()) -> list[tuple[str, str, str]]:
+    """The charts of some runs: [(title, note, SVG)]. A quantity that no run has logged has no chart.
 
-    metrics: {run's name: list of its lines, see tracking.read_metrics}; versions: [(label, update)] to mark. What no
-    run has told has no chart.
+    metrics: {name of a run: its metrics}; versions: [(label, update)], marked in each chart.
     """
     made = []
     raw = {name: points_of(lines, "loss") for name, lines in metrics.items()}
@@ -41,25 +45,25 @@ def draw_charts(metrics, versions=()):
     for style, (name, points) in enumerate(raw.items()):
         if points:
             lines.append(Line(name, thin(points), style % STYLES, faint=True))
-            lines.append(Line(name, every(smooth(points, window)), style % STYLES))
+            lines.append(Line(name, subsample(smooth(points, window)), style % STYLES))
     updates = "the last update" if window == 1 else f"the last {window} updates"
     note = f"Strong: mean over {updates}. Faint: every update." if window > 1 else "Every update."
     made.append(("Training loss", note, lines))
 
     lines = [
-        Line(name, points_of(told, "validation_loss"), style % STYLES)
-        for style, (name, told) in enumerate(metrics.items())
+        Line(name, points_of(of_run, "validation_loss"), style % STYLES)
+        for style, (name, of_run) in enumerate(metrics.items())
     ]
     note = "Over held-out covers, always with the same noise and timesteps; lower is better."
     made.append(("Validation loss", note, lines))
 
-    for name, told in metrics.items():
+    for name, of_run in metrics.items():
         title = "Validation loss by timestep" + (f", {name}" if len(metrics) > 1 else "")
         note = (
             "Each quarter of the timesteps by itself, as a share of its first value (in brackets: first and last). Low "
             "timesteps have little noise and decide details such as letters; high ones decide composition."
         )
-        made.append((title, note, band_lines(told)))
+        made.append((title, note, timestep_lines(of_run)))
     return [
         (title, note, chart(title, lines, versions, "loss, share of the first" if "timestep" in title else "loss"))
         for title, note, lines in made
@@ -67,35 +71,36 @@ def draw_charts(metrics, versions=()):
     ]
 
 
-def points_of(lines, key):
-    """[(update, value)] of those lines that have a finite number under `key`."""
+def points_of(lines: Metrics, key: str) -> list[Point]:
+    """[(update, value)] of the lines with a finite number under `key`."""
     return [(line["step"], float(line[key])) for line in lines if is_number(line.get(key))]
 
 
-def is_number(value):
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def band_lines(told):
-    """A Line for each quarter of the timesteps, relative to its first value; [] if the run told none."""
-    whole = [line for line in told if isinstance(line.get("validation_bands"), list)]
-    whole = [line for line in whole if len(line["validation_bands"]) == len(BANDS)]
+def timestep_lines(metrics: Metrics) -> list[Line]:
+    """A Line for each quarter of the timesteps, relative to its first value; [] if the run logged none."""
+    whole = [line for line in metrics if isinstance(line.get("validation_bands"), list)]
+    whole = [line for line in whole if len(line["validation_bands"]) == len(TIMESTEP_BINS)]
     whole = [line for line in whole if all(map(is_number, line["validation_bands"]))]
     if not whole or min(whole[0]["validation_bands"]) <= 0:
         return []
     first, last = (whole[i]["validation_bands"] for i in (0, -1))
     return [
         Line(
-            f"{band} ({first[i]:.3f}, {last[i]:.3f})",
+            f"{timesteps} ({first[i]:.3f}, {last[i]:.3f})",
             [(line["step"], line["validation_bands"][i] / first[i]) for line in whole],
             i,
         )
-        for i, band in enumerate(BANDS)
+        for i, timesteps in enumerate(TIMESTEP_BINS)
     ]
 
 
-def smooth(points, window):
-    """Each value becomes the mean of itself and of up to window - 1 values before it."""
+def smooth(points: Sequence[Point], window: int) -> list[Point]:
+    """Trailing moving average: the mean of each value and of up to window - 1 values before it."""
     sums = [0.0]
     for _, y in points:
         sums.append(sums[-1] + y)
@@ -106,20 +111,20 @@ def smooth(points, window):
     ]
 
 
-def thin(points, most=MOST_POINTS):
-    """At most about `most` of the points: of each stretch the lowest and the highest, so that no spike is lost."""
+def thin(points: list[Point], most: int = MAX_POINTS) -> list[Point]:
+    """About `most` of the points at most: the lowest and the highest of each segment, so that no spike is lost."""
     if len(points) <= most:
         return points
     size = -(-2 * len(points) // most)
     kept = []
     for first in range(0, len(points), size):
-        stretch = points[first : first + size]
-        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+        segment = points[first : first + size]
+        kept += sorted({min(segment, key=lambda point: point[1]), max(segment, key=lambda point: point[1])})
     return kept
 
 
-def every(points, most=MOST_POINTS):
-    """At most about `most` of the points, evenly, with the last."""
+def subsample(points: list[Point], most: int = MAX_POINTS) -> list[Point]:
+    """About `most` of the points at most, evenly spaced, with the last."""
     size = -(-len(points) // most)
     return points[:: max(1, size)] + (points[-1:] if size > 1 and (len(points) - 1) % size else [])
 
@@ -128,8 +133,8 @@ def every(points, most=MOST_POINTS):
 # Lines -> SVG
 
 
-def chart(title, lines, marks, y_label):
-    """SVG text of lines over updates: axes with ticks, a legend, and marks [(label, update)] above."""
+def chart(title: str, lines: Sequence[Line], marks: Sequence[tuple[str, int]], y_label: str) -> str:
+    """A chart of lines over updates as SVG text: axes with ticks, a legend, and marks [(label, update)] above."""
     ys = [y for line in lines for _, y in line.points]
     last = max(1, *(x for line in lines for x, _ in line.points), *(x for _, x in marks))
     y_ticks = ticks(min(ys), max(ys))
@@ -137,10 +142,10 @@ def chart(title, lines, marks, y_label):
     labels, levels = place_marks(marks, lambda x: scale(x, 0, last, LEFT, WIDTH - RIGHT))
     top, bottom, right = LINE * (1 + levels) + 8, HEIGHT - BOTTOM, WIDTH - RIGHT
 
-    def across(x):
+    def across(x: float) -> str:
         return f"{scale(x, 0, last, LEFT, right):.1f}"
 
-    def up(y):
+    def up(y: float) -> str:
         return f"{scale(y, y_ticks[0], y_ticks[-1], bottom, top):.1f}"
 
     box = f'viewBox="0 0 {WIDTH} {HEIGHT + LINE * len(legend)}"'
@@ -162,7 +167,7 @@ def chart(title, lines, marks, y_label):
         points = [(across(x), up(y)) for x, y in line.points]
         faint = " faint" if line.faint else ""
         parts.append(f'<polyline class="line s{line.style}{faint}" points="{" ".join(map(",".join, points))}"/>')
-        if not line.faint and len(points) <= MOST_SPOTS:
+        if not line.faint and len(points) <= MAX_MARKERS:
             parts += [f'<circle class="spot s{line.style}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in points]
     for i, line in enumerate(legend):
         y = HEIGHT + LINE * i
@@ -171,23 +176,24 @@ def chart(title, lines, marks, y_label):
     return "\n".join([*parts, "</svg>"])
 
 
-def text(x, y, words, anchor="start", kind="label"):
+def text(x: float | str, y: float | str, words: str, anchor: str = "start", kind: str = "label") -> str:
+    """An SVG text element, with the words escaped."""
     return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def describe(title, lines):
-    """What a chart shows, for those who can't see it."""
+def describe(title: str, lines: Iterable[Line]) -> str:
+    """The text alternative of a chart: title, and first and last value of each line."""
     ends = (f"{line.label} from {line.points[0][1]:.4g} to {line.points[-1][1]:.4g}" for line in lines)
     return f"{title}: " + "; ".join(ends)
 
 
-def scale(value, first, last, low, high):
-    """Where a value from `first` to `last` lies between the places `low` and `high`."""
+def scale(value: float, first: float, last: float, low: float, high: float) -> float:
+    """Linear map of a value: `first` becomes `low`, `last` becomes `high`."""
     return low + (value - first) / (last - first) * (high - low)
 
 
-def ticks(low, high, whole=False, about=5):
-    """About `about` round numbers, evenly, from at most `low` to at least `high`; whole numbers if asked for."""
+def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[float]:
+    """About `about` evenly spaced round numbers that span low to high; whole=True: integers."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / about)
@@ -197,21 +203,25 @@ def ticks(low, high, whole=False, about=5):
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
 
-def tick_text(value, ticks):
-    """A tick's number, with as many decimals as its step has."""
+def tick_text(value: float, ticks: Sequence[float]) -> str:
+    """A tick's number, with as many decimals as the distance of ticks needs."""
     decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     return f"{value:,.{decimals}f}" if abs(value) < 1e7 else f"{value:.3g}"
 
 
-def place_marks(marks, place):
-    """([(x, line of text from 1, text-anchor, label)], lines of text needed): labels of one update stand together, and
-    none overlaps another."""
+def place_marks(
+    marks: Iterable[tuple[str, int]], to_x: Callable[[int], float]
+) -> tuple[list[tuple[float, int, str, str]], int]:
+    """([(x, line of text from 1, text-anchor, label)], lines of text needed).
+
+    Labels of the same update are joined; labels that would overlap go to different lines. to_x: update -> x.
+    """
     at = {}
     for label, update in marks:
         at.setdefault(update, []).append(label)
     ends, placed = [], []  # where each line of text is taken up to
     for update, labels in sorted(at.items()):
-        x, label = place(update), ", ".join(labels)
+        x, label = to_x(update), ", ".join(labels)
         width = 6.5 * len(label) + 8
         start, anchor = (x - width, "end") if x > WIDTH / 2 else (x, "start")
         level = next((i for i, end in enumerate(ends) if end <= start), len(ends))

@@ -1,49 +1,51 @@
-"""Options -> the versions that the page shows side by side, one column each."""
+"""Finds the versions that the page shows side by side, one column each."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import config
 from checkpoints import catalog
+from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, read_scores
 from cli import checks
 from common.errors import UserError
 from generation.covers import covers_folder
-from generation.version import choose_version
+from generation.settings import DrawingSettings
+from generation.version import Version, choose_version
 
 
 @dataclasses.dataclass
 class Column:
     """A version on the page."""
 
-    label: str  # how the page calls it: v1, or run:v1
-    version: object  # gallery.Version
+    label: str  # its name on the page: v1, or run:v1
+    version: Version
     options: config.InferenceOptions  # to draw with
     folder: pathlib.Path  # of its covers
-    runs: list  # folders of the runs that have it: one, but for a v0 that several runs started from
+    runs: list[RunFolder]  # the runs that have it: one, except for a v0 that several runs started from
     scores: dict[str, Score]  # {its name: score}, see checkpoints.scores.read_scores
-    settings: dict = None  # gallery.settings_of, once its covers are there
+    settings: DrawingSettings | None = None  # of its covers, once they are drawn
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Options -> columns
+def find_columns(options: config.ReportOptions, given: Mapping[str, Any]) -> list[Column]:
+    """The columns that --run_id and --version name, in that order, without duplicates.
 
-
-def find_columns(options, given):
-    """The Columns that --run_id and --version ask for, in their order, each once. UserError if there is no such one."""
-
-    found = {}  # source for models.load_parts -> (options, Version, runs)
-    for run_id, name in wanted_versions(options):
+    given: the options on the command line. UserError if a run or version does not exist.
+    """
+    found = {}  # source for diffusion.pipeline.load_parts -> (options, Version, runs)
+    for run_id, name in requested_versions(options):
         try:
-            its_options, version = choose_version(*version_options(options, given, run_id, name))
+            chosen, version = choose_version(*inference_options(given, run_id, name))
         except UserError:
             if "version" in given or not lacks_version(options, run_id, name):
                 raise
             continue
-        entry = found.setdefault(version.source, (its_options, version, []))
+        entry = found.setdefault(version.source, (chosen, version, []))
         if version.run and version.run not in entry[2]:
             entry[2].append(version.run)
     if not found:
@@ -51,20 +53,19 @@ def find_columns(options, given):
     several = len({run for _, _, runs in found.values() for run in runs}) > 1
     starts = sum(version.name == "v0" for _, version, _ in found.values())
     columns = []
-    for its_options, version, runs in found.values():
+    for chosen, version, runs in found.values():
         prefixed = several and version.run and (version.name != "v0" or starts > 1)
         label = f"{version.run.name}:{version.name}" if prefixed else version.name
-        home = covers_folder(its_options, version)
+        home = covers_folder(chosen, version)
         if several and options.save_dir and version.run:
             home = home / version.run.name  # runs number their versions alike
         scores = [read_scores(run).get(version.name, {}) for run in runs]
-        columns.append(Column(label, version, its_options, home / version.name, runs, next(filter(None, scores), {})))
+        columns.append(Column(label, version, chosen, home / version.name, runs, next(filter(None, scores), {})))
     return columns
 
 
-def wanted_versions(options):
-    """[(run's id or None, version)] that --run_id and --version ask for."""
-
+def requested_versions(options: config.ReportOptions) -> list[tuple[str | None, str]]:
+    """[(run id, version)] that --run_id and --version name; for a folder as version the run id is None."""
     entries = checks.split_list(options.version)
     own = [re.fullmatch(rf"([^:/\\]+):({catalog.VERSION_NAME})", entry) for entry in entries]
     plain = [entry for entry, match in zip(entries, own, strict=True) if not match]
@@ -76,22 +77,23 @@ def wanted_versions(options):
     return pairs + [match.groups() for match in own if match]
 
 
-def version_options(options, given, run_id, name):
-    """(config.InferenceOptions, those of them that were given) for one version."""
+def inference_options(
+    given: Mapping[str, Any], run_id: str | None, name: str
+) -> tuple[config.InferenceOptions, dict[str, Any]]:
+    """(the options to draw one version with, those of them that were given)."""
     names = {field.name for field in dataclasses.fields(config.InferenceOptions)}
     given = {key: value for key, value in given.items() if key in names} | {"run_id": run_id, "version": name}
     return checks.check(config.InferenceOptions(**given)), given
 
 
-def lacks_version(options, run_id, name):
-    """Whether the run is there, and simply has no such version (yet)."""
-
+def lacks_version(options: config.ReportOptions, run_id: str | None, name: str) -> bool:
+    """Whether the run exists and has no such version (yet)."""
     run = catalog.run_path(options.output_dir, run_id)
-    return (run / "config.json").exists() and catalog.find_version(run, name)[1] is None
+    return run.config.exists() and catalog.find_version(run, name)[1] is None
 
 
-def require_comparable(columns):
-    """UserError if the versions would be drawn for other books, from other prompts or latents, or in another way."""
+def require_comparable(columns: Sequence[Column]) -> None:
+    """UserError if the versions would be drawn for different books or with different prompts, latents or settings."""
     for name in config.option_names(config.InferenceOptions, "affects", "books", "drawing"):
         values = {column.label: getattr(column.options, name) for column in columns}
         if name == "data_root":

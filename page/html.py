@@ -1,7 +1,7 @@
-"""What the page shows -> the text of one HTML file that needs nothing else: pictures, style and script are in it.
+"""Renders the page as one self-contained HTML file: images, style sheet and script are embedded.
 
-Titles, prompts and names are data. They reach the page through jinja2's autoescape, or as JSON that the script only
-ever shows as text; and the page's own policy (CSP) lets nothing run but the script whose hash it names.
+Titles, prompts and names are untrusted data. They enter the page through jinja2's autoescape, or as JSON that the
+script only shows as text; and the page's Content-Security-Policy allows no script but the one whose hash it names.
 """
 
 from __future__ import annotations
@@ -14,32 +14,39 @@ import hashlib
 import io
 import pathlib
 import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import jinja2
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 import config
 from checkpoints import catalog, metrics_log
+from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.files import read_json
 from common.png import read_png
+from data.book import Book
+from data.folder import Data
 from data.images import read_cover
-from generation.covers import SETTINGS
+from generation.settings import SETTINGS, read_settings
 from page import comparison
 from page.charts import draw_charts
+from page.columns import Column
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-QUALITY = 90  # of WebP, of 100
-SMALL = 256 * 256  # pixels; smaller pictures are embedded without loss
-MOST_GENRES = 8
+QUALITY = 90  # of WebP, up to 100
+SMALL = 256 * 256  # pixels; images of at most this size are embedded losslessly
+MAX_GENRES = 8  # genres that are listed by name
 
 
-def make(columns, scores, data, books):
-    """The text of the page.
+def render_page(columns: Sequence[Column], scores: dict[str, dict], data: Data, books: Sequence[Book]) -> str:
+    """The page as HTML text.
 
-    columns: see report.Column, with covers and settings; scores: {label: score}, see comparison.choose_scores; data:
-    dataset.Data; books: whose covers are shown. UserError names a cover that can't be read.
+    columns: with their settings, and covers drawn; scores: {label: score}, see page.comparison.choose_scores; books:
+    whose covers are shown. UserError names a cover that can't be read.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -74,18 +81,18 @@ def make(columns, scores, data, books):
     )
 
 
-def csp_hash(text):
-    """The text's SHA-256 as a Content-Security-Policy names it."""
+def csp_hash(text: str) -> str:
+    """SHA-256 of an inline script or style in the notation of Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures
+# Images
 
 
-def picture_rows(columns, books):
-    """For each book: title, by, prompt, and cells (first the real cover) with label, src, alt, prompt, about."""
-    prompts = {column.label: read_json(column.folder / SETTINGS)["prompts"] for column in columns}
+def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[str, Any]]:
+    """For each book: title, by, prompt, and cells (the real cover first) with label, src, alt, prompt, about."""
+    prompts = {column.label: read_settings(column.folder / SETTINGS)[1] for column in columns}
     drawn = {column.label: drawing_facts(column.options) for column in columns}
     rows = []
     with tqdm(total=len(books) * (len(columns) + 1), desc="embedding pictures", unit="cover", delay=2) as bar:
@@ -105,28 +112,29 @@ def picture_rows(columns, books):
     return rows
 
 
-def viewer_data(rows):
-    """What the script shows beside an enlarged picture."""
+def viewer_data(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The texts that the script shows beside an enlarged image, for each book."""
     texts = ("label", "prompt", "about")
     return [
         dict(title=row["title"], cells=[{text: cell[text] for text in texts} for cell in row["cells"]]) for row in rows
     ]
 
 
-def cell(label, pixels, alt, prompt, about):
+def cell(label: str, pixels: np.ndarray, alt: str, prompt: str, about: str) -> dict[str, str]:
+    """The template's values for one image, uint8 (H, W, 3)."""
     return dict(label=label, src=picture_uri(pixels), alt=alt, prompt=prompt, about=about)
 
 
-def picture_uri(pixels):
-    """uint8 (H, W, 3) -> a data: URI. WebP has a fifth of the bytes of PNG; small pictures lose nothing by it."""
+def picture_uri(pixels: np.ndarray) -> str:
+    """An image uint8 (H, W, 3) as a data: URI. WebP, a fifth the size of PNG; small images are lossless."""
     file = io.BytesIO()
     lossless = pixels.shape[0] * pixels.shape[1] <= SMALL
     Image.fromarray(pixels).save(file, "WEBP", quality=QUALITY, lossless=lossless, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def drawing_facts(options):
-    """How pictures are drawn, in words."""
+def drawing_facts(options: config.InferenceOptions) -> str:
+    """How images are drawn, in words."""
     return (
         f"seed {options.seed}, {options.steps} steps of {options.scheduler}, guidance {options.guidance_scale:g}, "
         f"{options.resolution}"
@@ -137,12 +145,12 @@ def drawing_facts(options):
 # Numbers
 
 
-def data_facts(data):
-    """[(what, number, note)] of the data folder."""
+def data_facts(data: Data) -> list[tuple[str, int, str]]:
+    """[(label, number, note)] about the data folder."""
     genres = collections.Counter(genre for book in data.kept for genre in book.genres)
-    common = ", ".join(f"{genre} {count}" for genre, count in genres.most_common(MOST_GENRES))
-    more = len(genres) - MOST_GENRES
-    why = collections.Counter(kind for _, kind, _ in data.dropped).most_common()
+    common = ", ".join(f"{genre} {count}" for genre, count in genres.most_common(MAX_GENRES))
+    more = len(genres) - MAX_GENRES
+    why = collections.Counter(row.kind for row in data.dropped).most_common()
     return [
         ("covers to train on", len(data.books("train")), ""),
         ("held out", len(data.books("test")), data.split_rule),
@@ -157,7 +165,7 @@ def score_facts(columns, scores):
     scores: {label: Score}, see comparison.choose_scores.
     """
     labels = [column.label for column in columns]
-    scores, stale = comparison.split_stale(scores, {column.label: column.settings["weights"] for column in columns})
+    scores, stale = comparison.split_stale(scores, {column.label: column.settings.weights for column in columns})
     base, rows = comparison.table(scores, labels)
     skipped, notes = comparison.remarks(scores)
     like = next(iter(scores.values()), None)
@@ -177,12 +185,12 @@ def score_facts(columns, scores):
     )
 
 
-def curve_facts(runs, columns):
-    """[(title, note, SVG)] of the runs' learning curves, with the shown versions marked."""
-    metrics = {run.name: metrics_log.read_metrics(run / "metrics.jsonl") for run in runs}
-    marks = [(c.label, catalog.version_entry(c.runs[0], c.version.name)["step"]) for c in columns if c.runs]
+def curve_facts(runs: Sequence[RunFolder], columns: Sequence[Column]) -> list[tuple[str, str, str]]:
+    """[(title, note, SVG)]: the runs' learning curves with the versions of the page marked."""
+    metrics = {run.name: metrics_log.read_metrics(run.metrics) for run in runs}
+    marks = [(c.label, catalog.version_entry(c.runs[0], c.version.name).step) for c in columns if c.runs]
     charts = draw_charts(metrics, [mark for mark in marks if mark[1]])
-    covers_of = {run.name: read_json(run / "config.json").get("validation_rows") for run in runs}
+    covers_of = {run.name: read_json(run.config).get("validation_rows") for run in runs}
     if len(set(covers_of.values())) > 1:
         counts = ", ".join(f"{name} {count}" for name, count in covers_of.items())
         warning = f" The runs validate on different numbers of covers ({counts}): compare slopes, not heights."
@@ -194,9 +202,9 @@ def curve_facts(runs, columns):
 # Runs and versions
 
 
-def run_facts(run, columns):
+def run_facts(run: RunFolder, columns: Sequence[Column]) -> dict[str, Any]:
     """How a run was trained, and its versions on this page."""
-    saved = read_json(run / "config.json")
+    saved = read_json(run.config)
     return dict(
         name=run.name,
         command=saved_options.command(config.TrainingOptions, saved),
@@ -205,25 +213,25 @@ def run_facts(run, columns):
     )
 
 
-def version_facts(column, run):
-    """What is known of a version, and the commands that draw with it and score it."""
-    facts = dict(label=column.label, weights=column.settings["weights"], folder=str(column.folder), aliases="")
-    facts |= dict(step=0, validation_loss=None, source=column.version.source, precision=column.settings["precision"])
+def version_facts(column: Column, run: RunFolder | None) -> dict[str, Any]:
+    """A version's step, validation loss, aliases, weights and source, and the command that draws with it."""
+    facts = dict(label=column.label, weights=column.settings.weights, folder=str(column.folder), aliases="")
+    facts |= dict(step=0, validation_loss=None, source=column.version.source, precision=column.settings.precision)
     if run:
         about = catalog.version_entry(run, column.version.name)
         _, home = catalog.find_version(run, column.version.name)
-        aliases = catalog.aliases_of(catalog.read_version_index(home), column.version.name) if home else []
-        facts |= dict(step=about["step"], validation_loss=about["validation_loss"], aliases=", ".join(sorted(aliases)))
+        aliases = catalog.read_version_index(home).aliases_of(column.version.name) if home else []
+        facts |= dict(step=about.step, validation_loss=about.validation_loss, aliases=", ".join(sorted(aliases)))
         if column.version.name == "v0":
-            told = metrics_log.read_metrics(run / "metrics.jsonl")
-            start = [line["validation_loss"] for line in told if line["step"] == 0 and "validation_loss" in line]
+            metrics = metrics_log.read_metrics(run.metrics)
+            start = [line["validation_loss"] for line in metrics if line["step"] == 0 and "validation_loss" in line]
             facts["validation_loss"] = start[0] if start else None
     facts["command"] = shlex.join(drawing_words(column))
     return facts
 
 
-def drawing_words(column):
-    """The words of a command that draws the grid with a version as it is drawn here."""
+def drawing_words(column: Column) -> list[str]:
+    """The words of the command that draws the grid with a version, with the settings of this page."""
     options, run = column.options, column.version.run
     words = ["python", "-m", "sd_inference", "--version", column.version.name if run else column.version.source]
     if run:
@@ -232,7 +240,7 @@ def drawing_words(column):
         words = [*words[:-1], "v0", "--pretrained_model", column.version.source]
     defaults = {field.name: field.default for field in dataclasses.fields(config.InferenceOptions)}
     inherited = config.option_names(config.InferenceOptions, "inherited", True)
-    saved = read_json(run / "config.json") if run else {}
+    saved = read_json(run.config) if run else {}
     fields = [field for group in (config.DataOptions, config.DrawingOptions) for field in dataclasses.fields(group)]
     for name in [*(field.name for field in fields), "seed", "mixed_precision"]:
         value = getattr(options, name)

@@ -1,30 +1,32 @@
-"""The report: which versions it shows, the covers that are still to be drawn, and the file that is written."""
+"""Writes the report: finds the versions, draws their missing covers, renders the page."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import accelerate
 from tqdm import tqdm
 
+import config
 from common.errors import UserError
 from common.files import write_text
 from data.folder import open_data
 from diffusion import pipeline, weights
 from generation.covers import draw_covers
 from page import comparison, html
-from page.columns import find_columns, require_comparable
+from page.columns import Column, find_columns, require_comparable
 
 FREE_SPACE_HINT = "free some space there or choose another --report_path"
 
 
-def write_report(options, given):
-    """Draw the covers that are missing, then write the page to options.report_path.
+def write_report(options: config.ReportOptions, given: Mapping[str, Any]) -> None:
+    """Draws the missing covers, then writes the page to options.report_path.
 
-    options: config.ReportOptions; given: those that the user typed.
+    given: the options on the command line. UserError for whatever is wrong, before anything is drawn.
     """
-    # Everything that can be wrong comes before the long work
     path = pathlib.Path(options.report_path).expanduser()
     columns = find_columns(options, given)
     require_comparable(columns)
@@ -40,7 +42,7 @@ def write_report(options, given):
     for column in columns:
         column.settings = draw_covers(column.options, column.version, column.folder, books, state)
     if state.is_main_process:
-        text = html.make(columns, scores, data, books)
+        text = html.render_page(columns, scores, data, books)
         write_text(path, text, FREE_SPACE_HINT)
         covers = f"{len(books)} books x {len(columns)} versions, and the real covers"
         size = len(text.encode())
@@ -48,17 +50,16 @@ def write_report(options, given):
         print(f"wrote {path}: {covers}; {size}; open it in a browser")
 
 
-def require_writable(path):
-    """UserError unless the page can be written at `path`; makes its folder."""
-    if os.path.isdir(path):  # pathlib's raises where it can't look
+def require_writable(path: pathlib.Path) -> None:
+    """UserError unless the page can be written at `path`. Makes its folder."""
+    if os.path.isdir(path):  # pathlib's raises where it has no permission
         raise UserError(f"--report_path {path} is a folder: give the name of a file")
     trial = path.with_name(f".{path.name}.trial")
     write_text(trial, "", FREE_SPACE_HINT)
     trial.unlink(missing_ok=True)  # each process tries
 
 
-def weight_hashes(columns):
-    """{label: the hash of the weights that the version has now}. It reads every model whole."""
-
+def weight_hashes(columns: Sequence[Column]) -> dict[str, str]:
+    """{label: hash of the version's present weights}. Reads each model completely."""
     shown = tqdm(columns, desc="scores differ; hashing weights", unit="version", delay=3, leave=False)
     return {column.label: weights.weights_hash(pipeline.load_parts(column.version.source)) for column in shown}

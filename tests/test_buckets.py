@@ -20,6 +20,7 @@ from data import buckets
 from data.book import Book
 from data.folder import open_data
 from data.images import fitted_size
+from data.summary import summarize
 from memory import advice
 from trainer import losses
 from trainer.batches import BucketedSchedule, split_batches
@@ -342,7 +343,7 @@ def test_the_check_of_a_data_folder_tells_of_them(mixed_data, tmp_path):
     options = config.DatasetOptions(
         data_root=str(mixed_data), cache_dir=str(tmp_path), resolution="32x48", buckets=True
     )
-    lines = [" ".join(line.split()) for line in open_data(options).report().splitlines()]
+    lines = [" ".join(line.split()) for line in summarize(open_data(options)).splitlines()]
     assert "bucket 32x48 17" in lines and "bucket 48x32 9" in lines
     for start_of_line in ("resize to the buckets", "largest distortion 0.0%"):
         assert any(line.startswith(start_of_line) for line in lines)

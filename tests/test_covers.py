@@ -1,6 +1,7 @@
 import copy
 import io
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -11,9 +12,10 @@ from PIL import Image
 from common.errors import UserError
 from data import image_index
 from data.image_index import MAX_BYTES, check_folder, read_index, write_csv
-from data.images import MAX_STRETCH, BadImage, __file__, decode_image, fit_image, fitted_size, pathlib, read_cover
+from data.images import MAX_STRETCH, BadImage, decode_image, fit_image, fitted_size, read_cover
 
 SIZE = (64, 96)
+ROOT = pathlib.Path(image_index.__file__).parent.parent
 
 
 def picture(width=40, height=60, seed=0):
@@ -138,11 +140,11 @@ def test_pillow_prints_no_warnings(tmp_path):
     for i, data in enumerate(files):
         (tmp_path / f"{i}.jpg").write_bytes(data)
     code = (
-        "import covers, pathlib, sys\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()): print(covers.check_file(path, 1, 1).problem)"
+        "import pathlib, sys; from data.image_index import check_file\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()): print(check_file(path, 1, 1).problem)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.partition(":")[0] for line in done.stdout.split("\n")] == ["too large", "", "can't be decoded", "", ""]
 
@@ -236,7 +238,7 @@ def test_read_names_file_and_remedy(tmp_path):
 def test_a_bad_image_stays_one_line_through_copies_and_traceback_text():
     problem = BadImage("row 3: /x/3.jpg: empty file")
     assert str(copy.copy(problem)) == str(problem)
-    text = f"Caught BadImage in DataLoader worker process 0.\nOriginal Traceback ...\ncovers.BadImage: {problem}\n"
+    text = f"Caught BadImage in DataLoader worker process 0.\nOriginal Traceback ...\ndata.images.BadImage: {problem}\n"
     assert str(BadImage(text)) == str(problem)
 
 

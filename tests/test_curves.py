@@ -39,10 +39,10 @@ def test_a_run_that_told_nothing_has_no_chart():
 
 def test_bands_are_shares_of_their_first_value():
     lines = [{"step": 0, "validation_bands": BANDS}, {"step": 10, "validation_bands": [0.5, 0.8, 0.25, 0.4]}]
-    made = charts.band_lines([*lines, {"step": 20, "validation_bands": []}])
+    made = charts.timestep_lines([*lines, {"step": 20, "validation_bands": []}])
     assert [[y for _, y in line.points] for line in made] == [[1, 0.5], [1, 1], [1, 0.5], [1, 2]]
     assert made[0].label == "0-249 (1.000, 0.500)"
-    assert charts.band_lines([*lines, {"step": 20, "validation_bands": [None, 0.7, 0.2, 0.4]}]) == made
+    assert charts.timestep_lines([*lines, {"step": 20, "validation_bands": [None, 0.7, 0.2, 0.4]}]) == made
     assert charts.draw_charts({"a": lines})[0][0] == "Validation loss by timestep"
     assert [title[-3:] for title, _, _ in charts.draw_charts({"a": lines, "b": lines})] == [", a", ", b"]
 
@@ -51,7 +51,7 @@ def test_bands_are_shares_of_their_first_value():
     "bands", [None, [], [1.0, 2.0], [1.0, math.nan, 1.0, 1.0], [None] * 4, "abcd", [0.0, 1.0, 1.0, 1.0]]
 )
 def test_runs_without_bands_leave_them_out(bands):
-    assert charts.band_lines(told(3, validation_bands=bands)) == []
+    assert charts.timestep_lines(told(3, validation_bands=bands)) == []
 
 
 def test_smooth_is_the_mean_of_the_last_ones():
@@ -64,10 +64,10 @@ def test_thinning_keeps_every_spike_and_the_order():
     points = [(i, math.sin(i)) for i in range(50_000)]
     points[31_234] = (31_234, 99.0)
     few = charts.thin(points)
-    assert (31_234, 99.0) in few and len(few) <= 2 * charts.MOST_POINTS and few == sorted(few)
+    assert (31_234, 99.0) in few and len(few) <= 2 * charts.MAX_POINTS and few == sorted(few)
     assert charts.thin(points[:50]) == points[:50]
-    some = charts.every(points)
-    assert some[0] == points[0] and some[-1] == points[-1] and len(some) <= charts.MOST_POINTS + 1
+    some = charts.subsample(points)
+    assert some[0] == points[0] and some[-1] == points[-1] and len(some) <= charts.MAX_POINTS + 1
 
 
 def test_values_that_are_no_numbers_are_left_out():

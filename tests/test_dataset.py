@@ -1,11 +1,11 @@
 import csv
+import hashlib
 import io
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from config import DatasetOptions, StatsOptions, TrainingOptions
 from data import image_index, prompts
 from data.folder import open_data
 from data.prompts import TEMPLATES, build_prompt
+from data.summary import summarize
 from dataset import BookCoverDataset, load_image
 from diffusion import pipeline
 
@@ -90,7 +91,7 @@ def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path, opened):
     rows[10] |= dict(book_title="Café", book_desc="word " * 30)
     images = {6: None, 7: b"", 8: jpeg(8)[:300], 9: jpeg(9, (20, 60)), 11: jpeg(0), 12: jpeg(3), 13: jpeg(3)}
     data = opened(write_folder(tmp_path / "data", rows, images))
-    reasons = {i: (kind, reason) for i, kind, reason in data.dropped}
+    reasons = {row.row: (row.kind, row.reason) for row in data.dropped}
     assert sorted([*reasons, *rows_of(data.kept)]) == list(range(40))
     assert reasons.pop(3) == ("no title", "no title")
     assert reasons.pop(4)[0] == "not English"
@@ -131,7 +132,7 @@ def test_editions_of_one_book_never_straddle_the_split(tmp_path, opened):
     for book in data.kept:
         sides.setdefault(book.row // 3, set()).add(book.split)
     assert len(sides) == 30 and all(len(side) == 1 for side in sides.values())
-    assert "books in several editions 30 90 rows; 0 in both splits" in " ".join(data.report().split())
+    assert "books in several editions 30 90 rows; 0 in both splits" in " ".join(summarize(data).split())
 
 
 def test_the_order_is_mixed_and_does_not_change_when_rows_are_added(plain, tmp_path, opened):
@@ -154,7 +155,7 @@ def test_split_files_are_honoured(plain, tmp_path, opened):
     data = opened(root)
     assert sorted(rows_of(data.books("train"))) == list(range(30))
     assert sorted(rows_of(data.books("test"))) == list(range(30, 38))
-    assert [(i, kind) for i, kind, _ in data.dropped] == [(38, "in no split"), (39, "in no split")]
+    assert [(row.row, row.kind) for row in data.dropped] == [(38, "in no split"), (39, "in no split")]
 
     (root / "df_test.csv").write_text(",book_title\n")
     with pytest.raises(UserError, match=r"no usable book in the test split, by df_train\.csv and df_test\.csv"):
@@ -166,7 +167,7 @@ def test_an_empty_split_says_which_option_to_change(tmp_path, opened):
     with pytest.raises(UserError, match=r"the test split is empty: all 3 .*raise --test_fraction \(now 0.001\)"):
         opened(root, test_fraction=0.001)
     data = opened(root, test_fraction=0.5)
-    shares = [dataset.hashlib.blake2b(f"split\0book{i}/ann{i}".encode(), digest_size=8).digest() for i in range(3)]
+    shares = [hashlib.blake2b(f"split\0book{i}/ann{i}".encode(), digest_size=8).digest() for i in range(3)]
     shares = [int.from_bytes(share, "big") / 2**64 for share in shares]  # the rule, written out
     assert {book.row: book.split for book in data.kept} == {
         i: "test" if share < 0.5 else "train" for i, share in enumerate(shares)
@@ -196,7 +197,7 @@ def test_the_data_folder_is_never_written_to(plain, opened):
 
     before = listing()
     data = opened(plain)
-    data.report()
+    summarize(data)
     assert listing() == before and data.cache.is_dir() and plain not in data.cache.parents
 
 
@@ -238,7 +239,7 @@ def test_demo_is_made_in_the_cache(plain, tmp_path, opened, monkeypatch):
         asked.append((cache_dir, workers))
         return plain
 
-    monkeypatch.setitem(sys.modules, "demo_data", types.SimpleNamespace(ensure=ensure))
+    monkeypatch.setattr("data.folder.ensure_demo_data", ensure)
     assert len(opened("demo", num_workers=3).kept) == 40
     assert asked == [(tmp_path / "cache", 3)]
 
@@ -259,7 +260,7 @@ def test_report(tmp_path, opened):
     root = write_folder(tmp_path / "data", rows, images)
     (root / "images/images/77.jpg").write_bytes(jpeg(77))
     data = opened(root, resolution="512x768")
-    lines = [" ".join(line.split()) for line in data.report(lambda text: len(text.split()) + 2).split("\n")]
+    lines = [" ".join(line.split()) for line in summarize(data, lambda text: len(text.split()) + 2).split("\n")]
     for expected in [
         f"data folder {root}",
         "rows 40",
@@ -286,15 +287,15 @@ def test_report(tmp_path, opened):
         f"quarantine {data.cache / 'quarantine.csv'}",
     ]:
         assert expected in lines, expected
-    assert "prompts" not in data.report()
+    assert "prompts" not in summarize(data)
 
 
 def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
     def count(text):
         return 100 if text.endswith("A tale.") else 10
 
-    assert "prompts over 77 tokens                   40" in opened(plain, include_desc=True).report(count)
-    assert "prompts over 77 tokens                    0" in opened(plain).report(count)
+    assert "prompts over 77 tokens                   40" in summarize(opened(plain, include_desc=True), count)
+    assert "prompts over 77 tokens                    0" in summarize(opened(plain), count)
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ from PIL import Image
 from support import processes
 
 from common.errors import UserError
+from demo_data import books, jacket
 from demo_data import folder as demo_data_folder
-from demo_data import jacket
 from typesetting.colour import contrast, luminance
 from typesetting.lines import LEADING, break_lines, font, line_width
 
 COUNT = 40
-ROOT = pathlib.Path(demo_data_folder.__file__).parent
+ROOT = pathlib.Path(demo_data_folder.__file__).parent.parent
 
 
 def digest(folder):
@@ -36,7 +36,7 @@ def digest(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return demo_data_folder.ensure(tmp_path_factory.mktemp("demo"), COUNT)
+    return demo_data_folder.ensure_demo_data(tmp_path_factory.mktemp("demo"), COUNT)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_layout(folder):
     assert set(digest(folder)) == {"book_data.csv"} | images
     assert (table[["book_rating", "book_rating_count", "book_review_count"]] == 0).all(axis=None)
     assert (table.book_title.str.len() > 0).all() and (table.book_authors.str.len() > 0).all()
-    assert {genres.split("|")[0] for genres in table.genres} == set(demo_data_folder.GENRES) == set(jacket.LOOKS)
+    assert {genres.split("|")[0] for genres in table.genres} == set(books.GENRES) == set(jacket.LOOKS)
     assert all(len(set(genres.split("|"))) >= 2 for genres in table.genres)
 
 
@@ -70,13 +70,13 @@ def test_images_are_portraits_near_two_to_three(folder):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_bytes_for_any_number_of_workers(folder, tmp_path, workers):
-    again = demo_data_folder.ensure(tmp_path, COUNT, workers)
+    again = demo_data_folder.ensure_demo_data(tmp_path, COUNT, workers)
     assert again.name == folder.name
     assert digest(again) == digest(folder)
 
 
 def test_a_small_set_is_the_start_of_a_large_one(folder, tmp_path):
-    small = demo_data_folder.ensure(tmp_path, 7)
+    small = demo_data_folder.ensure_demo_data(tmp_path, 7)
     assert small.name != folder.name
     images = {name: value for name, value in digest(small).items() if name.endswith(".jpg")}
     assert len(images) == 7 and images.items() <= digest(folder).items()
@@ -85,7 +85,7 @@ def test_a_small_set_is_the_start_of_a_large_one(folder, tmp_path):
 
 
 def test_progress_goes_to_standard_error(tmp_path, capsys):
-    demo_data_folder.ensure(tmp_path, 2)
+    demo_data_folder.ensure_demo_data(tmp_path, 2)
     out, err = capsys.readouterr()
     assert out == "" and "2/2" in err
 
@@ -95,43 +95,45 @@ def test_progress_goes_to_standard_error(tmp_path, capsys):
 
 
 def test_words():
-    books = [demo_data_folder.book(row) for row in range(2000)]
-    assert books[:50] == [demo_data_folder.book(row) for row in range(50)]
-    titles = [book["book_title"] for book in books]
+    records = [books.book_record(row) for row in range(2000)]
+    assert records[:50] == [books.book_record(row) for row in range(50)]
+    titles = [book["book_title"] for book in records]
     assert any("," in title for title in titles) and any("'" in title for title in titles)
     assert min(map(len, titles)) < 8 and max(map(len, titles)) > 50
-    assert any("|" in book["book_authors"] for book in books)
-    missing = sum(not book["book_desc"] for book in books) / len(books)
+    assert any("|" in book["book_authors"] for book in records)
+    missing = sum(not book["book_desc"] for book in records) / len(records)
     assert 0.01 < missing < 0.05
-    for book in books:
+    for book in records:
         if book["book_desc"]:
             assert 2 <= book["book_desc"].count(". ") + 1 <= 4
             assert book["book_desc"].endswith(".") and "{" not in book["book_desc"]
         assert "{" not in book["book_title"] and not book["book_title"].startswith(("A O", "A E", "A I", "A A"))
-    assert len({(book["book_title"], book["book_authors"]) for book in books}) > 0.9 * len(books)
+    assert len({(book["book_title"], book["book_authors"]) for book in records}) > 0.9 * len(records)
 
 
 def test_second_editions_share_the_text_and_not_the_cover():
-    again = [row for row in range(100) if demo_data_folder.work(row) != row]
+    again = [row for row in range(100) if books.text_row(row) != row]
     assert len(again) == 7
     for row in again:
-        first, second = demo_data_folder.book(demo_data_folder.work(row)), demo_data_folder.book(row)
+        first, second = books.book_record(books.text_row(row)), books.book_record(row)
         for column in ("book_title", "book_authors", "genres", "book_desc"):
             assert first[column] == second[column]
         assert (first["book_edition"], second["book_edition"]) == ("", "Second Edition")
-        assert demo_data_folder.draw(row)[0].tobytes() != demo_data_folder.draw(demo_data_folder.work(row))[0].tobytes()
+        assert (
+            demo_data_folder.draw_row(row)[0].tobytes() != demo_data_folder.draw_row(books.text_row(row))[0].tobytes()
+        )
 
 
 def test_genres_take_turns():
-    first = [demo_data_folder.genre_of(row) for row in range(12)]
-    assert sorted(first[:10]) == sorted(demo_data_folder.GENRES)
-    counts = pd.Series([demo_data_folder.genre_of(row) for row in range(1000)]).value_counts()
+    first = [books.genre_of(row) for row in range(12)]
+    assert sorted(first[:10]) == sorted(books.GENRES)
+    counts = pd.Series([books.genre_of(row) for row in range(1000)]).value_counts()
     assert counts.min() > 80 and counts.max() < 120
 
 
 def test_the_font_has_every_character():
     missing = font(40).getmask("\u4e00")
-    texts = [demo_data_folder.book(row) for row in range(2000)]
+    texts = [books.book_record(row) for row in range(2000)]
     used = set("".join(book["book_title"] + book["book_authors"] for book in texts)) - set(" |")
     for character in {form for c in used for form in (c, c.upper())} - {"'"} | {"’", "&"}:
         assert bytes(font(40).getmask(character)) != bytes(missing), character
@@ -143,9 +145,9 @@ def test_the_font_has_every_character():
 
 def colour_histogram(row):
     """Share of a cover's pixels in each of 64 colour cells, and the cover's genre."""
-    pixels = np.asarray(demo_data_folder.draw(row)[0].reduce(4)).reshape(-1, 3) // 64
+    pixels = np.asarray(demo_data_folder.draw_row(row)[0].reduce(4)).reshape(-1, 3) // 64
     cells = np.bincount(pixels @ np.array([16, 4, 1]), minlength=64)
-    return np.sqrt(cells / cells.sum()), demo_data_folder.genre_of(row)
+    return np.sqrt(cells / cells.sum()), books.genre_of(row)
 
 
 def test_a_simple_classifier_tells_genres_apart():
@@ -163,7 +165,7 @@ def test_a_simple_classifier_tells_genres_apart():
 
 
 def test_covers_of_one_genre_differ():
-    for genre in demo_data_folder.GENRES:
+    for genre in books.GENRES:
         images = [
             jacket.draw_cover(genre, "The Same Title", ["One Author"], random.Random(seed))[0] for seed in range(6)
         ]
@@ -198,8 +200,8 @@ def test_letters_are_there_and_can_be_read():
     final pixels; 5 % off the bound is left for halving.
     """
     for row in range(80):
-        image, boxes = demo_data_folder.draw(row)
-        bare, same_boxes = demo_data_folder.draw(row, lettering=False)
+        image, boxes = demo_data_folder.draw_row(row)
+        bare, same_boxes = demo_data_folder.draw_row(row, lettering=False)
         assert boxes == same_boxes
         pixels, ground = np.asarray(image), np.asarray(bare)
         change = np.abs(pixels.astype(int) - ground).sum(-1)
@@ -219,7 +221,7 @@ def test_letters_are_there_and_can_be_read():
 
 def test_boxes_lie_inside_and_apart():
     for row in range(200):
-        image, (title, author) = demo_data_folder.draw(row)
+        image, (title, author) = demo_data_folder.draw_row(row)
         for left, top, right, bottom in (title, author):
             assert 4 <= left < right <= image.width - 4 and 4 <= top < bottom <= image.height - 4, row
         assert title[3] <= author[1] or author[3] <= title[1], row
@@ -265,7 +267,7 @@ def test_a_second_call_touches_nothing(folder, monkeypatch):
     monkeypatch.setattr(demo_data_folder, "write", no_drawing)
     before = {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
     start = time.perf_counter()
-    assert demo_data_folder.ensure(folder.parent, COUNT) == folder
+    assert demo_data_folder.ensure_demo_data(folder.parent, COUNT) == folder
     assert time.perf_counter() - start < 0.5
     assert before == {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
 
@@ -294,7 +296,7 @@ def test_what_a_killed_process_leaves_does_not_count(folder, tmp_path):
     process.communicate()
     leftovers = list(tmp_path.iterdir())
     assert len(leftovers) == 1 and leftovers[0].name.startswith(".") and not (leftovers[0] / "book_data.csv").exists()
-    assert digest(demo_data_folder.ensure(tmp_path, COUNT)) == digest(folder)
+    assert digest(demo_data_folder.ensure_demo_data(tmp_path, COUNT)) == digest(folder)
     assert leftovers[0].exists()  # it might be another process at work
     os.utime(leftovers[0], (0, 0))
     demo_data_folder.clear_leftovers(tmp_path / folder.name)
@@ -319,18 +321,18 @@ def test_the_slower_of_two_takes_the_folder_of_the_faster(tmp_path, monkeypatch)
 
     def overtaken(unfinished, count, workers):
         monkeypatch.setattr(demo_data_folder, "write", write)
-        demo_data_folder.ensure(tmp_path, count)  # another process starts later and ends earlier
+        demo_data_folder.ensure_demo_data(tmp_path, count)  # another process starts later and ends earlier
         write(unfinished, count, workers)
 
     monkeypatch.setattr(demo_data_folder, "write", overtaken)
-    made = demo_data_folder.ensure(tmp_path, 3)
+    made = demo_data_folder.ensure_demo_data(tmp_path, 3)
     assert list(tmp_path.iterdir()) == [made] and len(digest(made)) == 4
 
 
 def test_a_cache_that_is_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="--cache_dir") as caught:
-        demo_data_folder.ensure(tmp_path / "file", 2)
+        demo_data_folder.ensure_demo_data(tmp_path / "file", 2)
     assert str(tmp_path / "file") in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -344,7 +346,7 @@ def test_a_cache_without_permission_is_a_user_error(tmp_path, monkeypatch):
         os.seteuid(65534)
     try:
         with pytest.raises(UserError, match="Permission denied"):
-            demo_data_folder.ensure(tmp_path, 2)
+            demo_data_folder.ensure_demo_data(tmp_path, 2)
     finally:
         os.seteuid(user)
 
@@ -357,7 +359,7 @@ def test_the_name_is_given_to_a_complete_folder(tmp_path, monkeypatch):
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", watch)
-    demo_data_folder.ensure(tmp_path, 3)
+    demo_data_folder.ensure_demo_data(tmp_path, 3)
     assert seen == [(4, False)]
 
 
@@ -373,7 +375,7 @@ def test_nothing_stays_when_drawing_stops(tmp_path, monkeypatch, problem):
     monkeypatch.setattr(demo_data_folder, "save_cover", stops)
     expected = UserError if isinstance(problem, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        demo_data_folder.ensure(tmp_path, 5)
+        demo_data_folder.ensure_demo_data(tmp_path, 5)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -381,8 +383,8 @@ def test_half_of_the_books_are_enough_to_measure_1280_features():
     """The full comparison scores 1,000 covers against at least as many held-out ones."""
     from data import goodreads
 
-    books = [demo_data_folder.book(row) for row in range(demo_data_folder.NUM_BOOKS)]
-    assert len(books) >= 2000
-    keys = [goodreads.book_key(book["book_title"], book["book_authors"].split("|")) for book in books]
+    records = [books.book_record(row) for row in range(books.NUM_BOOKS)]
+    assert len(records) >= 2000
+    keys = [goodreads.book_key(book["book_title"], book["book_authors"].split("|")) for book in records]
     held_out = sum(goodreads.split_of(key, 0.5) == "test" for key in keys)
-    assert held_out >= 1000 and len(books) - held_out >= 1000
+    assert held_out >= 1000 and len(records) - held_out >= 1000

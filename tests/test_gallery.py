@@ -1,16 +1,21 @@
 """A folder of covers: which version, where, and that what is there fits what is asked for."""
 
+import dataclasses
 import json
+import types
 
 import pytest
 from PIL import Image
 
 import config
 from checkpoints import scores
-from cli import parser
+from cli import launch, parser
 from common.errors import UserError
-from generation.covers import SETTINGS, covers_folder, draw_covers, make_folder, require_same_settings
-from generation.version import Version, choose_version, drawing_settings
+from generation.covers import covers_folder, draw_covers, make_folder
+from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
+from generation.version import Version, choose_version
+
+DRAWN = DrawingSettings("v1", "one", "hash", "no", 1, "32x48", 5, 7.5, "dpm++")
 
 
 def parsed(*words):
@@ -33,7 +38,7 @@ def runs(tmp_path):
 
 def test_a_version_brings_the_settings_of_its_run(runs):
     options, version = choose_version(*parsed("--output_dir", runs, "--version", "best", "--seed", 4))
-    assert version == ("v1", str(runs / "one" / "versions" / "v1"), runs / "one")
+    assert version == Version("v1", str(runs / "one" / "versions" / "v1"), runs / "one")
     assert (options.steps, options.seed, options.batch_size) == (7, 4, 4)  # drawing from the run, batches not
     assert covers_folder(options, version) == runs / "one" / "covers"
     options, _ = parsed("--save_dir", runs / "elsewhere")
@@ -44,23 +49,23 @@ def test_a_model_without_a_run_has_covers_here(tmp_path):
     options, version = choose_version(
         *parsed("--output_dir", tmp_path, "--version", "v0", "--pretrained_model", "tiny")
     )
-    assert version == ("v0", "tiny", None) and str(covers_folder(options, version)) == "covers"
+    assert version == Version("v0", "tiny", None) and str(covers_folder(options, version)) == "covers"
 
 
 def test_another_start_than_the_runs_is_refused(runs):
     with pytest.raises(UserError, match="run one started from tiny, not from --pretrained_model other"):
         choose_version(*parsed("--output_dir", runs, "--version", "v1", "--pretrained_model", "other"))
     _, version = choose_version(*parsed("--output_dir", runs, "--version", "v0", "--pretrained_model", "other"))
-    assert version == ("v0", "other", None)
+    assert version == Version("v0", "other", None)
 
 
 def test_settings_of_a_folder_are_kept_and_compared(tmp_path):
-    path, settings = tmp_path / SETTINGS, {"seed": 1, "steps": 5}
+    path, settings = tmp_path / SETTINGS, DRAWN
     require_same_settings(path, settings, {"3": "a book"})
     require_same_settings(path, settings, {"4": "another"})
-    assert json.loads(path.read_text()) == {**settings, "prompts": {"3": "a book", "4": "another"}}
+    assert json.loads(path.read_text()) == {**settings.to_json(), "prompts": {"3": "a book", "4": "another"}}
     with pytest.raises(UserError, match="were drawn with steps 5, and now it is 6: give --steps 5, choose another"):
-        require_same_settings(path, {"seed": 1, "steps": 6}, {})
+        require_same_settings(path, dataclasses.replace(DRAWN, steps=6), {})
     with pytest.raises(UserError, match=r"row 3 .* was drawn from another prompt, 'a book'"):
         require_same_settings(path, settings, {"3": "a tree"})
 
@@ -77,9 +82,10 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     version = Version("v0", "tiny", None)
     state = accelerate.Accelerator(cpu=True).state
     settings = draw_covers(options, version, tmp_path / "all", books, state)
-    assert settings["weights"] == weights.weights_hash(pipeline.build_tiny()) and settings["version"] == "v0"
+    assert settings.weights == weights.weights_hash(pipeline.build_tiny()) and settings.version == "v0"
     drawn = ["seed", "resolution", "steps", "guidance_scale", "scheduler", "vae_tiling"]
-    assert list(settings) == ["version", "run_id", "weights", "precision", *drawn]  # the same bytes in every process
+    # The same bytes in every process
+    assert list(settings.to_json()) == ["version", "run_id", "weights", "precision", *drawn]
     draw_covers(options, version, tmp_path / "some", books[1:2], state)
     before = (tmp_path / "some" / "2.png").stat().st_mtime_ns
     draw_covers(options, version, tmp_path / "some", books, state)
@@ -102,7 +108,7 @@ def test_a_folder_that_cannot_be_made_is_one_line():
 
 def test_covers_that_nothing_is_known_of_are_never_taken_for_this_versions(tmp_path):
     Image.new("RGB", (32, 48)).save(tmp_path / "3.png")
-    path, settings = tmp_path / SETTINGS, {"seed": 1}
+    path, settings = tmp_path / SETTINGS, DRAWN
     with pytest.raises(UserError, match=r"has covers, such as 3\.png, and no settings\.json that says how"):
         require_same_settings(path, settings, {"3": "a book", "4": "another"})
     require_same_settings(path, settings, {"4": "another"})  # other rows' pictures don't matter
@@ -112,13 +118,51 @@ def test_settings_from_before_there_was_tiling_are_those_without_it(tmp_path):
     """Covers in tiles have other pixels, so the two may not be mixed in one folder."""
     path, version = tmp_path / SETTINGS, Version("v0", "tiny", None)
     plain, tiled = (
-        drawing_settings(config.InferenceOptions(vae_tiling=tiling), version, "hash") for tiling in (False, True)
+        DrawingSettings.from_options(config.InferenceOptions(vae_tiling=tiling), version, "hash")
+        for tiling in (False, True)
     )
-    older = {name: value for name, value in plain.items() if name != "vae_tiling"}
-    require_same_settings(path, older, {"3": "a book"})
+    older = {name: value for name, value in plain.to_json().items() if name != "vae_tiling"}
+    path.write_text(json.dumps({**older, "prompts": {"3": "a book"}}))
+    assert read_settings(path) == (plain, {"3": "a book"})
     require_same_settings(path, plain, {"4": "another"})
     with pytest.raises(
         UserError, match="were drawn with vae_tiling None, and now it is True: give --vae_tiling False, choose"
     ):
         require_same_settings(path, tiled, {})
-    assert not scores.differences([older, plain]) and scores.differences([older, tiled]) == ["vae_tiling"]
+    assert not scores.differences([older, plain.to_json()])
+    assert scores.differences([older, tiled.to_json()]) == ["vae_tiling"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([], "it must hold one JSON object"),
+        ({**DRAWN.to_json(), "prompts": []}, "'prompts' must map rows to prompts"),
+        ({**DRAWN.to_json(), "prompts": {"3": 1}}, "'prompts' must map rows to prompts"),
+        (DRAWN.to_json(), "'prompts' must map rows to prompts"),
+        ({"prompts": {}}, "'version' is missing"),
+        ({**DRAWN.to_json(), "steps": "5", "prompts": {}}, "'steps' is '5'"),
+        ({**DRAWN.to_json(), "seed": True, "prompts": {}}, "'seed' is True"),
+    ],
+)
+def test_a_damaged_settings_file_is_one_line_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, content, reason):
+    (tmp_path / SETTINGS).write_text(json.dumps(content))
+    monkeypatch.setattr("generation.covers.load_version", None)  # would raise a TypeError
+    options, version = config.InferenceOptions(), Version("v1", "tiny", None)
+    with pytest.raises(SystemExit) as left:
+        launch.run_script(lambda: draw_covers(options, version, tmp_path, [], types.SimpleNamespace(device="cpu")))
+    printed = capsys.readouterr().err
+    assert left.value.code == 2 and printed.startswith("error: can't ") and printed.count("\n") == 1
+    assert str(tmp_path / SETTINGS) in printed and reason in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS]
+
+
+def test_every_option_that_affects_drawing_is_a_setting():
+    names = {field.name for field in dataclasses.fields(DrawingSettings)}
+    assert set(config.setting_options("drawing")) == names - {"version", "run_id", "weights"}
+
+
+def test_settings_survive_json():
+    assert DrawingSettings.from_json(json.loads(json.dumps(DRAWN.to_json()))) == DRAWN
+    whole = {**DRAWN.to_json(), "guidance_scale": 3, "something newer": 1}
+    assert DrawingSettings.from_json(whole) == dataclasses.replace(DRAWN, guidance_scale=3.0)

@@ -148,7 +148,7 @@ def test_split_list():
 
 
 def test_the_hash_is_the_same_on_every_machine():
-    assert goodreads.digest("order", "emma/janeausten", "0") == 0x83D1D7423196C89B  # printf | b2sum -l 64
+    assert goodreads.uniform_hash("order", "emma/janeausten", "0") == 0x83D1D7423196C89B  # printf | b2sum -l 64
     assert (
         goodreads.split_of("emma/janeausten", 0.1) == "train" and goodreads.split_of("emma/janeausten", 0.5) == "test"
     )

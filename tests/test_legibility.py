@@ -34,9 +34,9 @@ def draw(*texts, size=(256, 384), ink="black", paper="beige"):
 
 def demo(row, **kwargs):
     """(cover, its book) of a row of the demo data."""
-    record = books.book(row)
+    record = books.book_record(row)
     book = Book(row, record["book_title"], tuple(record["book_authors"].split("|")))
-    return np.asarray(folder.draw(row, **kwargs)[0].convert("RGB")), book
+    return np.asarray(folder.draw_row(row, **kwargs)[0].convert("RGB")), book
 
 
 def texts(image):

@@ -104,10 +104,10 @@ def test_a_poster_is_a_function_of_its_row():
 
 def test_pictures_are_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "CHUNK", 2)
-    pixels, captions = pictures.ensure(tmp_path, "posters", pictures.draw_posters, 4)
+    pixels, captions = pictures.ensure_images(tmp_path, "posters", pictures.draw_posters, 4)
     assert pixels.shape == (4, 192, 128, 3) and captions == [posters.poster(row)[1] for row in range(4)]
     assert np.array_equal(pixels[3], np.asarray(posters.poster(3)[0]))
-    again, _ = pictures.ensure(tmp_path, "posters", None, 4)
+    again, _ = pictures.ensure_images(tmp_path, "posters", None, 4)
     assert np.array_equal(pixels, again)
 
 
@@ -203,7 +203,7 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    return folder.ensure(tmp_path_factory.mktemp("books"), 300, workers=2)
+    return folder.ensure_demo_data(tmp_path_factory.mktemp("books"), 300, workers=2)
 
 
 def losses(parts, covers, count):

@@ -12,17 +12,21 @@ import pytest
 from PIL import Image
 
 import config
+from checkpoints.run_folder import RunFolder
 from cli import parser
+from generation.settings import DrawingSettings
 from generation.version import Version
 from page import html
 from page.columns import Column
+
+SETTINGS = DrawingSettings("v1", None, "w", "no", 0, "512x768", 50, 7.5, "pndm")
 
 
 def column(version="v1", run=None, **changes):
     options = dataclasses.replace(config.InferenceOptions(output_dir="my runs"), **changes)
     version = Version(version, "tiny", run)
     runs = [run] if run else []
-    return Column("a", version, options, pathlib.Path("my covers/v1"), runs, {}, {"weights": "w"})
+    return Column("a", version, options, pathlib.Path("my covers/v1"), runs, {}, SETTINGS)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def run(tmp_path):
 
     folder = tmp_path / "a run"
     write_json(folder / "config.json", config.to_json(config.TrainingOptions(seed=7, steps=9)))
-    return folder
+    return RunFolder(folder)
 
 
 def decode(uri):

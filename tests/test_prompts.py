@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from data.book import Book, tidy
+from data.book import Book, normalize_whitespace
 from data.prompts import TEMPLATES, build_prompt
 
 LE_GUIN = Book(0, "A Wizard of Earthsea", ("Ursula K. Le Guin",), ("Fantasy", "Young Adult", "Fiction", "Classics"))
@@ -49,7 +49,7 @@ def test_prompts_of_odd_rows(book, expected):
 def test_every_template_reads_well_with_missing_fields(template, authors, genres):
     text = build_prompt(Book(0, "Dune", authors, genres), template)
     assert "Dune" in text and all(name in text for name in authors) and all(genre.lower() in text for genre in genres)
-    assert text == tidy(text) and not any(mark in text for mark in "[]{}")
+    assert text == normalize_whitespace(text) and not any(mark in text for mark in "[]{}")
     assert " ," not in text and ",," not in text and not text.endswith((",", "by", "author", "with"))
 
 
@@ -104,7 +104,7 @@ def test_the_limit_holds_for_any_book(count):
         book = Book(0, text(400), tuple(text(60) for _ in range(chance.randrange(9))), tuple(text(9) for _ in range(5)))
         limit = chance.choice([2, 3, 8, 20, 77])
         prompt = build_prompt(book, chance.choice(TEMPLATES), count, limit, desc=text(900))
-        assert count(prompt) <= limit and prompt == tidy(prompt)
+        assert count(prompt) <= limit and prompt == normalize_whitespace(prompt)
 
 
 def test_huge_fields_take_no_time():

@@ -12,7 +12,7 @@ from config import DatasetOptions
 from data import summarizer as data_summarizer
 from data.book import Book
 from data.prompts import build_prompt
-from dataset import BookCoverDataset, descriptions
+from dataset import BookCoverDataset, load_descriptions
 from diffusion.pipeline import load_tokenizer
 
 LONG = "the great king of the sea " * 20
@@ -102,7 +102,7 @@ def test_summaries_are_made_once_and_go_on_after_a_stop(options, tmp_path, monke
         texts = data_summarizer.summarize(books, count_words, 77, options)
     assert [len(batch) for batch in batches] == [1] and len(cached(tmp_path)) == 5
 
-    monkeypatch.setattr(data_summarizer, "load", None)  # not even loaded when all are known
+    monkeypatch.setattr(data_summarizer, "load_summarizer", None)  # not even loaded when all are known
     assert data_summarizer.summarize(books, count_words, 77, options) == texts
 
 
@@ -134,8 +134,8 @@ def test_the_prompt_ends_with_the_summary_and_fits(options, monkeypatch):
     tokenizer, books = load_tokenizer("tiny"), make_books(1)
     data = BookCoverDataset(books, (32, 48), tokenizer, options)
     assert data.prompt(books[0]) == build_prompt(books[0]) + ". The king of the sea."
-    assert descriptions(books, tokenizer, DatasetOptions()) == {}
-    assert descriptions(books, tokenizer, DatasetOptions(include_desc=True)) == {0: books[0].desc}
+    assert load_descriptions(books, tokenizer, DatasetOptions()) == {}
+    assert load_descriptions(books, tokenizer, DatasetOptions(include_desc=True)) == {0: books[0].desc}
 
 
 @pytest.mark.parametrize("source", ["nobody/no-such-summarizer", "EMPTY"])

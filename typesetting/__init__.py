@@ -1,1 +1,1 @@
-"""Text -> lines -> letters on a picture."""
+"""Sets text on images: line breaking, font metrics, legible colours."""

@@ -1,4 +1,4 @@
-"""Text -> balanced lines of the largest size that fits a box."""
+"""Line breaking: balanced lines in the largest font size that fits a box, and the font's metrics."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import functools
 
 from PIL import ImageFont
 
-LEADING = 1.08  # line distance in font sizes
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Lettering
+LEADING = 1.08  # distance of baselines, in font sizes
 
 
 @functools.lru_cache(maxsize=256)
-def font(size):
-    """Pillow's own Aileron at `size` pixels, laid out by Pillow itself (no system font, no Raqm)."""
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Aileron, the font bundled with Pillow, at `size` pixels, with Pillow's basic layout (no system font, no Raqm)."""
     return ImageFont.load_default(size)
 
 
 @functools.lru_cache(maxsize=4096)
-def advance(character):
-    """Width of a character in font sizes."""
+def advance(character: str) -> float:
+    """Advance width of a character, in font sizes."""
     return font(100).getlength(character) / 100
 
 
-def line_width(text, tracking):
-    """Width of a line in font sizes."""
+def line_width(text: str, tracking: float) -> float:
+    """Width of a line, in font sizes. tracking: extra space between letters, in font sizes."""
     return sum(map(advance, text)) + tracking * (len(text) - 1)
 
 
-def break_lines(text, width, height, tracking, largest):
-    """(lines, size in pixels): the line breaks that allow the largest letters in a box of width x height pixels."""
+def break_lines(text: str, width: float, height: float, tracking: float, largest: int) -> tuple[list[str], int]:
+    """(lines, font size in pixels): the line breaks that allow the largest letters in a box of width x height pixels.
+
+    largest: upper bound on the font size. Among equal sizes the fewest lines win. ([], 0) if nothing fits.
+    """
     words = text.split()
     spans = {
         line_width(" ".join(words[i:j]), tracking) for i in range(len(words)) for j in range(i + 1, len(words) + 1)

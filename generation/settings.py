@@ -1,0 +1,111 @@
+"""Drawing settings: everything that determines a drawn cover besides its prompt and row, saved beside the covers."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import typing
+from collections.abc import Mapping
+
+import config
+from common.errors import UserError
+from common.files import read_json, write_json
+from diffusion.placement import resolve_precision
+from generation.version import Version
+
+SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
+REMEDY = "choose another --save_dir, or delete that folder"
+OPTION_OF = config.setting_options("drawing")  # {setting that an option decides: the option}
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawingSettings:
+    """All that determines a drawn cover besides its prompt and row."""
+
+    version: str
+    run_id: str | None  # None: a model without a run
+    weights: str  # hash of the weights, see diffusion.weights.weights_hash
+    precision: str  # 'no', 'bf16' or 'fp16'
+    seed: int
+    resolution: str
+    steps: int
+    guidance_scale: float
+    scheduler: str
+    vae_tiling: bool | None = None  # True or None; files from before this option existed do not have it
+
+    @classmethod
+    def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
+        """The settings that these options come to on this machine. weights: hash of the version's weights."""
+        return cls(
+            version=version.name,
+            run_id=version.run.name if version.run else None,
+            weights=weights,
+            precision=resolve_precision(options.mixed_precision),
+            seed=options.seed,
+            resolution=options.resolution,
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            scheduler=options.scheduler,
+            vae_tiling=options.vae_tiling or None,
+        )
+
+    def to_json(self) -> dict[str, typing.Any]:
+        """The settings as a JSON object, always with the same order of keys."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, typing.Any]) -> DrawingSettings:
+        """The settings from a JSON object; other keys are ignored. ValueError names a key that is missing or wrong."""
+        types, values = typing.get_type_hints(cls), {}
+        for field in dataclasses.fields(cls):
+            if field.name in raw:
+                value = raw[field.name]
+                allowed = typing.get_args(types[field.name]) or (types[field.name],)
+                if type(value) not in allowed and not (float in allowed and type(value) is int):
+                    raise ValueError(f"{field.name!r} is {value!r}")
+                values[field.name] = value
+            elif field.default is dataclasses.MISSING:
+                raise ValueError(f"{field.name!r} is missing")
+        return cls(**values)
+
+
+def read_settings(path: pathlib.Path) -> tuple[DrawingSettings, dict[str, str]]:
+    """(settings, {str(row): prompt}) from a settings.json. UserError if it cannot be read or has another structure."""
+    raw = read_json(path)
+    prompts = raw.get("prompts")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"can't use {path}: 'prompts' must map rows to prompts; {REMEDY}")
+    try:
+        return DrawingSettings.from_json(raw), prompts
+    except ValueError as problem:
+        raise UserError(f"can't use {path}: {problem}; {REMEDY}") from None
+
+
+def require_same_settings(path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str]) -> None:
+    """Saves settings and prompts {str(row): prompt} in `path`, the settings.json of a folder of covers.
+
+    UserError if the folder has covers that were drawn with other settings or from other prompts.
+    """
+    unknown = [row for row in prompts if not path.exists() and (path.parent / f"{row}.png").exists()]
+    if unknown:
+        raise UserError(
+            f"{path.parent} has covers, such as {unknown[0]}.png, and no {path.name} that says how they were drawn: "
+            f"{REMEDY}"
+        )
+    saved, known = read_settings(path) if path.exists() else (settings, {})
+    for name, value in settings.to_json().items():
+        before = getattr(saved, name)
+        if before != value:
+            option = OPTION_OF.get(name)
+            raise UserError(
+                f"the covers in {path.parent} were drawn with {name} {before}, and now it is {value}: "
+                + (f"give --{option} {False if before is None else before}, " if option else "")
+                + REMEDY
+            )
+    for row, text in prompts.items():
+        if known.get(row, text) != text:
+            raise UserError(
+                f"the cover of row {row} in {path.parent} was drawn from another prompt, {known[row]!r}: {REMEDY}"
+            )
+    if known | prompts != known or not path.exists():
+        write_json(path, {**settings.to_json(), "prompts": known | prompts})
