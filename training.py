@@ -40,7 +40,7 @@ def main(argv=None):
     session = None
     try:
         session = set_up(options, run)
-        with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the mirror is finishing
+        with session.lock, session.mirror, StopSignal() as stop:  # Ctrl-C leaves while the last uploads go on
             return train(session, stop)
     except torch.OutOfMemoryError:
         raise advice.out_of_memory(options, session, session.run if session else run) from None

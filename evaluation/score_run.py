@@ -106,7 +106,7 @@ def record_score(options, version, settings, score):
         scores.add_score(version.run, version.name, score)
         tracker = trackers.connect(options, version.run.name)
         figures = {f"{version.name} {value['name']}": value["value"] for value in score["values"].values()}
-        tracker.score(step, figures)
+        tracker.log_scores(step, figures)
         tracker.finish()
     except UserError as problem:
         print(f"warning: {problem}; this command again sends the score", file=sys.stderr)

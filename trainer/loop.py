@@ -170,7 +170,7 @@ def save_checkpoint(session, validation_loss):
     """Publish the next version and the training state; position["ledger"] then lists it."""
 
     if session.accelerator.is_main_process:
-        with session.mirror.disk:
+        with session.mirror.files_lock:
             name = state.save(
                 session.run,
                 session.position,
@@ -182,7 +182,7 @@ def save_checkpoint(session, validation_loss):
                 session.options.keep_versions,
                 session.average,
             )
-        session.mirror.saved(name)
+        session.mirror.version_saved(name)
         aliases = catalog.aliases_of(session.position["ledger"], name)
         tqdm.write(f"update {session.position['step']}: saved {name} ({', '.join(aliases)})")
     session.accelerator.wait_for_everyone()

@@ -19,7 +19,7 @@ def find_run_to_resume(given):
         saved_options.refuse_changes(cls, saved, given)
     wishes = saved_options.inherit(cls, saved, given) if saved.exists() else cls(**given)
     if config.tracker(wishes) in config.STORES and not (wishes.plan and saved.exists()):
-        artifacts.bring_run(wishes, run_id)
+        artifacts.fetch_run(wishes, run_id)
     run = catalog.find_run(given.get("output_dir", cls.output_dir), run_id, config.tracker(wishes))
     saved_options.refuse_changes(cls, saved, given)
     if "epochs" in given:
