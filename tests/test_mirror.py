@@ -16,7 +16,6 @@ import pytest
 from test_artifacts import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
 from checkpoints import catalog, state, versions
-from checkpoints import state as checkpoints_state
 from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
 from tracking.published import Published, read_published, record_published
@@ -471,7 +470,7 @@ def test_a_killed_runs_curves_are_not_doubled_when_it_is_resumed(run, options, s
 
 def test_the_command_can_be_pasted(run, options, said):
     options = dataclasses.replace(options, output_dir="my runs; $HOME")
-    assert Uploader(run, options, 20).command() == (
+    assert Uploader(run, options, 20).publish_command() == (
         "python -m runs --output_dir 'my runs; $HOME' --run_id one --tracker trackio --publish"
     )
 
@@ -494,7 +493,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
     def require_room(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
-    monkeypatch.setattr(checkpoints_state, "require_free_space", require_room)
+    monkeypatch.setattr(uploader, "require_free_space", require_room)
     with Uploader(run, options, 20, say=said.append):
         pass
     needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
@@ -510,7 +509,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
 def test_a_full_store_is_told_and_nothing_is_published(run, options, said, published, monkeypatch, store):
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
-        patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with Uploader(run, options, 20, say=said.append) as sending:
             pass
     assert not published and sending.missing() == ["v1", "v2", "state"]
