@@ -115,7 +115,7 @@ def test_anything_else_is_one_line(change):
 
 @pytest.mark.parametrize("metadata", [None, [], "v1", 5, {}])
 def test_metadata_that_is_no_object_is_one_line(metadata):
-    with pytest.raises(UserError, match="that is none of ours$"):
+    with pytest.raises(UserError, match=r"that is none of ours$"):
         ArtifactInfo.from_metadata(metadata, "wandb")
 
 
@@ -256,7 +256,7 @@ def test_a_state_that_names_a_folder_outside_deletes_nothing(options, run, tmp_p
 @pytest.mark.parametrize("change", [{"step": 30}, {"ledger": None}, {"ledger": {"versions": {}, "aliases": {}}}])
 def test_a_state_that_contradicts_its_artifact_is_refused(options, run, change):
     publish_state_with(options, make_run(options), change)
-    with pytest.raises(UserError, match="that is none of ours$"):
+    with pytest.raises(UserError, match=r"that is none of ours$"):
         artifacts.fetch_run(options, "one")
     assert not list(run.glob("state/*")) and not (run / "versions.json").exists() and not (run / "untouched").exists()
 

@@ -96,5 +96,5 @@ def test_training_learns_it_at_its_start(run, tracker):
     """Not at the first save, hours later."""
     write(run, {"wandb x": None})
     options = TrainingOptions(output_dir=str(run.parent), tracker=tracker)
-    with pytest.raises(UserError, match="published.json"), Uploader(run, options, 0):
+    with pytest.raises(UserError, match=r"published\.json"), Uploader(run, options, 0):
         raise AssertionError("the training would have begun")
