@@ -16,6 +16,7 @@ DAMAGED = {
     "the file is a list": ([], "one JSON object"),
     "a tracker has a list": ({"wandb x": []}, "one object for each tracker"),
     "a tracker has null": ({"wandb x": None}, "one object for each tracker"),
+    "a tracker without a name": ({" ": GOOD}, "a tracker has no name"),
     "versions null": ({"wandb x": {**GOOD, "versions": None}}, "'versions'"),
     "versions a list": ({"wandb x": {**GOOD, "versions": ["v1"]}}, "'versions'"),
     "a step is text": ({"wandb x": {**GOOD, "versions": {"v1": "10"}}}, "'versions'"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from common.errors import UserError
 from tracking.published import is_step
@@ -114,15 +114,16 @@ def require_version_index(value: object, version: str, source: str) -> None:
         raise not_ours(f"{source} has {shorten(aliases.get('latest'))} for latest, and belongs to {version}")
 
 
-def is_version_name(value: object) -> bool:
+def is_version_name(value: object) -> TypeGuard[str]:
     """Whether a value is the name of a saved version: 'v' and digits."""
     return isinstance(value, str) and re.fullmatch(VERSION_NAME, value) is not None
 
 
-def is_run_id(value: object) -> bool:
+def is_run_id(value: object) -> TypeGuard[str]:
     """Whether a value can be the name of a run's folder: one printable part of a path."""
-    plain = isinstance(value, str) and value.isprintable() and not {"/", "\\"} & {*value}
-    return plain and 0 < len(value) < 256 and value not in (".", "..")
+    if not (isinstance(value, str) and value.isprintable() and 0 < len(value) < 256):
+        return False
+    return not {"/", "\\"} & {*value} and value not in (".", "..")
 
 
 def is_relative_path(value: object) -> bool:

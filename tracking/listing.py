@@ -30,7 +30,7 @@ class ListedVersion:
     validation_loss: float | None
     aliases: list[str]  # latest, best, or none
     where: list[str]  # disk, names of trackers; of v0 the pretrained model
-    size: int | None  # bytes of its own files, without hard links to frozen parts; None if it is not on this disk
+    size: int | None  # bytes: on disk without hard links to frozen parts, in a tracker of all files; None if unknown
     scores: Mapping[str, dict]  # kind of features -> newest score, as in scores.json
 
 

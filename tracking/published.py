@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from common.errors import UserError
 from common.files import read_json, write_json
@@ -52,7 +53,7 @@ class Published:
         return dataclasses.replace(self, versions={v: step for v, step in self.versions.items() if v != name})
 
 
-def is_step(value: object) -> bool:
+def is_step(value: object) -> TypeGuard[int]:
     """Whether a JSON value counts optimizer updates: a whole number >= 0, neither a float nor a boolean."""
     return type(value) is int and value >= 0
 
@@ -70,6 +71,8 @@ def read_all_published(run: pathlib.Path) -> dict[str, Published]:
     except UserError as problem:
         raise UserError(f"{problem}; {REMEDY}") from None
     try:
+        if not all(location.strip() for location in raw):
+            raise ValueError("a tracker has no name")
         return {location: Published.from_json(value) for location, value in raw.items()}
     except ValueError as problem:
         raise UserError(f"can't read {path}: {problem}; {REMEDY}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import netrc
 import os
 import pathlib
@@ -26,14 +25,19 @@ def require_key(options: config.TrackingOptions) -> None:
         return
     if key and len(key) < 40:
         raise UserError("the wandb key is too short, it has 40 letters and digits or more: see wandb.ai/authorize")
-    if not key:
-        host = urllib.parse.urlparse(base_url()).hostname
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            key = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
-    if not key:
+    if not (key or has_login()):
         raise UserError(
             "wandb has no key: set WANDB_API_KEY, give --wandb_key, run `wandb login` once, or use --tracker none"
         )
+
+
+def has_login() -> bool:
+    """Whether the user's .netrc has a key for the server, as `wandb login` leaves it there."""
+    host = urllib.parse.urlparse(base_url()).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def base_url() -> str:
