@@ -1,21 +1,23 @@
-"""The runs: their versions, aliases, updates, losses, scores, sizes, and where they are, on this disk or in a tracker.
+"""List the runs: their versions, aliases, updates, losses, scores, sizes, and where they are, on disk or in a tracker.
 
-With --publish a tracker gets what it has missed of a run; with --prune wandb loses what the run's list has dropped.
+--publish uploads what a tracker lacks of a run; --prune deletes from wandb the versions that the run has dropped.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import config
 from cli import launch, parser
 
 
-def main(argv=None):
-    """List, publish or prune. Returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """List, publish or prune, as the command line says; returns the exit status."""
     options, given = parser.parse(config.RunsOptions, argv)
 
     from tracking import listing, publishing
 
-    options = listing.with_tracker_of_run(options, given)
+    options = listing.inherit_tracker(options, given)
     if options.publish:
         return publishing.publish(options)
     if options.prune:

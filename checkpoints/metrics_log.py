@@ -1,10 +1,14 @@
-"""What a run tells: metrics.jsonl, one line for each thing measured or drawn. The disk's file comes first; mirror.py
-hands it on to wandb, trackio or tensorboard."""
+"""metrics.jsonl: losses, speed, memory and previews of a run, one JSON object a line, each with its "step".
+
+The run folder's file is written first; tracking/uploader.py passes it on to wandb, trackio or tensorboard.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import pathlib
+from collections.abc import Iterator
 
 from checkpoints.run_folder import FREE_SPACE_HINT
 from common.errors import UserError
@@ -12,18 +16,20 @@ from common.files import write_text
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, each with "step". Opening it at a step forgets what came after that step,
-    so a resumed run's file reads like that of a run left alone."""
+    """Appends to a metrics.jsonl. Opening it at a step drops the lines of later steps, so the file of a resumed run
+    reads like that of a run left alone."""
 
-    def __init__(self, path, step, write=True):
-        """write=False, for all processes but the first, logs nothing."""
+    def __init__(self, path: pathlib.Path, step: int, write: bool = True):
+        """step: optimizer updates done; at 0 the file starts empty. write: False, for all processes but the first, logs
+        nothing."""
         self.file = None
         if write:
-            kept = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
-            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+            lines = [line for line in read_metrics(path) if line["step"] <= step and step > 0]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
             self.file = path.open("a", encoding="utf-8")
 
-    def log(self, step, **values):
+    def log(self, step: int, **values: object) -> None:
+        """Append a line {"step": step, **values}; values are what JSON can hold. UserError if it can't be written."""
         if self.file:
             try:
                 self.file.write(json.dumps({"step": step, **values}) + "\n")
@@ -32,8 +38,8 @@ class MetricsLog:
                 raise UserError(f"can't write {self.file.name}: {problem.strerror}; {FREE_SPACE_HINT}") from None
 
 
-def read_metrics(path):
-    """The list of objects in a metrics.jsonl; [] if there is none. Damaged lines (say, cut short) are left out."""
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """The objects in a metrics.jsonl; [] if there is no such file. Damaged lines (say, cut short) are left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -41,7 +47,7 @@ def read_metrics(path):
     return [value for value in map(parse_line, text.splitlines()) if value]
 
 
-def parse_line(text):
+def parse_line(text: str) -> dict | None:
     """The object in a line of metrics.jsonl, or None if the line is damaged."""
     try:
         value = json.loads(text)
@@ -51,32 +57,33 @@ def parse_line(text):
 
 
 class MetricsTail:
-    """Reads a metrics.jsonl that grows: each step once, with what all of its lines say."""
+    """Reads a metrics.jsonl while it grows: each step once, with the values of all of its lines."""
 
-    def __init__(self, path, after):
+    def __init__(self, path: pathlib.Path, after: int):
         """after: steps up to this one are left out."""
         self.path, self.after = path, after
-        self.place = 0  # bytes read so far
-        self.newest = {}  # what the lines of the newest step say so far, with "step"
+        self.offset = 0  # bytes read so far
+        self.newest: dict = {}  # "step" and values of the newest step, as far as its lines were read
 
-    def steps(self, complete=False):
-        """Yield (step, {name: value}) for the steps that came since the last call.
+    def steps(self, complete: bool = False) -> Iterator[tuple[int, dict]]:
+        """Yield (step, {name: value}) for the steps that were added since the last call.
 
         The newest is held back, since more lines of it may come, unless complete=True.
         """
         with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
-            file.seek(self.place)
+            file.seek(self.offset)
             whole_lines, end, _ = file.read().rpartition(b"\n")
-            self.place += len(whole_lines + end)
+            self.offset += len(whole_lines + end)
             for value in map(parse_line, whole_lines.decode("utf-8", "replace").splitlines()):
                 if value and value["step"] > self.after:
                     if self.newest and value["step"] != self.newest["step"]:
-                        yield self.take()
+                        yield self.pop_newest()
                     self.newest |= value
         if complete and self.newest:
-            yield self.take()
+            yield self.pop_newest()
 
-    def take(self):
+    def pop_newest(self) -> tuple[int, dict]:
+        """(step, values) of the newest step, which is then done with."""
         values, self.newest = self.newest, {}
         self.after = values.pop("step")
         return self.after, values

@@ -126,7 +126,7 @@ def record_score(options: config.InferenceOptions, version: Version, run: pathli
     try:
         scores.add_score(run, version.name, score)
         tracker = trackers.connect(options, run.name)
-        tracker.score(step, {f"{version.name} {value.name}": value.value for value in score.values.values()})
+        tracker.log_scores(step, {f"{version.name} {value.name}": value.value for value in score.values.values()})
         tracker.finish()
     except UserError as problem:
         print(f"warning: {problem}; run this command again to send the score", file=sys.stderr)

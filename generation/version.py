@@ -63,7 +63,7 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
     saved = catalog.run_path(options.output_dir, options.run_id).config
     options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
-        artifacts.bring_version(options, options.run_id, options.version)
+        artifacts.fetch_version(options, options.run_id, options.version)
     return options
 
 

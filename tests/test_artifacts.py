@@ -27,7 +27,7 @@ import config
 from checkpoints import catalog, state, versions
 from config import TrainingOptions, UserError
 from tracking import artifacts, trackers
-from tracking.published import all_published, forget_version, read_published, record_published
+from tracking.published import forget_version, read_all_published, read_published, record_published
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,7 +180,7 @@ def test_what_was_published_is_remembered_for_each_place(tmp_path):
     assert has("here")["versions"] == {"v2": 20} and has("here")["state"] == 10
     assert has("there") == {"versions": {}, "aliases": {}, "state": None}
     forget_version(tmp_path, "v9")
-    assert all_published(tmp_path).keys() == {"here", "there"}
+    assert read_all_published(tmp_path).keys() == {"here", "there"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_what_was_published_is_remembered_for_each_place(tmp_path):
 def test_a_run_comes_whole(options, elsewhere, downloads):
     run = make_run(options)
     publish_all(options, run)
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     came = pathlib.Path(elsewhere.output_dir) / "one"
     for name in ("versions/v2", "state"):
         assert read(came / name) == read(run / name)
@@ -200,10 +200,10 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
         assert (came / name).read_bytes() == (run / name).read_bytes()
     assert catalog.read_version_index(came) == catalog.read_version_index(run)
     assert state.read_position(came)[0]["step"] == 20
-    has = read_published(came, trackers.where(elsewhere))
+    has = read_published(came, trackers.location(elsewhere))
     assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert downloads.total() == 2
     assert not [path for path in came.rglob(".*.tmp")]
 
@@ -211,7 +211,7 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
 def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     publish_all(options, make_run(options))
     old = make_run(elsewhere, steps=(10,), losses=(0.5,))
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert state.read_position(old)[0]["step"] == 20
     assert catalog.read_version_index(old)["aliases"]["latest"] == "v2"
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
@@ -220,7 +220,7 @@ def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     shutil.rmtree(old)
     newer = make_run(elsewhere, steps=(10, 20, 30), losses=(3, 2, 1), seed=5)
     before, count = read(newer), downloads.total()
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert downloads.total() == count
     assert read(newer) == before
 
@@ -229,15 +229,15 @@ def test_the_same_update_on_disk_and_in_the_tracker_is_left_alone(options, elsew
     publish_all(options, make_run(options))
     run = make_run(elsewhere, seed=7)
     before = read(run)
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert read(run) == before and not downloads
 
 
 def test_a_run_that_the_tracker_does_not_know(options, elsewhere):
-    artifacts.bring_run(elsewhere, "one")  # not even the project
+    artifacts.fetch_run(elsewhere, "one")  # not even the project
     publish_all(options, make_run(options))
-    artifacts.bring_run(elsewhere, "two")
-    artifacts.bring_run(elsewhere, "on")
+    artifacts.fetch_run(elsewhere, "two")
+    artifacts.fetch_run(elsewhere, "on")
     assert not pathlib.Path(elsewhere.output_dir).exists()
     with pytest.raises(
         UserError, match=r"no run two in .*, and with --tracker wandb or trackio it is looked for there"
@@ -249,11 +249,11 @@ def test_a_tracker_out_of_reach(options, elsewhere, outage):
     publish_all(options, make_run(options))
     outage()
     with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
-        artifacts.bring_run(elsewhere, "one")
+        artifacts.fetch_run(elsewhere, "one")
     assert not pathlib.Path(elsewhere.output_dir).exists()
     run = make_run(elsewhere, steps=(10,), losses=(0.5,))
     before = read(run)
-    artifacts.bring_run(elsewhere, "one")  # goes on from what is there
+    artifacts.fetch_run(elsewhere, "one")  # goes on from what is there
     assert read(run) == before
 
 
@@ -262,7 +262,7 @@ def test_no_room_for_what_would_come(options, elsewhere, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"v2 needs 0\.00 GiB in .* are free: free some space"):
-        artifacts.bring_run(elsewhere, "one")
+        artifacts.fetch_run(elsewhere, "one")
     assert [path for path in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in path] == []
 
 
@@ -271,11 +271,11 @@ def test_a_fetch_that_was_cut_off_goes_on_where_it_was(options, elsewhere, downl
     publish_all(options, run)
     came = pathlib.Path(elsewhere.output_dir) / "one"
     with monkeypatch.context() as patch:
-        patch.setattr(artifacts, "fetch_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(artifacts, "download_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            artifacts.bring_run(elsewhere, "one")
+            artifacts.fetch_run(elsewhere, "one")
     assert (came / "versions" / "v2").is_dir() and not (came / "state").exists()
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
     assert read(came / "state") == read(run / "state")
 
@@ -311,26 +311,26 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, st
     good = spoilt.read_bytes()
     damage(spoilt)
     for bring in (
-        lambda: artifacts.bring_run(elsewhere, "one"),
-        lambda: artifacts.bring_version(elsewhere, "one", "v2"),
+        lambda: artifacts.fetch_run(elsewhere, "one"),
+        lambda: artifacts.fetch_version(elsewhere, "one", "v2"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             bring()
         assert "\n" not in str(caught.value)
         assert [path for path in read(came) if ".lock" not in path] == []
         assert not (came / "versions" / "v2").exists() and not list(came.glob("versions/.*"))
-    artifacts.bring_version(elsewhere, "one", "v1")  # is not concerned
+    artifacts.fetch_version(elsewhere, "one", "v1")  # is not concerned
 
     spoilt.write_bytes(good)
     optimizer = blob(store, options, (run / "state/000000020/optimizer.pt").read_bytes())
     good = optimizer.read_bytes()
     damage(optimizer)
     with pytest.raises(UserError, match=message):
-        artifacts.bring_run(elsewhere, "one")
+        artifacts.fetch_run(elsewhere, "one")
     assert not list(came.glob("state/*")) and not list(came.glob("state/.*"))
     assert not (came / "metrics.jsonl").exists()
     optimizer.write_bytes(good)
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert read(came / "state") == read(run / "state")
 
 
@@ -344,7 +344,7 @@ def test_a_file_that_nobody_sent_is_refused(options, elsewhere, monkeypatch):
 
     monkeypatch.setattr(trackers.Trackio, "download", staticmethod(adding))
     with pytest.raises(UserError, match=r"v2 of one came damaged from trackio \(unet/more\.bin is not what was sent\)"):
-        artifacts.bring_run(elsewhere, "one")
+        artifacts.fetch_run(elsewhere, "one")
     assert [p for p in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in p] == []
 
 
@@ -363,9 +363,9 @@ def test_a_version_name_that_is_none_is_refused(options, elsewhere, tmp_path, co
     before = read(tmp_path)
     with pytest.raises(UserError, match="that is none of ours"):
         if collection == trackers.STATES:
-            artifacts.bring_run(elsewhere, "one")
+            artifacts.fetch_run(elsewhere, "one")
         else:
-            artifacts.bring_version(elsewhere, "one", "latest")
+            artifacts.fetch_version(elsewhere, "one", "latest")
     after = {path: data for path, data in read(tmp_path).items() if not path.endswith(".lock")}
     assert after == before and not list(tmp_path.rglob("second/**/versions"))
 
@@ -379,7 +379,7 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
     for _ in range(2):
-        artifacts.bring_version(elsewhere, "one", version)
+        artifacts.fetch_version(elsewhere, "one", version)
         found, source, came = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
         assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
         assert downloads == {("model", name): 1}
@@ -392,7 +392,7 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
     assert {path.name for path in (came / "fetched").glob("[!.]*")} == {"versions", "versions.json", "published.json"}
     assert catalog.find_version(came, version) == (name, came / "fetched")
     assert catalog.version_entry(came, version if version == name else name)["step"] == int(name[1:]) * 10
-    artifacts.bring_version(elsewhere, "one", name)
+    artifacts.fetch_version(elsewhere, "one", name)
     assert downloads.total() == 1
 
 
@@ -416,7 +416,7 @@ def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhe
 
 def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
     publish_all(options, make_run(options))
-    artifacts.bring_version(elsewhere, "one", "v0")
+    artifacts.fetch_version(elsewhere, "one", "v0")
     came = pathlib.Path(elsewhere.output_dir) / "one"
     assert read(came).keys() == {"config.json"} and not downloads
     assert catalog.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
@@ -425,17 +425,17 @@ def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
 @pytest.mark.parametrize(("run_id", "version"), [("one", "v9"), ("two", "latest"), ("two", "v0"), ("on", "e-v1")])
 def test_versions_that_the_tracker_does_not_know(options, elsewhere, downloads, run_id, version):
     publish_all(options, make_run(options))
-    artifacts.bring_version(elsewhere, run_id, version)
+    artifacts.fetch_version(elsewhere, run_id, version)
     assert not downloads and not pathlib.Path(elsewhere.output_dir).exists()
 
 
 def test_an_alias_that_moved_in_the_tracker_is_followed(options, elsewhere, downloads):
     run = make_run(options, steps=(10,), losses=(0.5,))
     publish_all(options, run)
-    artifacts.bring_version(elsewhere, "one", "best")
+    artifacts.fetch_version(elsewhere, "one", "best")
     shutil.rmtree(run)
     publish_all(options, make_run(options))
-    artifacts.bring_version(elsewhere, "one", "best")
+    artifacts.fetch_version(elsewhere, "one", "best")
     name, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")
     assert name == "v2" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 0)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1}
@@ -445,10 +445,10 @@ def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
     """A run that was killed and resumed from an older state makes another v2."""
     run = make_run(options)
     publish_all(options, run)
-    artifacts.bring_version(elsewhere, "one", "latest")
+    artifacts.fetch_version(elsewhere, "one", "latest")
     shutil.rmtree(run)
     publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
-    artifacts.bring_version(elsewhere, "one", "latest")
+    artifacts.fetch_version(elsewhere, "one", "latest")
     name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
     assert catalog.version_entry(came, name)["step"] == 25
     assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
@@ -462,7 +462,7 @@ def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(opti
         shutil.rmtree(old / "versions" / name)
         add_version(old, name, seed=3)
     publish_all(options, run)
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     assert state.read_position(old)[0]["step"] == 35
     # v2 of the other past is gone, and comes when it is asked for; v1 is of both
     assert sorted(path.name for path in (old / "versions").iterdir()) == ["v1", "v3"]
@@ -475,7 +475,7 @@ def test_where_the_run_is_trained_the_disk_comes_first(options, elsewhere, downl
     make_run(elsewhere)
     monkeypatch.setattr(trackers, "connect", None)  # it is not even asked
     for version in ("latest", "best", "v1", "v0"):
-        artifacts.bring_version(elsewhere, "one", version)
+        artifacts.fetch_version(elsewhere, "one", version)
     assert catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")[0] == "v2"
     assert not downloads
 
@@ -489,7 +489,7 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     (run / "versions.json").write_text(json.dumps(ledger))
     versions.prune_versions(run, ledger)
     before = read(run)
-    artifacts.bring_version(options, "one", "v1")
+    artifacts.fetch_version(options, "one", "v1")
     assert downloads == {("model", "v1"): 1}
     after = read(run)
     assert {path: after[path] for path in before} == before
@@ -504,23 +504,23 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
 
 def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
     publish_all(options, make_run(options))
-    artifacts.bring_version(elsewhere, "one", "best")
+    artifacts.fetch_version(elsewhere, "one", "best")
     outage()
-    artifacts.bring_version(elsewhere, "one", "best")  # what it meant the last time
+    artifacts.fetch_version(elsewhere, "one", "best")  # what it meant the last time
     assert catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")[0] == "v2"
     for version in ("latest", "v1"):
         with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
-            artifacts.bring_version(elsewhere, "one", version)
+            artifacts.fetch_version(elsewhere, "one", version)
 
 
 def test_a_run_that_came_from_elsewhere_draws_with_the_versions_that_its_list_names(options, elsewhere, downloads):
     """Its training state came with the newest version alone; the others come when they are asked for."""
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     for version, name in {"best": "v2", "v1": "v1", "latest": "v3"}.items():
         for _ in range(2):
-            artifacts.bring_version(elsewhere, "one", version)
+            artifacts.fetch_version(elsewhere, "one", version)
             found, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
             assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1, ("model", "v3"): 1, ("state", "v3"): 1}

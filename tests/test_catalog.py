@@ -101,7 +101,7 @@ def test_only_complete_states_count(run):
         folder.mkdir(parents=True)
         if complete:
             (folder / catalog.POSITION).write_text("{}")
-    assert catalog.steps_on_disk(run) == [10]
+    assert catalog.RunFolder(run).saved_steps() == [10]
 
 
 def test_scores_are_kept_for_each_version_and_kind(run):

@@ -16,10 +16,9 @@ import pytest
 from support.tracker_runs import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
 
 from checkpoints import catalog, state, versions
-from checkpoints import state as checkpoints_state
 from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
-from tracking.published import read_published, record_published
+from tracking.published import Published, read_published, record_published
 from tracking.uploader import Uploader
 
 
@@ -28,7 +27,7 @@ def no_thread_is_left():
     """A mirror that a test leaves at work would be seen by the next one."""
     yield
     for thread in threading.enumerate():
-        if thread.name == "mirror":
+        if thread.name == "uploader":
             thread.join(60)
             assert not thread.is_alive()
 
@@ -89,7 +88,7 @@ class Outage:
     def failing(self, name):
         def fail(*_, **__):
             self.tries[name] += 1
-            with trackers.blaming("trackio"):
+            with trackers.tracker_errors("trackio"):
                 raise ConnectionError("no route\nto host")
 
         return fail
@@ -143,9 +142,9 @@ def test_everything_reaches_the_tracker_and_is_sent_once(run, options, said, pub
         assert found(options, f"one-{alias}").metadata["version"] == name
     assert found(options, "one-latest", trackers.STATES).metadata["step"] == 20
     assert found(options, "latest").metadata["run_id"] == "one" and found(options, "v1") is not None  # trackio's own
-    has = read_published(run, trackers.where(options))
+    has = read_published(run, trackers.location(options))
     aliases = {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"}
-    assert has == {"versions": {"v1": 10, "v2": 20}, "aliases": aliases, "state": 20}
+    assert has == Published({"v1": 10, "v2": 20}, aliases, 20)
     assert not (run / "upload").exists()
 
     with Uploader(run, options, 20, say=said.append):
@@ -160,11 +159,11 @@ def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published)
         append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
         wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
         ledger, name = versions.add_version(catalog.read_version_index(run), 22, 0.9, 9)
-        with sending.disk:
+        with sending.files_lock:
             add_version(run, name)
             write_state(run, ledger, 22)
             (run / "versions.json").write_text(json.dumps(ledger))
-        sending.saved(name)
+        sending.version_saved(name)
         wait_for(lambda: sending.missing() == [])
         assert sending.thread.is_alive()
     assert logged(options)[21:] == [(21, {"loss": 9.0, "validation_loss": 8.0}), (22, {"loss": 7.0})]
@@ -199,7 +198,7 @@ def test_what_is_sent_is_what_was_asked_for(run, options, said, published, chang
 def test_other_processes_than_the_first_do_nothing(run, options, said, published):
     before = read(run)
     with Uploader(run, options, 20, enabled=False, say=said.append) as sending:
-        sending.saved("v2")
+        sending.version_saved("v2")
         assert not sending.thread.is_alive()
     assert said == [] and not published and read(run) == before
 
@@ -228,17 +227,17 @@ def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, sai
         for step in range(21, 24):
             append(run, {"step": step, "loss": step / 100})
             before = outage.tries[method]
-            sending.saved("v2")
+            sending.version_saved("v2")
             wait_for(lambda before=before: outage.tries[method] > before)
         assert sum("warning" in line for line in said) == 1
         assert sending.thread.is_alive()
         outage.__exit__()
-        sending.saved("v2")
+        sending.version_saved("v2")
         wait_for(lambda: sending.missing() == [])
         append(run, {"step": 24, "loss": 0.24})
     warning = next(line for line in said if "warning" in line)
     assert "trackio: no route to host" in warning and "\n" not in warning
-    assert str(run) in warning and warning.endswith(sending.command())
+    assert str(run) in warning and warning.endswith(sending.publish_command())
     assert [line for line in said if "show" not in line] == [warning, "trackio works again"]
     assert logged(options) == CURVES + [(step, {"loss": step / 100}) for step in range(21, 25)]
     assert published == {("version", "v1"): 1, ("version", "v2"): 1, ("state", "v2"): 1}
@@ -258,7 +257,7 @@ def test_an_outage_to_the_end_says_what_is_missing_and_another_mirror_brings_it(
     with Outage(monkeypatch, *methods), Uploader(run, options, 20, say=said.append) as sending:
         pass
     assert sending.missing() == ["v1", "v2", "state"] and sending.failing
-    end = f" of run one; publish with: {sending.command()}"
+    end = f" of run one; publish with: {sending.publish_command()}"
     assert said[-1].startswith(f"trackio lacks {missing}") and said[-1].endswith(end)
     assert len([line for line in said if "show" not in line]) == 2
     with Uploader(run, options, 20, say=said.append) as sending:
@@ -281,11 +280,11 @@ def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monk
 
     with Uploader(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
         patch.setattr(artifacts.shutil, "copytree", full)
-        sending.saved("v1")
+        sending.version_saved("v1")
         wait_for(lambda: sending.failing)
         assert sending.thread.is_alive()
         patch.undo()
-        sending.saved("v1")
+        sending.version_saved("v1")
         wait_for(lambda: not sending.failing)
     assert sum("No space left on device" in line for line in said) == 1
     assert sending.missing() == []
@@ -294,7 +293,7 @@ def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monk
 def test_a_name_that_is_used_again_is_published_again(run, options, said, published):
     with Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.missing() == [])
-        with sending.disk:
+        with sending.files_lock:
             ledger = catalog.read_version_index(run)
             ledger["versions"]["v2"] = {"step": 15, "validation_loss": 0.75}
             ledger["aliases"]["best"] = "v1"
@@ -302,7 +301,7 @@ def test_a_name_that_is_used_again_is_published_again(run, options, said, publis
             add_version(run, "v2", seed=1)
             (run / "versions.json").write_text(json.dumps(ledger))
             write_state(run, ledger, 15)
-        sending.saved("v2")
+        sending.version_saved("v2")
         assert "v2" in sending.missing() or published["version", "v2"] == 2
     # v1 is the best again, and published once more to say so
     assert published == {("version", "v1"): 2, ("version", "v2"): 2, ("state", "v2"): 2}
@@ -338,9 +337,9 @@ def test_no_state_is_sent_before_its_version_though_a_save_lands_in_between(run,
     def publishing(self, collection, folder, aliases, metadata):
         step = saves.pop((metadata["kind"], metadata["step"]), None)
         if step:
-            with sending.disk:
+            with sending.files_lock:
                 name = save(run, step, 0.9)
-            sending.saved(name)
+            sending.version_saved(name)
         if metadata["kind"] == "state":  # another machine may take over from now on
             version = self.find(trackers.VERSIONS, f"one-{metadata['version']}")
             assert version and version.metadata["step"] == metadata["step"], sent
@@ -360,7 +359,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     elsewhere = dataclasses.replace(options, output_dir=str(tmp_path / "second"))
     with Uploader(run, options, 20, say=said.append):
         pass
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     other = pathlib.Path(elsewhere.output_dir) / "one"
     save(other, 30, 0.125)
     append(other, {"step": 30, "loss": 0.3})
@@ -372,14 +371,14 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     append(run, {"step": 21, "loss": 9.0})
     save(run, 25, 0.01)  # left behind: its v3 and its best are another past's
     with Uploader(run, options, 20, say=said.append) as sending:
-        sending.saved("v3")
+        sending.version_saved("v3")
     assert len(said) == 2 and "newer state of run one, of update 30, from another machine" in said[0]
     assert said[1].startswith("trackio lacks v3, state, the last curves of run one; publish with: ")
     assert published.total() == count and logged(options) == curves
     for alias in ("v3", "latest", "best"):
         assert found(options, f"one-{alias}").metadata["step"] == 30
 
-    artifacts.bring_run(options, "one")
+    artifacts.fetch_run(options, "one")
     assert state.read_position(run)[0]["step"] == 30
     assert read(run / "versions" / "v3") == read(other / "versions" / "v3")
     said.clear()
@@ -409,7 +408,7 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
     artifacts.send(tracker, run / "upload", aliases)
     tracker.finish()
     assert found(options, "one-best").metadata["step"] == 30
-    artifacts.bring_run(elsewhere, "one")
+    artifacts.fetch_run(elsewhere, "one")
     other = pathlib.Path(elsewhere.output_dir) / "one"
     assert state.read_position(other)[0]["step"] == 20
     save(other, 35, 0.9)
@@ -428,7 +427,7 @@ def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
     with pytest.raises(KeyboardInterrupt), Uploader(run, options, 20, say=said.append) as sending:
         raise KeyboardInterrupt
     assert time.monotonic() - began < 2
-    sending.ending.set()
+    sending.stopping.set()
     stuck.set()
     sending.thread.join()
 
@@ -437,9 +436,9 @@ def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, opt
     import training
     from trainer import loop, session
 
-    stuck, ended, began, work = threading.Event(), threading.Event(), [], Uploader.work
+    stuck, ended, began, work = threading.Event(), threading.Event(), [], Uploader.upload_loop
     # after a Ctrl-C inside Thread.join() Python 3.11 takes a thread for stopped that goes on: join() is no help then
-    monkeypatch.setattr(Uploader, "work", lambda self: (work(self), ended.set()))
+    monkeypatch.setattr(Uploader, "upload_loop", lambda self: (work(self), ended.set()))
     monkeypatch.setattr(trackers.Trackio, "log", lambda *_: stuck.wait(20))
     sending = Uploader(run, options, 20, say=said.append)
 
@@ -471,7 +470,7 @@ def test_a_killed_runs_curves_are_not_doubled_when_it_is_resumed(run, options, s
 
 def test_the_command_can_be_pasted(run, options, said):
     options = dataclasses.replace(options, output_dir="my runs; $HOME")
-    assert Uploader(run, options, 20).command() == (
+    assert Uploader(run, options, 20).publish_command() == (
         "python -m runs --output_dir 'my runs; $HOME' --run_id one --tracker trackio --publish"
     )
 
@@ -488,13 +487,13 @@ def sizes(run, *names):
 def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, first):
     """The first version brings all of its files; the next ones just what was learned."""
     if not first:
-        record_published(run, trackers.where(options), "v1", 10)
+        record_published(run, trackers.location(options), "v1", 10)
     asked = {}
 
     def require_room(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
-    monkeypatch.setattr(checkpoints_state, "require_free_space", require_room)
+    monkeypatch.setattr(uploader, "require_free_space", require_room)
     with Uploader(run, options, 20, say=said.append):
         pass
     needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
@@ -510,7 +509,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
 def test_a_full_store_is_told_and_nothing_is_published(run, options, said, published, monkeypatch, store):
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
-        patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with Uploader(run, options, 20, say=said.append) as sending:
             pass
     assert not published and sending.missing() == ["v1", "v2", "state"]

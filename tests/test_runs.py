@@ -20,8 +20,8 @@ from checkpoints.run_folder import lock_run
 from common.errors import UserError
 from config import TrainingOptions
 from tracking import trackers
-from tracking.listing import HEAD, readable_size
-from tracking.published import all_published, forget_version, read_published
+from tracking.listing import COLUMNS, readable_size
+from tracking.published import forget_version, read_all_published, read_published
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -67,9 +67,9 @@ def parse(text):
     for block in text.strip("\n").split("\n\n"):
         head, columns, *lines = block.split("\n")
         name, told = head.split("  ", 1)
-        starts = [columns.index(word) for word in HEAD]
+        starts = [columns.index(word) for word in COLUMNS]
         cells = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
-        blocks[name] = (told, {row[0]: dict(zip(HEAD, row, strict=True)) for row in cells})
+        blocks[name] = (told, {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells})
     return blocks
 
 
@@ -250,7 +250,7 @@ def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_option
     def cut(*_):
         raise trackers.TrackerError("trackio: no route to host")
 
-    monkeypatch.setattr(trackers.Trackio, "listing", cut)
+    monkeypatch.setattr(trackers.Trackio, "list_artifacts", cut)
     assert runs.main(["--output_dir", options.output_dir, "--tracker", "trackio"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "warning: trackio: no route to host; this lists what is on disk alone\n"
@@ -299,7 +299,7 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
     assert publish(options, *words) == 0
     shown = capsys.readouterr()
     assert "publishing: v1, v2, state\n" in shown.out and "lacks" not in shown.out + shown.err
-    assert read_published(run, trackers.where(shared_options)) == {
+    assert read_published(run, trackers.location(shared_options)).to_json() == {
         "versions": {"v1": 10, "v2": 20},
         "aliases": {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v2"},
         "state": 20,
@@ -313,9 +313,9 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
 def test_the_run_says_which_tracker(options, shared_options):
     run = make_run(dataclasses.replace(shared_options, upload="versions"))
     assert publish(options) == 0
-    ((place, has),) = all_published(run).items()
-    assert place == trackers.where(shared_options)
-    assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, None)
+    ((place, has),) = read_all_published(run).items()
+    assert place == trackers.location(shared_options)
+    assert (has.versions, has.state) == ({"v1": 10, "v2": 20}, None)
 
 
 def test_publishing_that_fails_says_so(options, shared_options, monkeypatch, capsys):
@@ -365,7 +365,7 @@ def test_the_command_that_the_warning_names_publishes(options, shared_options, m
     assert words[:3] == ["python", "-m", "runs"]
     done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert read_published(run, trackers.where(shared_options))["state"] == 20
+    assert read_published(run, trackers.location(shared_options)).state == 20
 
 
 # ---------------------------------------------------------------------------------------------------------------------

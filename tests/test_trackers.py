@@ -70,7 +70,7 @@ def make_folder(parent, name="folder", **files):
 
 def test_blaming_makes_one_line_without_the_key(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with pytest.raises(TrackerError) as caught, trackers.blaming("wandb"):
+    with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
         raise RuntimeError(f"bad\n  request\t{KEY} and\r\n{KEY}")
     assert str(caught.value) == "wandb: bad request *** and ***"
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
@@ -79,28 +79,28 @@ def test_blaming_makes_one_line_without_the_key(monkeypatch):
 @pytest.mark.parametrize("place", range(150, 220, 7))
 def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, place):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with pytest.raises(TrackerError) as caught, trackers.blaming("wandb"):
+    with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
         raise RuntimeError("x" * place + KEY + "y" * 500)
     assert len(str(caught.value)) <= 210
     assert KEY[:4] not in str(caught.value)
 
 
 def test_blaming_says_something_of_an_error_without_words_and_hands_ours_on(monkeypatch):
-    with pytest.raises(TrackerError, match=r"^trackio: TimeoutError$"), trackers.blaming("trackio"):
+    with pytest.raises(TrackerError, match=r"^trackio: TimeoutError$"), trackers.tracker_errors("trackio"):
         raise TimeoutError
     monkeypatch.setenv("WANDB_API_KEY", "")  # nothing to hide
-    with pytest.raises(TrackerError, match=r"^trackio: abc$"), trackers.blaming("trackio"):
+    with pytest.raises(TrackerError, match=r"^trackio: abc$"), trackers.tracker_errors("trackio"):
         raise ValueError("abc")
-    with pytest.raises(UserError, match=r"^ours$") as caught, trackers.blaming("trackio"):
+    with pytest.raises(UserError, match=r"^ours$") as caught, trackers.tracker_errors("trackio"):
         raise UserError("ours")
     assert not isinstance(caught.value, TrackerError)
-    with pytest.raises(KeyboardInterrupt), trackers.blaming("trackio"):
+    with pytest.raises(KeyboardInterrupt), trackers.tracker_errors("trackio"):
         raise KeyboardInterrupt
 
 
 def test_a_place_tells_trackers_servers_and_projects_apart(monkeypatch, store):
     def where(tracker, **more):
-        return trackers.where(RunsOptions(tracker=tracker, **more))
+        return trackers.location(RunsOptions(tracker=tracker, **more))
 
     assert (where("none"), where("tensorboard")) == ("none", "tensorboard")
     assert where(None) == "none"
@@ -122,8 +122,8 @@ def test_no_tracker_is_quiet(tmp_path):
     assert (tracker.name, tracker.stores_files, tracker.store) == ("none", False, None)
     tracker.start(tmp_path, {}, 3)
     tracker.log(1, {"loss": 1.0}, {})
-    tracker.score(1, {"fid": 1.0})
-    assert tracker.last_step() == -1 and tracker.find(VERSIONS, "one-v1") is None and tracker.listing(VERSIONS) == []
+    tracker.log_scores(1, {"fid": 1.0})
+    assert tracker.last_step() == -1 and tracker.find(VERSIONS, "one-v1") is None and tracker.list_artifacts(VERSIONS) == []
     tracker.finish()
     assert not [path for path in tmp_path.iterdir() if path.name != "home"]
 
@@ -154,7 +154,7 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path, picture):
     run = make_folder(tmp_path, "one")
     tracker = trackers.connect(RunsOptions(tracker="tensorboard"), "one")
     tracker.start(run, {"lr": 1e-5}, 0)
-    assert tracker.last_step() == -1 and tracker.look == f"tensorboard --logdir {tmp_path}"
+    assert tracker.last_step() == -1 and tracker.how_to_view == f"tensorboard --logdir {tmp_path}"
     tracker.log(0, {"validation_loss": 0.75}, {"samples": path})
     tracker.log(1, {"loss": 0.5, "lr_unet": 2**-20}, {})
     tracker.log(2, {"loss": 0.25}, {"samples": path})
@@ -215,7 +215,7 @@ def test_trackio_resumes_a_run_by_its_id(options, picture, capsys, store):
 
     with trackio(options, config={"lr": 1e-5}) as tracker:
         assert tracker.last_step() == -1 and tracker.store == store
-        assert tracker.look == f"trackio show --project {options.wandb_project}"
+        assert tracker.how_to_view == f"trackio show --project {options.wandb_project}"
         tracker.log(0, {"validation_loss": 1.0}, {})
         tracker.log(1, {"loss": 0.5}, {"samples": picture[0]})
     with trackio(options, config={"lr": 1e-5}) as tracker:
@@ -256,14 +256,14 @@ def test_trackio_finds_the_newest_of_an_alias(options, tmp_path):
 def test_trackio_finds_nothing_where_there_is_nothing(options, tmp_path):
     tracker = trackers.connect(options, "one")
     assert tracker.find(VERSIONS, "one-latest") is None  # no project
-    assert tracker.listing(VERSIONS) == []
+    assert tracker.list_artifacts(VERSIONS) == []
     with trackio(options, "two") as other:
         other.log(1, {"loss": 1.0}, {})
         assert other.find(VERSIONS, "one-latest") is None  # no collection
         other.publish(VERSIONS, make_folder(tmp_path, a="1"), ["two-v1"], {})
         assert other.find(VERSIONS, "two-v2") is None and other.find(STATES, "two-v1") is None
     assert tracker.find(VERSIONS, "one-v1") is None  # no such run
-    assert tracker.listing(STATES) == [] and rows(options) == []
+    assert tracker.list_artifacts(STATES) == [] and rows(options) == []
     tracker.finish()
 
 
@@ -285,7 +285,7 @@ def test_trackio_scores_a_version_of_long_ago(options):
         for step in (1, 2, 3):
             tracker.log(step, {"loss": 1.0}, {})
     tracker = trackers.connect(options, "one")
-    tracker.score(2, {"fid": 12.5})
+    tracker.log_scores(2, {"fid": 12.5})
     tracker.finish()
     assert {"step": 2, "fid": 12.5} in rows(options)
     with trackio(options) as tracker:
@@ -334,7 +334,7 @@ def test_a_key_of_wandb_login_is_found(tmp_path, monkeypatch, url):
     netrc.chmod(0o600)
     tracker = trackers.connect(RunsOptions(tracker="wandb"), "one")
     assert tracker.stores_files and not tracker.offline
-    assert KEY not in tracker.where
+    assert KEY not in tracker.location
 
 
 def test_a_key_in_the_netrc_that_the_environment_names_is_found(tmp_path, monkeypatch):
@@ -397,9 +397,9 @@ def story(tmp_path_factory):
             """
 from PIL import Image
 Image.new("RGB", (8, 8), "red").save(folder / "red.png")
-answer["before"] = [tracker.find(VERSIONS, "one-latest"), tracker.listing(VERSIONS)]
+answer["before"] = [tracker.find(VERSIONS, "one-latest"), tracker.list_artifacts(VERSIONS)]
 tracker.start(folder, {"lr": 1e-5, "seed": 3}, 0)
-answer["last"], answer["look"] = tracker.last_step(), tracker.look
+answer["last"], answer["look"] = tracker.last_step(), tracker.how_to_view
 tracker.log(0, {"validation_loss": 1.0}, {"samples": folder / "red.png"})
 for step in range(1, 11):
     tracker.log(step, {"loss": 1 / step}, {})
@@ -419,10 +419,10 @@ for alias in ("one-v1", "one-v2", "one-latest", "one-best", "one-v3", "two-lates
 answer["metadata"] = tracker.find(VERSIONS, "one-v2").metadata
 answer["aliases"] = [a for a in tracker.find(VERSIONS, "one-v2").aliases]
 answer["state"] = tracker.find(STATES, "one-latest").metadata["step"]
-answer["listing"] = [[a.metadata["step"], sorted(a.aliases)] for a in tracker.listing(VERSIONS)]
+answer["listing"] = [[a.metadata["step"], sorted(a.aliases)] for a in tracker.list_artifacts(VERSIONS)]
 tracker.download(tracker.find(VERSIONS, "one-v2"), folder / "came")
 answer["came"] = {path.name: path.read_text() for path in (folder / "came").iterdir()}
-tracker.score(5, {"fid": 12.5})
+tracker.log_scores(5, {"fid": 12.5})
 tracker.start(folder, {"lr": 1e-5, "seed": 3}, 10)
 answer["last"] = tracker.last_step()
 tracker.log(11, {"loss": 0.5}, {})
@@ -497,9 +497,9 @@ tracker.log(1, {"loss": 1.0}, {})
 tracker.publish(VERSIONS, make("v1", a="1"), ["one-v1"], {"step": 1})
 tracker.finish()
 answer["found"] = tracker.find(VERSIONS, "one-v1").metadata["step"]
-answer["listed"] = len(tracker.listing(VERSIONS))
-tracker.score(1, {"fid": 2.0})
-answer["where"] = tracker.where
+answer["listed"] = len(tracker.list_artifacts(VERSIONS))
+tracker.log_scores(1, {"fid": 2.0})
+answer["where"] = tracker.location
 """,
             entity="team",
         )
@@ -519,8 +519,8 @@ def test_a_key_that_wandb_refuses_is_one_line(tmp_path):
             """
 answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
 answer["find"] = refused(lambda: tracker.find(VERSIONS, "one-latest"))
-answer["listing"] = refused(lambda: tracker.listing(VERSIONS))
-answer["score"] = refused(lambda: tracker.score(1, {"fid": 1.0}))
+answer["listing"] = refused(lambda: tracker.list_artifacts(VERSIONS))
+answer["score"] = refused(lambda: tracker.log_scores(1, {"fid": 1.0}))
 """,
         )
     assert "401" in answer["start"]
@@ -577,9 +577,9 @@ def test_offline_wandb_keeps_curves_for_wandb_sync(tmp_path):
 from PIL import Image
 Image.new("RGB", (8, 8), "red").save(folder / "red.png")
 tracker.start(folder, {"lr": 1e-5}, 0)
-answer["last"], answer["look"], answer["files"] = tracker.last_step(), tracker.look, tracker.stores_files
+answer["last"], answer["look"], answer["files"] = tracker.last_step(), tracker.how_to_view, tracker.stores_files
 tracker.log(1, {"loss": 1.0}, {"samples": folder / "red.png"})
-answer["score"] = refused(lambda: tracker.score(1, {"fid": 1.0}))
+answer["score"] = refused(lambda: tracker.log_scores(1, {"fid": 1.0}))
 tracker.finish()
 """,
         WANDB_MODE="offline",

@@ -1,6 +1,6 @@
-"""What a tracker stores of a run as one artifact, both ways: a version, or the training state of an exact resume.
+"""A version, or the training state of an exact resume, as one artifact in a tracker: upload and download.
 
-Each artifact says in its metadata, and in a file about.json of its own, which run, version and update it is. The
+Each artifact says in its metadata, and in a file about.json of its own, which run, version and step it belongs to. The
 metadata also has size and SHA-256 of every file, against which a download is checked.
 """
 
@@ -9,54 +9,63 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import re
+import pathlib
 import shutil
 import threading
+from collections.abc import Callable, Sequence
 
 import filelock
 from tqdm import tqdm
 
-from checkpoints import catalog, state, versions
-from checkpoints.run_folder import FREE_SPACE_HINT
+import config
+from checkpoints import catalog, versions
+from checkpoints.records import SavedVersion, TrainingState, VersionIndex
+from checkpoints.run_folder import FREE_SPACE_HINT, POSITION, RunFolder
+from checkpoints.state import read_state
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
 from diffusion.parts import PARTS
 from tracking import trackers
+from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
+from tracking.base import Artifact, ArtifactTracker, Collection
 from tracking.published import STATE, read_published, record_published
 
 ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
 LOCK = ".fetch.lock"
 
 # ---------------------------------------------------------------------------------------------------------------------
-# From the run's folder to the tracker
+# Upload: from the run's folder to the tracker
 
 
-def pack(run, name, folder):
-    """Make `folder` a copy of version `name`, or of the training state if name is "state"; returns its aliases.
+def pack(run: RunFolder, name: str, folder: pathlib.Path) -> list[str]:
+    """Copy version `name`, or the training state if the name is STATE, to `folder`; returns its aliases.
 
-    The copy is of hard links, where the file system has them; what is pruned meanwhile is sent all the same.
+    The copy is made of hard links, where the file system has them, so a version that is pruned meanwhile is uploaded
+    all the same.
     """
     if name == STATE:
-        position, source = state.read_position(run)
-        about = {"version": position["ledger"]["aliases"]["latest"], "step": position["step"]}
+        training_state, source = read_state(run)
+        if training_state is None or source is None:
+            raise UserError(f"run {run.name} has no training state in {run.states}")
+        about = {"version": training_state.version_index.aliases["latest"], "step": training_state.step}
         aliases = ["latest"]
     else:
-        ledger, source = catalog.read_version_index(run), run / "versions" / name
-        # with the options of the run, a machine that fetches just this version knows how to draw with it
-        about = {"version": name, **ledger["versions"][name], "options": read_json(run / CONFIG)}
-        aliases = [name, *catalog.aliases_of(ledger, name)]
+        version_index, source = catalog.read_version_index(run), run.version(name)
+        # with the options of the run, a machine that downloads only this version can draw with it
+        about = {"version": name, **version_index.versions[name].to_json(), "options": read_json(run.config)}
+        aliases = [name, *version_index.aliases_of(name)]
     shutil.copytree(source, folder, copy_function=link_or_copy)
     if name == STATE:
         for extra in (CONFIG, METRICS):
             shutil.copy2(run / extra, folder)
-    # trackers take files that they have, all alike, for the artifact that they came in first: this one is never alike
+    # trackers store an artifact whose files are all known under the name that it had first: `sent` makes each differ
     kind, sent = (STATE if name == STATE else "version"), datetime.datetime.now(datetime.UTC).isoformat()
     write_json(folder / ABOUT, {"run_id": run.name, "kind": kind, "sent": sent, **about})
     return aliases
 
 
-def send(tracker, folder, aliases):
-    """Publish a packed folder under <run_id>-<alias> for each alias; returns the update that it is of."""
+def send(tracker: ArtifactTracker, folder: pathlib.Path, aliases: Sequence[str]) -> int:
+    """Upload a packed folder under <run_id>-<alias> for each alias; returns its step."""
     about = read_json(folder / ABOUT)
     collection = trackers.STATES if about["kind"] == STATE else trackers.VERSIONS
     metadata = {**about, "files": list_files(folder)}
@@ -64,8 +73,8 @@ def send(tracker, folder, aliases):
     return about["step"]
 
 
-def list_files(folder):
-    """{path: [bytes, sha256]} of the files under a folder."""
+def list_files(folder: pathlib.Path) -> dict[str, list]:
+    """{path relative to the folder: [size in bytes, SHA-256]} of the files under a folder, as JSON has it."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with open(path, "rb") as opened:
@@ -75,168 +84,215 @@ def list_files(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# From the tracker to a run's folder
+# Download: from the tracker to a run's folder
 
 
-def bring_run(options, run_id):
-    """Bring the training state of a run, with its version, if the tracker has one that is newer than what is on disk.
+def find_artifact(
+    tracker: trackers.Tracker, collection: Collection, run_id: str, alias: str
+) -> tuple[Artifact, ArtifactInfo] | None:
+    """The artifact that has an alias (vN, latest or best) of a run, with its metadata; None if there is none.
 
-    Everything is checked before it counts; the state comes last, and a fetch that was cut off goes on where it was.
-    UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing is on disk.
+    UserError if the metadata is not what this project writes.
+    """
+    artifact = tracker.find(collection, f"{run_id}-{alias}")
+    return (artifact, ArtifactInfo.from_metadata(artifact.metadata, tracker.name)) if artifact else None
+
+
+def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
+    """Download the training state of a run, with its version, if the tracker has a newer one than the disk.
+
+    Everything is checked before it takes its place; the state comes last, and a download that was cut off goes on
+    where it was. UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing
+    is on disk.
     """
     run = catalog.run_path(options.output_dir, run_id)
     try:
         tracker = trackers.connect(options, run_id)
-        state = tracker.find(trackers.STATES, f"{run_id}-latest")
+        found = find_artifact(tracker, trackers.STATES, run_id, "latest")
     except trackers.TrackerError:
-        if catalog.steps_on_disk(run):
-            return  # it is said when the run begins and the tracker still can't be reached
+        if run.saved_steps():
+            return  # the uploader warns when the run starts and the tracker still can't be reached
         raise
-    if state and state.metadata["step"] > max(catalog.steps_on_disk(run), default=-1):
-        step, version = state.metadata["step"], require_version_name(state.metadata["version"])
-        run.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(run / LOCK):  # several processes may start at once
-            if step not in catalog.steps_on_disk(run):
-                found = tracker.find(trackers.VERSIONS, f"{run_id}-{version}")
-                if not found:
-                    raise UserError(
-                        f"{tracker.name} has a state of run {run_id}, but not its {version}: it can't go on"
-                    )
-                fetch_version(tracker, run, found)
-                fetch_state(tracker, run, state, version)
-                print(f"fetched update {step} of run {run_id} ({version}) from {tracker.name}")
-    ledger = catalog.read_version_index(run)
-    latest = ledger["aliases"].get("latest")
-    if latest and not (run / "versions" / latest).is_dir():  # somebody has deleted it
-        found = tracker.find(trackers.VERSIONS, f"{run_id}-{latest}")
-        if found and found.metadata["step"] == ledger["versions"][latest]["step"]:
-            fetch_version(tracker, run, found)
+    if found and found[1].step > max(run.saved_steps(), default=-1):
+        fetch_state_and_version(tracker, run, *found)
+    version_index = catalog.read_version_index(run)
+    latest = version_index.aliases.get("latest")
+    if latest and not (run.version(latest)).is_dir():  # somebody has deleted it
+        found = find_artifact(tracker, trackers.VERSIONS, run_id, latest)
+        if found and found[1].step == version_index.versions[latest].step:
+            download_version(tracker, run, *found)
     tracker.finish()
 
 
-def fetch_state(tracker, run, artifact, version):
-    """Bring state/<step> of a run whose version is there already, and the files that a resumed run begins from."""
-    step = artifact.metadata["step"]
-    with atomic_write(run / "state" / f"{step:09d}", FREE_SPACE_HINT) as folder:
-        download(tracker, artifact, folder, f"state of update {step}")
+def fetch_state_and_version(
+    tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo
+) -> None:
+    """Download a training state and the version that it continues from, unless another process has just done so."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(run / LOCK):  # several processes may start at once
+        if info.step in run.saved_steps():
+            return
+        found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
+        if not found:
+            raise UserError(
+                f"{tracker.name} has a state of run {run.name}, but not its {info.version}: it can't be resumed"
+            )
+        download_version(tracker, run, *found)
+        download_state(tracker, run, artifact, info)
+        print(f"fetched update {info.step} of run {run.name} ({info.version}) from {tracker.name}")
+
+
+def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
+    """Download state/<step> of a run that has info.version already, and the files that a resumed run begins from.
+
+    UserError, with the run as it was, if the state is damaged or lists versions that are none of ours.
+    """
+    info.require_files((POSITION, CONFIG, METRICS), tracker.name)
+    with atomic_write(run.state(info.step), FREE_SPACE_HINT) as folder:
+        download(tracker, artifact, info, folder, f"state of update {info.step}")
+        version_index = read_downloaded_state(folder, info, tracker.name).version_index
+        aliases = aliases_in_tracker(tracker, run.name, version_index)
         options = read_json(folder / CONFIG)
-        versions.restore_frozen(run, version, [part for part in PARTS if options[f"train_{part}"]])
-        ledger, known = read_json(folder / catalog.POSITION)["ledger"], catalog.read_version_index(run)["versions"]
-        for name in ledger["versions"].keys() - {version}:
-            if known.get(name) != ledger["versions"][name]:  # from another past of the run; fetched when asked for
-                remove(run / "versions" / name)
-        write_json(run / "versions.json", ledger)
-        for name in (CONFIG, METRICS):
-            (folder / name).replace(run / name)
-        for name, entry in ledger["versions"].items():
-            record_published(run, tracker.where, name, entry["step"])
-        for alias, name in ledger["aliases"].items():
-            meant, entry = tracker.find(trackers.VERSIONS, f"{run.name}-{alias}"), ledger["versions"][name]
-            # or else a version came after that state, which the run will not have had: the alias is sent again
-            if meant and (meant.metadata["version"], meant.metadata["step"]) == (name, entry["step"]):
-                record_published(run, tracker.where, name, entry["step"], [alias])
-        record_published(run, tracker.where, STATE, step)
+        versions.restore_frozen(run, info.version, [part for part in PARTS if options.get(f"train_{part}")])
+        known = catalog.read_version_index(run).versions
+        for name in version_index.versions.keys() - {info.version}:
+            if known.get(name) != version_index.versions[name]:  # from another past of the run; fetched on demand
+                remove(run.version(name))
+        write_json(run.version_index, version_index.to_json())
+        (folder / CONFIG).replace(run.config)
+        (folder / METRICS).replace(run.metrics)
+        for name, entry in version_index.versions.items():
+            record_published(run, tracker.location, name, entry.step, aliases[name])
+        record_published(run, tracker.location, STATE, info.step)
 
 
-def bring_version(options, run_id, version):
-    """Bring one version (vN, latest or best) of a run into <run>/fetched, if it is not on disk; of v0, which is the
-    model that the run began with, just the run's config.json that names it.
+def read_downloaded_state(folder: pathlib.Path, info: ArtifactInfo, source: str) -> TrainingState:
+    """The position.json of a downloaded state; the names in its version index are safe to join to paths.
 
-    Where the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means,
-    and if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
+    source: the tracker's name. UserError if it is damaged, or does not fit the artifact's metadata.
+    """
+    what = f"the state of update {info.step} of run {info.run_id} in {source}"
+    try:
+        state = TrainingState.from_json(read_json(folder / POSITION), folder / POSITION)
+    except UserError as problem:
+        raise not_ours(f"{what} is damaged ({problem})") from None
+    if state.step != info.step:
+        raise not_ours(f"{what} is of another update")
+    if state.version_index.aliases.get("latest") != info.version:
+        raise not_ours(f"{what} does not belong to {info.version}")
+    return state
+
+
+def aliases_in_tracker(tracker: ArtifactTracker, run_id: str, version_index: VersionIndex) -> dict[str, list[str]]:
+    """{version: those of its aliases in the index that it has in the tracker, too}.
+
+    A later version, which the resumed run will not have, may have taken an alias: it is uploaded again.
+    """
+    aliases: dict[str, list[str]] = {name: [] for name in version_index.versions}
+    for alias, name in version_index.aliases.items():
+        found = find_artifact(tracker, trackers.VERSIONS, run_id, alias)
+        if found and (found[1].version, found[1].step) == (name, version_index.versions[name].step):
+            aliases[name].append(alias)
+    return aliases
+
+
+def fetch_version(options: config.TrainingOptions | config.InferenceOptions, run_id: str, version: str) -> None:
+    """Download one version (vN, latest or best) of a run into <run>/fetched, if it is not on disk; of v0, which is the
+    model that the run started from, only the run's config.json that names it.
+
+    If the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means, and
+    if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
     run = catalog.run_path(options.output_dir, run_id)
     name, home = catalog.find_version(run, version)
-    on_disk = (home / "versions" / name).is_dir() if home else version == "v0" and (run / CONFIG).exists()
-    trained_here = bool(catalog.steps_on_disk(run))
+    on_disk = (home.version(name)).is_dir() if home else version == "v0" and (run.config).exists()
+    trained_here = bool(run.saved_steps())
     if on_disk and (trained_here or version not in ("latest", "best")):
         return
     try:
         tracker = trackers.connect(options, run_id)
         if version == "v0":
-            found = tracker.find(trackers.VERSIONS, f"{run_id}-latest")
-            about = found.metadata if found else None
+            found = find_artifact(tracker, trackers.VERSIONS, run_id, "latest")
+            info = found[1] if found else None
         else:
-            about = list_fetched(tracker, run, name if trained_here else version)
+            info = download_beside_run(tracker, run, name if trained_here else version)
         tracker.finish()
     except trackers.TrackerError:
         if on_disk:
             return
         raise
-    if about and not (run / CONFIG).exists():
-        write_json(run / CONFIG, about["options"])
+    if info and not (run.config).exists():
+        if info.options is None:
+            raise not_ours(f"{tracker.name} has {info.version} of run {run_id} without the run's options")
+        write_json(run.config, info.options)
 
 
-def list_fetched(tracker, run, version):
-    """Have a version in <run>/fetched, and in the versions.json there; returns what about.json says, or None."""
-    home = run / catalog.FETCHED
-    found = tracker.find(trackers.VERSIONS, f"{run.name}-{version}")
+def download_beside_run(tracker: ArtifactTracker, run: RunFolder, version: str) -> ArtifactInfo | None:
+    """Download a version into <run>/fetched and add it to the versions.json there; returns its metadata, or None if
+    the tracker has no such version."""
+    home = run.fetched
+    found = find_artifact(tracker, trackers.VERSIONS, run.name, version)
     if not found:
         return None
-    home.mkdir(parents=True, exist_ok=True)
+    artifact, info = found
+    home.path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(home / LOCK):  # several processes may draw at once
-        name, ledger = fetch_version(tracker, home, found), catalog.read_version_index(home)
-        ledger["versions"][name] = {key: found.metadata[key] for key in ("step", "validation_loss")}
-        if version != name:
-            ledger["aliases"][version] = name
-        write_json(home / "versions.json", ledger)
-    return found.metadata
+        download_version(tracker, home, artifact, info)
+        index = catalog.read_version_index(home)
+        saved = SavedVersion(info.step, info.validation_loss)
+        moved = {version: info.version} if version != info.version else {}
+        index = VersionIndex(index.versions | {info.version: saved}, index.aliases | moved)
+        write_json(home.version_index, index.to_json())
+    return info
 
 
-def fetch_version(tracker, home, artifact):
-    """Bring <home>/versions/<name> of the version that is `artifact`, unless it is there and of that very update (a run
-    that was resumed from an older state has used the name again); returns its name."""
-    name, step = require_version_name(artifact.metadata["version"]), artifact.metadata["step"]
-    if not (home / "versions" / name).is_dir() or read_published(home, tracker.where)["versions"].get(name) != step:
-        with atomic_write(home / "versions" / name, FREE_SPACE_HINT) as folder:
-            download(tracker, artifact, folder, name)
-        record_published(home, tracker.where, name, step)
-    return name
+def download_version(tracker: ArtifactTracker, home: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
+    """Download <home>/versions/<name>, unless it is there and of that very step: a run that was resumed from an older
+    state has used the name again."""
+    name, folder = info.version, home.version(info.version)
+    if not folder.is_dir() or read_published(home, tracker.location).versions.get(name) != info.step:
+        with atomic_write(folder, FREE_SPACE_HINT) as temporary:
+            download(tracker, artifact, info, temporary, name)
+        record_published(home, tracker.location, name, info.step)
 
 
-def require_version_name(name):
-    """It becomes a folder's name, and comes from elsewhere."""
-    if not re.fullmatch(r"v\d+", str(name)):
-        raise UserError(f"the tracker has a version called {name!r}: that is none of ours")
-    return name
+def download(tracker: ArtifactTracker, artifact: Artifact, info: ArtifactInfo, folder: pathlib.Path, what: str) -> None:
+    """Download the files of an artifact into `folder`. UserError unless each has the size and hash in the metadata.
 
-
-def download(tracker, artifact, folder, what):
-    """Fetch the files of an artifact into `folder`. UserError unless they are, byte for byte, those that were sent."""
-    sent = artifact.metadata["files"]
-    size = sum(size for size, _ in sent.values())
-    require_free_space(folder.parent.parent, size, what)
-    problems = []
-    fetching = threading.Thread(target=note_problem, args=(problems, tracker.download, artifact, folder), daemon=True)
-    with tqdm(total=size, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:
-        fetching.start()
-        while fetching.is_alive():  # the libraries tell nothing of their progress; the folder does
-            fetching.join(0.5)
-            bar.update(size_of(folder) - bar.n)
-    with trackers.blaming(tracker.name):
-        for problem in problems:
-            raise problem
-    came = list_files(folder)
-    for path in sorted({*sent, *came}):
-        if sent.get(path) != came.get(path):
+    what: the artifact in words, for messages.
+    """
+    require_free_space(folder.parent.parent, info.nbytes, what)
+    errors: list[BaseException] = []
+    thread = threading.Thread(target=collect_error, args=(errors, tracker.download, artifact, folder), daemon=True)
+    with tqdm(total=info.nbytes, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:
+        thread.start()
+        while thread.is_alive():  # the libraries do not report their progress; the folder's size does
+            thread.join(0.5)
+            bar.update(bytes_under(folder) - bar.n)
+    with trackers.tracker_errors(tracker.name):
+        for error in errors:
+            raise error
+    downloaded = {path: FileInfo(*entry) for path, entry in list_files(folder).items()}
+    for path in sorted({*info.files, *downloaded}):
+        if info.files.get(path) != downloaded.get(path):
             raise UserError(
-                f"{what} of {artifact.metadata['run_id']} came damaged from {tracker.name} ({path} is not what was "
-                "sent): nothing of it was kept; try again"
+                f"{what} of {info.run_id} came damaged from {tracker.name} ({path} is not what was sent): nothing of "
+                "it was kept; try again"
             )
     with contextlib.suppress(FileNotFoundError):
         (folder / ABOUT).unlink()
 
 
-def note_problem(problems, action, *words):
-    """Act; what it raises is noted for the thread that waits."""
+def collect_error(errors: list[BaseException], function: Callable, *args: object) -> None:
+    """Call a function; append what it raises to `errors`, for the thread that waits for this one."""
     try:
-        action(*words)
-    except BaseException as problem:
-        problems.append(problem)
+        function(*args)
+    except BaseException as error:
+        errors.append(error)
 
 
-def size_of(folder):
-    """Bytes of the files under a folder that others are writing to."""
+def bytes_under(folder: pathlib.Path) -> int:
+    """Bytes of the files under a folder that another thread is writing to."""
     size = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile

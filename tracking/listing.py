@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import config
-from checkpoints import catalog, scores, state
+from checkpoints import catalog, scores
+from checkpoints.environment import environment_lines
+from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
 from diffusion.parts import PARTS
 from tracking import trackers
-from tracking.published import all_published
+from tracking.artifact_info import ALIAS, ArtifactInfo
+from tracking.published import read_all_published
 
-HEAD = ("version", "aliases", "update", "validation", "score", "size", "where")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Listing
+COLUMNS = ("version", "aliases", "update", "validation", "score", "size", "where")
 
 
-def with_tracker_of_run(options, given):
+@dataclass(frozen=True)
+class ListedVersion:
+    """One line of the listing."""
+
+    name: str  # v0, v1, ...
+    step: int  # optimizer updates
+    validation_loss: float | None
+    aliases: list[str]  # latest, best, or none
+    where: list[str]  # disk, names of trackers; of v0 the pretrained model
+    size: int | None  # bytes: on disk without hard links to frozen parts, in a tracker of all files; None if unknown
+    scores: Mapping[str, dict]  # kind of features -> newest score, as in scores.json
+
+
+def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) -> config.RunsOptions:
     """The options, with the tracker that the run options.run_id was started with unless another was given."""
     if not options.run_id:
         return options
@@ -28,13 +44,12 @@ def with_tracker_of_run(options, given):
     return saved_options.inherit_tracker(config.RunsOptions, saved, given)
 
 
-def print_listing(options):
-    """Print a block for each run, those on disk first. Returns the exit status."""
-
+def print_listing(options: config.RunsOptions) -> int:
+    """Print a block for each run, those on disk first; returns the exit status. UserError if there is no run."""
     runs = {run.name: versions_on_disk(run) for run in catalog.list_runs(options.output_dir)}
     try:
         tracker = trackers.connect(options, options.run_id or "listing")
-        for artifact in tracker.listing(trackers.VERSIONS):
+        for artifact in tracker.list_artifacts(trackers.VERSIONS):
             add_published(runs, artifact, tracker.name)
     except UserError as problem:
         print(f"warning: {problem}; this lists what is on disk alone", file=sys.stderr)
@@ -47,20 +62,21 @@ def print_listing(options):
         folder = catalog.run_path(options.output_dir, name)
         on_disk = (folder / "config.json").exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
-        print(scores.table([HEAD, *map(row, sorted(runs[name].values(), key=lambda version: version["step"]))]))
+        print(scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))]))
         if options.run_id:
             print_scores(runs[name])
+            for line in environment_lines(folder) if on_disk else ():
+                print(f"trained {line}")
     return 0
 
 
-def print_scores(versions):
+def print_scores(versions: Mapping[str, ListedVersion]) -> None:
     """Print a table of all metrics for each kind of features: one column for each version scored with them."""
-    versions = dict(sorted(versions.items(), key=lambda pair: pair[1]["step"]))
-    # a version that only a tracker has comes without scores
-    scores_of = {name: version.get("scores", {}) for name, version in versions.items()}
-    kinds = dict.fromkeys(kind for found in scores_of.values() for kind in found)
+    versions = dict(sorted(versions.items(), key=lambda pair: pair[1].step))
+    kinds = dict.fromkeys(kind for version in versions.values() for kind in version.scores)
     for kind in kinds:
-        scored = {name: found[kind] for name, found in scores_of.items() if kind in found and found[kind].values}
+        found = {name: version.scores[kind] for name, version in versions.items() if kind in version.scores}
+        scored = {name: score for name, score in found.items() if score.values}
         if scored:
             print(scores.table(scores.rows({name: score.values for name, score in scored.items()})))
             different = scores.differences([score.settings for score in scored.values()])
@@ -68,84 +84,84 @@ def print_scores(versions):
                 print(f"  measured with different settings, so not comparable: {', '.join(different)}\n")
 
 
-def versions_on_disk(run):
-    """{name: what to tell of it} of the versions that are in a run's folder or in its list."""
-
-    shared = {file.stat().st_ino for file in files_of(run / "untouched")}
-    pretrained = read_json(run / "config.json").get("pretrained_model", "?")
-    start = {"step": 0, "validation_loss": position_of(run).get("start_loss")}
-    versions = {"v0": {**start, "aliases": [], "where": [pretrained]}}
-    for home in (run / catalog.FETCHED, run):  # what both have is told as the run itself has it
-        ledger, published = catalog.read_version_index(home), all_published(home)
-        for name, version in ledger["versions"].items():
-            saved = files_of(home / "versions" / name)
-            where = ["disk"] if saved else []
-            where += [place.split()[0] for place, has in published.items() if name in has["versions"]]
-            aliases = catalog.aliases_of(ledger, name)
-            versions[name] = {**version, "aliases": aliases, "where": list(dict.fromkeys(where))}
-            if saved:
-                versions[name]["size"] = sum(f.stat().st_size for f in saved if f.stat().st_ino not in shared)
+def versions_on_disk(run: RunFolder) -> dict[str, ListedVersion]:
+    """{name: version} of the versions that are in a run's folder or in its version index, v0 first."""
+    shared = {file.stat().st_ino for file in files_of(run.frozen)}
     found = scores.read_scores(run)
-    return {name: {**version, "version": name, "scores": found.get(name, {})} for name, version in versions.items()}
+    pretrained = read_json(run.config).get("pretrained_model", "?")
+    training_state, _ = read_state(run) if run.saved_steps() else (None, None)
+    start_loss = training_state.start_loss if training_state else None
+    versions = {"v0": ListedVersion("v0", 0, start_loss, [], [pretrained], None, found.get("v0", {}))}
+    for home in (run.fetched, run):  # if both have a version, the run's own entry counts
+        version_index, published = catalog.read_version_index(home), read_all_published(home)
+        for name, entry in version_index.versions.items():
+            saved = files_of(home.version(name))
+            where = ["disk"] if saved else []
+            where += [location.split()[0] for location, has in published.items() if name in has.versions]
+            versions[name] = ListedVersion(
+                name=name,
+                step=entry.step,
+                validation_loss=entry.validation_loss,
+                aliases=version_index.aliases_of(name),
+                where=list(dict.fromkeys(where)),
+                size=sum(f.stat().st_size for f in saved if f.stat().st_ino not in shared) if saved else None,
+                scores=found.get(name, {}),
+            )
+    return versions
 
 
-def add_published(runs, artifact, tracker_name):
-    """Add to `runs` a version that a tracker has, unless it is there."""
-    about = artifact.metadata
-    if not {"run_id", "version", "step", "validation_loss", "files"} <= about.keys():
-        return  # somebody else's
-    versions = runs.setdefault(about["run_id"], {})
-    start = about["run_id"] + "-"
+def add_published(runs: dict[str, dict[str, ListedVersion]], artifact: trackers.Artifact, tracker_name: str) -> None:
+    """Add to `runs` a version that a tracker has, unless it is in there already or the artifact is none of ours."""
+    try:
+        info = ArtifactInfo.from_metadata(artifact.metadata, tracker_name)
+    except UserError:
+        return
+    start = f"{info.run_id}-"
     aliases = [alias.removeprefix(start) for alias in artifact.aliases if alias.startswith(start)]
-    if about["version"] in aliases and about["version"] not in versions:
-        size = sum(size for size, _ in about["files"].values())
-        told = {key: about[key] for key in ("version", "step", "validation_loss")}
-        others = [alias for alias in aliases if alias != about["version"]]
-        versions[about["version"]] = {**told, "aliases": others, "size": size, "where": [tracker_name]}
+    versions = runs.setdefault(info.run_id, {})
+    if info.version in aliases and info.version not in versions:
+        others = [alias for alias in aliases if alias != info.version and re.fullmatch(ALIAS, alias)]
+        versions[info.version] = ListedVersion(
+            info.version, info.step, info.validation_loss, others, [tracker_name], info.nbytes, {}
+        )
 
 
-def position_of(run):
-    """The position of the newest training state, or {} if it is not on this disk."""
-
-    return state.read_position(run)[0] if catalog.steps_on_disk(run) else {}
-
-
-def files_of(folder):
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files under a folder; [] if there is no such folder."""
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def describe(run):
-    """What learns, from which model, how far it is, and what it all takes on the disk."""
+def describe(run: RunFolder) -> str:
+    """Which parts are trained, from which model, how far the run is, and how many bytes it takes on the disk."""
+    options = read_json(run.config)
+    training_state, _ = read_state(run) if run.saved_steps() else (None, None)
+    trained = " and ".join(part for part in PARTS if options.get(f"train_{part}"))
+    at = f"update {training_state.step} of {training_state.total}" if training_state else "no training state here"
+    sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run.path)}  # hard links count once
+    return f"{trained} from {options.get('pretrained_model')}, {at}, {readable_size(sum(sizes.values()))} on disk"
 
-    options = read_json(run / "config.json")
-    position = position_of(run)
-    learning = " and ".join(part for part in PARTS if options.get(f"train_{part}"))
-    at = f"update {position['step']} of {position['total']}" if position else "no training state here"
-    sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run)}  # hard links count once
-    return f"{learning} from {options.get('pretrained_model')}, {at}, {readable_size(sum(sizes.values()))} on disk"
 
-
-def row(version):
-    """One line's texts, in the order of HEAD."""
-    loss = version.get("validation_loss")
+def row(version: ListedVersion) -> tuple[str, ...]:
+    """The texts of one line, in the order of COLUMNS."""
+    loss = version.validation_loss
     distances = [
         f"{name} {score.distance:.2f} (n = {score.n})"
-        for name, score in version.get("scores", {}).items()
+        for name, score in version.scores.items()
         if score.distance is not None
     ]
     return (
-        version["version"],
-        ", ".join(sorted(version["aliases"])),
-        str(version["step"]),
+        version.name,
+        ", ".join(sorted(version.aliases)),
+        str(version.step),
         "" if loss is None else f"{loss:.5f}",
         "; ".join(distances),
-        readable_size(version["size"]) if "size" in version else "",
-        ", ".join(version["where"]),
+        "" if version.size is None else readable_size(version.size),
+        ", ".join(version.where),
     )
 
 
-def readable_size(size):
-    """Bytes as 4 KB, 3.4 GB, ..."""
+def readable_size(size: float) -> str:
+    """Bytes as 4.0 KB, 3.4 GB, ..."""
     for unit in ("B", "KB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"

@@ -1,40 +1,103 @@
-"""published.json: which tracker has what of a run."""
+"""published.json: which versions and which training state each tracker already has of a run."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+from common.errors import UserError
 from common.files import read_json, write_json
 
-STATE = "state"  # beside names of versions
+STATE = "state"  # stands beside the names of versions
 PUBLISHED = "published.json"
+REMEDY = "delete it: what it records is then uploaded or downloaded once more"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# published.json remembers which tracker has what of a run
+@dataclass(frozen=True)
+class Published:
+    """What one tracker already has of a run."""
+
+    versions: dict[str, int] = field(default_factory=dict)  # name -> its step, in optimizer updates
+    aliases: dict[str, str] = field(default_factory=dict)  # alias -> name of the version that has it
+    state: int | None = None  # step of the newest training state, None if it has none
+
+    def to_json(self) -> dict[str, object]:
+        """The record as it stands in published.json."""
+        return {"versions": self.versions, "aliases": self.aliases, "state": self.state}
+
+    @classmethod
+    def from_json(cls, value: object) -> Published:
+        """The inverse of to_json; a missing key takes its default. ValueError says which key has the wrong type."""
+        if not isinstance(value, dict):
+            raise ValueError("expected one object for each tracker")
+        record = cls(**{key.name: value[key.name] for key in dataclasses.fields(cls) if key.name in value})
+        if not (isinstance(record.versions, dict) and all(map(is_step, record.versions.values()))):
+            raise ValueError("'versions' must map names to whole numbers >= 0")
+        if not (isinstance(record.aliases, dict) and all(isinstance(name, str) for name in record.aliases.values())):
+            raise ValueError("'aliases' must map aliases to names of versions")
+        if not (record.state is None or is_step(record.state)):
+            raise ValueError("'state' must be a whole number >= 0, or null")
+        return record
+
+    def with_version(self, name: str, step: int, aliases: Sequence[str] = ()) -> Published:
+        """This record with a version added under these aliases, which leave the versions that had them."""
+        return dataclasses.replace(
+            self, versions=self.versions | {name: step}, aliases=self.aliases | dict.fromkeys(aliases, name)
+        )
+
+    def without_version(self, name: str) -> Published:
+        """This record without a version; its aliases stay, since the tracker has not moved them."""
+        return dataclasses.replace(self, versions={v: step for v, step in self.versions.items() if v != name})
 
 
-def all_published(run):
-    return read_json(run / PUBLISHED) if (run / PUBLISHED).exists() else {}
+def is_step(value: object) -> TypeGuard[int]:
+    """Whether a JSON value counts optimizer updates: a whole number >= 0, neither a float nor a boolean."""
+    return type(value) is int and value >= 0
 
 
-def read_published(run, place):
-    """What the tracker at `place` (see trackers.where) has: {"versions": {name: step}, "aliases": {alias: name},
-    "state": step or None}."""
-    return {"versions": {}, "aliases": {}, STATE: None} | all_published(run).get(place, {})
+def read_all_published(run: RunFolder) -> dict[str, Published]:
+    """{tracker's location: what it has} from <run>/published.json; {} if there is no such file.
+
+    UserError if the file can't be read or has another shape.
+    """
+    path = run.published
+    if not path.exists():
+        return {}
+    try:
+        raw = read_json(path)
+    except UserError as problem:
+        raise UserError(f"{problem}; {REMEDY}") from None
+    try:
+        if not all(location.strip() for location in raw):
+            raise ValueError("a tracker has no name")
+        return {location: Published.from_json(value) for location, value in raw.items()}
+    except ValueError as problem:
+        raise UserError(f"can't read {path}: {problem}; {REMEDY}") from None
 
 
-def record_published(run, place, name, step, aliases=()):
-    """The tracker at `place` now has a version, under these aliases, or the state, of update `step`."""
-    has = read_published(run, place)
-    if name == STATE:
-        has[STATE] = step
-    else:
-        has["versions"][name] = step
-        has["aliases"] |= dict.fromkeys(aliases, name)
-    write_json(run / PUBLISHED, {**all_published(run), place: has})
+def write_all_published(run: RunFolder, published: dict[str, Published]) -> None:
+    """Replace <run>/published.json."""
+    write_json(run.published, {location: record.to_json() for location, record in published.items()})
 
 
-def forget_version(run, name):
-    """No tracker has the version any more, since another now has that name."""
-    published = all_published(run)
-    if any([has["versions"].pop(name, None) is not None for has in published.values()]):
-        write_json(run / PUBLISHED, published)
+def read_published(run: RunFolder, location: str) -> Published:
+    """What the tracker at `location` (see trackers.location) has of the run."""
+    return read_all_published(run).get(location, Published())
+
+
+def record_published(run: RunFolder, location: str, name: str, step: int, aliases: Sequence[str] = ()) -> None:
+    """Record that the tracker at `location` now has the version `name` of `step` under these aliases, or the training
+    state of `step` if the name is STATE."""
+    published = read_all_published(run)
+    old = published.get(location, Published())
+    new = dataclasses.replace(old, state=step) if name == STATE else old.with_version(name, step, aliases)
+    write_all_published(run, published | {location: new})
+
+
+def forget_version(run: RunFolder, name: str) -> None:
+    """Record that no tracker has the version `name`: another version has just been saved under that name."""
+    published = read_all_published(run)
+    if any(name in record.versions for record in published.values()):
+        write_all_published(run, {location: record.without_version(name) for location, record in published.items()})

@@ -190,7 +190,7 @@ def draw_preview(session: Session) -> None:
 def save(session: Session, validation_loss: float | None) -> None:
     """Write the next version and the training state; session.state then lists it."""
     if session.accelerator.is_main_process:
-        with session.uploader.disk:
+        with session.uploader.files_lock:
             session.state, name = save_checkpoint(
                 session.run,
                 session.state,
@@ -201,7 +201,7 @@ def save(session: Session, validation_loss: float | None) -> None:
                 validation_loss=validation_loss,
                 keep_versions=session.options.keep_versions,
             )
-        session.uploader.saved(name)
+        session.uploader.version_saved(name)
         aliases = session.state.version_index.aliases_of(name)
         tqdm.write(f"update {session.state.step}: saved {name} ({', '.join(aliases)})")
     session.accelerator.wait_for_everyone()

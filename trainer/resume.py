@@ -24,7 +24,7 @@ def find_run_to_resume(given: dict[str, Any]) -> tuple[config.TrainingOptions, R
         saved_options.refuse_changes(cls, saved, given)
     asked = saved_options.inherit(cls, saved, given) if saved.exists() else cls(**given)
     if config.tracker(asked) in config.STORES and not (asked.plan and saved.exists()):
-        artifacts.bring_run(asked, run_id)
+        artifacts.fetch_run(asked, run_id)
     run = catalog.find_run(output_dir, run_id, config.tracker(asked))
     saved_options.refuse_changes(cls, saved, given)
     if "epochs" in given:

@@ -21,7 +21,7 @@ def main(output_dir, project):
 
     trackers.Trackio.download = staticmethod(slowly)
     input()  # until both are ready
-    artifacts.bring_version(options, "one", "latest")
+    artifacts.fetch_version(options, "one", "latest")
 
 
 if __name__ == "__main__":

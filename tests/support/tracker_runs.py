@@ -80,6 +80,6 @@ def publish_all(options, run, *names):
     for name in names or [*catalog.read_version_index(run)["versions"], "state"]:
         folder = run / "upload"
         aliases = artifacts.pack(run, name, folder)
-        record_published(run, tracker.where, name, artifacts.send(tracker, folder, aliases), aliases)
+        record_published(run, tracker.location, name, artifacts.send(tracker, folder, aliases), aliases)
         shutil.rmtree(folder)
     tracker.finish()

@@ -1,0 +1,101 @@
+"""published.json: what a file of another shape leads to, and that the files of earlier versions still load."""
+
+import json
+
+import pytest
+
+import runs
+from cli import launch
+from common.errors import UserError
+from config import TrainingOptions
+from tracking.published import Published, forget_version, read_all_published, read_published, record_published
+from tracking.uploader import Uploader
+
+GOOD = {"versions": {"v1": 10, "v2": 20}, "aliases": {"v1": "v1", "latest": "v2"}, "state": 20}
+DAMAGED = {
+    "the file is a list": ([], "one JSON object"),
+    "a tracker has a list": ({"wandb x": []}, "one object for each tracker"),
+    "a tracker has null": ({"wandb x": None}, "one object for each tracker"),
+    "a tracker without a name": ({" ": GOOD}, "a tracker has no name"),
+    "versions null": ({"wandb x": {**GOOD, "versions": None}}, "'versions'"),
+    "versions a list": ({"wandb x": {**GOOD, "versions": ["v1"]}}, "'versions'"),
+    "a step is text": ({"wandb x": {**GOOD, "versions": {"v1": "10"}}}, "'versions'"),
+    "a step is 1e30": ({"wandb x": {**GOOD, "versions": {"v1": 1e30}}}, "'versions'"),
+    "a step is true": ({"wandb x": {**GOOD, "versions": {"v1": True}}}, "'versions'"),
+    "a step is negative": ({"wandb x": {**GOOD, "versions": {"v1": -1}}}, "'versions'"),
+    "aliases null": ({"wandb x": {**GOOD, "aliases": None}}, "'aliases'"),
+    "an alias is a number": ({"wandb x": {**GOOD, "aliases": {"latest": 2}}}, "'aliases'"),
+    "state text": ({"wandb x": {**GOOD, "state": "20"}}, "'state'"),
+    "state 1e30": ({"wandb x": {**GOOD, "state": 1e30}}, "'state'"),
+    "state true": ({"wandb x": {**GOOD, "state": True}}, "'state'"),
+    "the second tracker is damaged": ({"trackio y": GOOD, "wandb x": {**GOOD, "state": []}}, "'state'"),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"pretrained_model": "tiny"}))
+    return folder
+
+
+def write(run, value):
+    (run / "published.json").write_text(json.dumps(value))
+
+
+def test_a_file_of_an_earlier_version_loads_and_is_written_as_it_was(run):
+    before = json.dumps({"wandb x": GOOD, "trackio y": {"versions": {}, "aliases": {}, "state": None}}, indent=1) + "\n"
+    (run / "published.json").write_text(before)
+    assert read_published(run, "wandb x") == Published(GOOD["versions"], GOOD["aliases"], 20)
+    assert read_published(run, "trackio y") == read_published(run, "elsewhere") == Published()
+    record_published(run, "wandb x", "v2", 20, ["latest"])
+    assert (run / "published.json").read_text() == before
+
+
+def test_keys_that_are_missing_take_their_defaults(run):
+    write(run, {"wandb x": {"versions": {"v1": 10}}})
+    assert read_published(run, "wandb x") == Published({"v1": 10})
+
+
+def test_a_record_goes_through_json_unchanged():
+    record = Published({"v1": 10}, {"best": "v1"}, 30)
+    assert Published.from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize(("value", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_another_shape_is_one_line_with_the_file_and_the_remedy(run, value, reason):
+    write(run, value)
+    before = (run / "published.json").read_bytes()
+    actions = (
+        lambda: read_all_published(run),
+        lambda: read_published(run, "wandb x"),
+        lambda: record_published(run, "wandb x", "v3", 30),
+        lambda: forget_version(run, "v1"),
+    )
+    for action in actions:
+        with pytest.raises(UserError) as caught:
+            action()
+        line = str(caught.value)
+        assert str(run / "published.json") in line and reason in line and "\n" not in line
+        assert line.endswith("; delete it: what it records is then uploaded or downloaded once more")
+    assert (run / "published.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("value", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_the_listing_exits_with_2(run, value, reason, monkeypatch, capsys):
+    write(run, value)
+    monkeypatch.setattr("sys.argv", ["runs", "--output_dir", str(run.parent)])
+    with pytest.raises(SystemExit) as ended:
+        launch.run_script(runs.main)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and shown.count("\n") == 1 and str(run / "published.json") in shown
+
+
+@pytest.mark.parametrize("tracker", ["none", "tensorboard"])
+def test_training_learns_it_at_its_start(run, tracker):
+    """Not at the first save, hours later."""
+    write(run, {"wandb x": None})
+    options = TrainingOptions(output_dir=str(run.parent), tracker=tracker)
+    with pytest.raises(UserError, match=r"published\.json"), Uploader(run, options, 0):
+        raise AssertionError("the training would have begun")
