@@ -123,7 +123,11 @@ def test_no_tracker_is_quiet(tmp_path):
     tracker.start(tmp_path, {}, 3)
     tracker.log(1, {"loss": 1.0}, {})
     tracker.log_scores(1, {"fid": 1.0})
-    assert tracker.last_step() == -1 and tracker.find(VERSIONS, "one-v1") is None and tracker.list_artifacts(VERSIONS) == []
+    assert (
+        tracker.last_step() == -1
+        and tracker.find(VERSIONS, "one-v1") is None
+        and tracker.list_artifacts(VERSIONS) == []
+    )
     tracker.finish()
     assert not [path for path in tmp_path.iterdir() if path.name != "home"]
 

@@ -124,9 +124,7 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     tracker.finish()
 
 
-def fetch_state_and_version(
-    tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo
-) -> None:
+def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
     """Download a training state and the version that it continues from, unless another process has just done so."""
     run.path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(run / LOCK):  # several processes may start at once

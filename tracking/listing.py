@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import config
 from checkpoints import catalog, scores
 from checkpoints.environment import environment_lines
+from checkpoints.run_folder import RunFolder
 from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
+from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from common.files import read_json, write_json
 

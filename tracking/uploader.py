@@ -21,6 +21,7 @@ from collections.abc import Callable
 import config
 from checkpoints import catalog
 from checkpoints.metrics_log import MetricsTail
+from checkpoints.run_folder import RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
 from common.files import remove, require_free_space
