@@ -168,10 +168,10 @@ def read_downloaded_index(folder: pathlib.Path, info: ArtifactInfo, source: str)
     source: the tracker's name. UserError if it is no version index, or does not fit the artifact's metadata.
     """
     what = f"the state of update {info.step} of run {info.run_id} in {source}"
-    position = read_json(folder / POSITION)
-    if position.get("step") != info.step:
+    training_state = read_json(folder / POSITION)
+    if training_state.get("step") != info.step:
         raise not_ours(f"{what} is of another update")
-    version_index = position.get("ledger")
+    version_index = training_state.get("ledger")
     require_version_index(version_index, info.version, what)
     return version_index
 
