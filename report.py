@@ -5,6 +5,8 @@ It opens from disk, needs no network, and holds everything: nothing else has to 
 
 from __future__ import annotations
 
+import pathlib
+
 import config
 from cli import launch, parser
 
@@ -15,7 +17,7 @@ def main(argv=None):
 
     from page import report
 
-    report.require_writable(options.report_path)
+    report.require_writable(pathlib.Path(options.report_path).expanduser())
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
     report.write_report(options, given)
     return 0
