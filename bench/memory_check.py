@@ -82,13 +82,13 @@ class Published(NamedTuple):
     gib: float  # of the whole process
     words: str  # the closest options of this project
     note: str = ""  # why the figures may differ
-    cached: bool = False  # latents and text embeddings were computed before: no VAE and no text encoder in memory
+    cached: bool = False  # latents and text embeddings were precomputed: no VAE and no text encoder in memory
 
 
-# The first author's change was to drop gradients after each update (set_to_none); the second's script still set them to
-# zero and kept them, so that they were there in the forward pass, too: as with --grad_acc_steps 2
-# Of the four, larger pictures and batches hardly need more, as where a card is full either way
-FULL = "not known; a guess: whole processes, with what torch keeps for later, on a nearly full card of 12 GiB"
+# The first author set gradients to None after each update; the second one's script zeroed them, so that they also took
+# memory during the forward pass, as with --grad_acc_steps 2. The first four figures hardly grow with image and batch
+# size, as if the GPU had been full in each case.
+FULL = "unknown; possibly whole processes with torch's cached blocks, on a nearly full GPU of 12 GiB"
 DIFFUSERS = f"{BOTH} --resolution {{}} --batch_size {{}}"
 SHIVAM = "--train_unet True --train_text_encoder False --resolution 512 --batch_size 1 --grad_acc_steps 2"
 PUBLISHED = [
