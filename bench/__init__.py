@@ -1,19 +1,19 @@
-"""Measurements. Each module says in its first lines how it is called; bench/RESULTS.md has what it printed."""
+"""Benchmarks. The docstring of each module has its command; bench/RESULTS.md has the results."""
 
 import argparse
 
 import config
 
 
-def positive(text):
-    """An argparse type: a whole number of at least 1."""
+def positive(text: str) -> int:
+    """argparse type: an integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not {text}")
     return int(text)
 
 
-def resolution(text):
-    """An argparse type: the text of a --resolution that training would take."""
+def resolution(text: str) -> str:
+    """argparse type: a valid --resolution of training, returned as it is."""
     try:
         config.parse_size(text)
     except ValueError as problem:

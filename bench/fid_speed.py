@@ -1,10 +1,10 @@
-"""Statistics and distance beside pytorch-fid's, on the same pictures with the same network; how memory grows with them.
+"""Speed and accuracy of FID statistics and distance against pytorch-fid, and memory of the moments.
 
-    python -m bench.fid_speed                 # some ten minutes: 200 demo covers, five turns
+    python -m bench.fid_speed                 # about ten minutes: 200 demo covers, five rounds
 
-The network has random weights, which cost the same as the official ones: speeds and digits are what is compared here,
-and no distance means anything. `legacy` resizes as pytorch-fid does; `clean` is the default, antialiased. Both lie in
-memory with channels last, pytorch-fid's pictures don't.
+Both use the same images and the same network with random weights, which cost the same as the official ones: the
+distances themselves are meaningless. `legacy` resizes as pytorch-fid does; `clean`, antialiased, is the default. Both
+use channels_last; pytorch-fid does not.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Callable
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
 
 import config
 from bench import positive, resolution
@@ -28,10 +34,10 @@ from common.prefetch import read_ahead
 from data.folder import open_data
 from data.images import read_cover
 from demo_data.folder import ensure_demo_data
-from evaluation import features
+from evaluation import distances, features
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     parser = Parser(
         prog="python -m bench.fid_speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,22 +45,17 @@ def main(argv=None):
     parser.add_argument("--covers", type=positive, default=200, help="demo covers")
     parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument("--batch_size", type=positive, default=50)
-    parser.add_argument("--repeats", type=positive, default=5, help="turns")
-    wishes = parser.parse_args(argv)
+    parser.add_argument("--repeats", type=positive, default=5, help="rounds, in each of which every way is timed once")
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        compare_statistics(pathlib.Path(folder), wishes)
-    compare_distances(wishes)
+        compare_statistics(pathlib.Path(folder), args)
+    compare_distances(args)
     watch_memory()
     return 0
 
 
-def compare_statistics(folder, wishes):
-    """Images/s from PNG files to mean and covariance."""
-    from unittest import mock
-
-    import numpy as np
-    import torch
-    from PIL import Image
+def compare_statistics(folder: pathlib.Path, args: argparse.Namespace) -> None:
+    """Prints images/s from PNG files to mean and covariance."""
     from pytorch_fid import fid_score, inception
 
     # The same network, with random weights, and the same files for all
@@ -67,9 +68,9 @@ def compare_statistics(folder, wishes):
     weights = torch.load(folder / "weights.pt", weights_only=True)
     with mock.patch.object(inception, "load_state_dict_from_url", lambda *_, **__: weights):
         theirs = inception.InceptionV3().eval()
-    root = ensure_demo_data(folder, wishes.covers, workers=2)
+    root = ensure_demo_data(folder, args.covers, workers=2)
     options = config.StatsOptions(
-        data_root=str(root), resolution=wishes.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
+        data_root=str(root), resolution=args.resolution, cache_dir=str(folder / "cache"), test_fraction=0.5
     )
     paths = []
     for book in open_data(options).kept:
@@ -78,29 +79,24 @@ def compare_statistics(folder, wishes):
 
     def peer():
         names = list(map(str, paths))
-        return fid_score.calculate_activation_statistics(names, theirs, wishes.batch_size, 2048, "cpu", num_workers=2)
+        return fid_score.calculate_activation_statistics(names, theirs, args.batch_size, 2048, "cpu", num_workers=2)
 
-    def ours(resize):
-
-        settings = dict(fid_weights=str(folder / "weights.pt"), fid_resize=resize, fid_batch_size=wishes.batch_size)
+    def ours(resize: str) -> Callable:
+        settings = dict(fid_weights=str(folder / "weights.pt"), fid_resize=resize, fid_batch_size=args.batch_size)
         extractor = features.load_extractor(config.StatsOptions(**settings), torch.device("cpu"))
 
         def run():
-            from evaluation import distances
-
             moments = distances.Moments(extractor.dims)
             images = read_ahead(read_png, paths, 2)
-            while batch := list(itertools.islice(images, wishes.batch_size)):
+            while batch := list(itertools.islice(images, args.batch_size)):
                 moments.update(extractor(batch))
             return moments.mu, moments.sigma
 
         return run
 
     ways = {"pytorch-fid": peer, "ours, --fid_resize legacy": ours("legacy"), "ours, --fid_resize clean": ours("clean")}
-    seconds, results = take_turns(ways, wishes.repeats)
-    print(
-        f"statistics of {len(paths)} PNG files of {wishes.resolution}, Inception, medians of {wishes.repeats} turns\n"
-    )
+    seconds, results = take_turns(ways, args.repeats)
+    print(f"statistics of {len(paths)} PNG files of {args.resolution}, Inception, medians of {args.repeats} turns\n")
     print("| way | images/s | of pytorch-fid's | difference of means, of covariances (relative) |\n|---|---|---|---|")
     for way, taken in seconds.items():
         pairs = zip(results[way], results["pytorch-fid"], strict=True)
@@ -109,8 +105,8 @@ def compare_statistics(folder, wishes):
         print(f"| {way} | {len(paths) / taken:.1f} | {ratio:.2f} x | {mean:.1e}, {covariance:.1e} |", flush=True)
 
 
-def take_turns(ways, repeats):
-    """({way: median seconds}, {way: its last result}) of calls that take turns."""
+def take_turns(ways: dict[str, Callable], repeats: int) -> tuple[dict[str, float], dict]:
+    """({way: median seconds}, {way: its last result}) of functions that are called in turn."""
     seconds, results = {way: [] for way in ways}, {}
     for _ in range(repeats):
         for way, run in ways.items():
@@ -120,12 +116,9 @@ def take_turns(ways, repeats):
     return {way: statistics.median(values) for way, values in seconds.items()}, results
 
 
-def compare_distances(wishes, dims=2048):
-    """Seconds of one distance between covariances of full rank."""
-    import numpy as np
+def compare_distances(args: argparse.Namespace, dims: int = 2048) -> None:
+    """Prints the seconds of one distance between covariances of full rank."""
     from pytorch_fid import fid_score
-
-    from evaluation import distances
 
     random = np.random.default_rng(0)
     moments = []
@@ -134,19 +127,15 @@ def compare_distances(wishes, dims=2048):
         moments += [x.mean(0), np.cov(x, rowvar=False)]
     ways = {"pytorch-fid": fid_score.calculate_frechet_distance, "ours": distances.frechet_distance}
     ways = {way: functools.partial(distance, *moments) for way, distance in ways.items()}
-    seconds, values = take_turns(ways, wishes.repeats)
-    print(f"\none distance of {dims} dimensions, medians of {wishes.repeats} turns\n")
+    seconds, values = take_turns(ways, args.repeats)
+    print(f"\none distance of {dims} dimensions, medians of {args.repeats} turns\n")
     print("| way | seconds | times as fast | distance |\n|---|---|---|---|")
     for way, taken in seconds.items():
         print(f"| {way} | {taken:.2f} | {seconds['pytorch-fid'] / taken:.1f} x | {values[way]:.10f} |", flush=True)
 
 
-def watch_memory(dims=2048, batch=50):
-    """The most memory that the moments of more and more features take."""
-    import numpy as np
-
-    from evaluation import distances
-
+def watch_memory(dims: int = 2048, batch: int = 50) -> None:
+    """Prints the peak memory of the moments of 500, 2,000 and 8,000 features."""
     print("\n| features | most memory of their moments, MiB |\n|---|---|")
     random = np.random.default_rng(0)
     for count in (500, 2000, 8000):

@@ -1,10 +1,10 @@
-"""What reading the covers costs: training images/s with pictures, with cached latents, and with no reading at all.
+"""Cost of reading covers: training images/s with image files, with cached latents, and without any reading.
 
     python -m bench.loading                     # about a minute on a laptop: tiny, demo covers
 
-Each way is a real session (session.set_up) that makes the same updates from the same covers; the ways take turns, and
-the table has medians. "one batch, over and over" reads nothing: what is missing to it is the price of reading, and with
-pictures of encoding them, too.
+Each way is a real training session (trainer.session) with the same updates on the same covers; the ways are timed in
+turn, and the table has medians. "one batch, over and over" reads nothing: the difference to it is the cost of reading,
+and with image files also of encoding them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import sys
 import tempfile
 import time
 
+import torch
+
 import config
 from bench import positive, resolution
 from cli import launch
 from cli.parser import Parser
 from demo_data.folder import ensure_demo_data
 from trainer.batches import make_loader
+from trainer.session import prepare, start
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -34,7 +37,7 @@ WAYS = {  # options of training
 BARE = "one batch, over and over"
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = Parser(
         prog="python -m bench.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,20 +45,18 @@ def main(argv=None):
     parser.add_argument("--covers", type=positive, default=100, help="demo covers")
     parser.add_argument("--resolution", type=resolution, default="128x192")
     parser.add_argument("--batch_size", type=positive, default=4)
-    parser.add_argument("--updates", type=positive, default=8, help="of each way in each turn")
+    parser.add_argument("--updates", type=positive, default=8, help="timed updates of each way in each turn")
     parser.add_argument("--repeats", type=positive, default=5, help="turns of each way")
-    wishes = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        speeds = measure(pathlib.Path(folder), wishes)
-    tell(speeds, wishes)
+        speeds = measure(pathlib.Path(folder), args)
+    print_table(speeds, args)
     return 0
 
 
-def measure(folder, wishes):
+def measure(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, list[float]]:
     """{way: [images/s in each turn]}."""
-    from trainer.session import prepare, start
-
-    root = ensure_demo_data(folder, wishes.covers, workers=2)
+    root = ensure_demo_data(folder, args.covers, workers=2)
     sessions = {}
     for number, (way, changes) in enumerate(WAYS.items()):
         options = config.TrainingOptions(
@@ -64,8 +65,8 @@ def measure(folder, wishes):
             output_dir=str(folder / "runs"),
             run_name=str(number),
             pretrained_model="tiny",
-            resolution=wishes.resolution,
-            batch_size=wishes.batch_size,
+            resolution=args.resolution,
+            batch_size=args.batch_size,
             train_unet=True,
             max_steps=10**6,
             **changes,
@@ -73,13 +74,13 @@ def measure(folder, wishes):
         sessions[way] = start(prepare(options, None))
 
     speeds = {way: [] for way in (*WAYS, BARE)}
-    for _ in range(1 + wishes.repeats):  # the first turn warms up
+    for _ in range(1 + args.repeats):  # the first turn warms up
         for way, session in sessions.items():
             samples = (session.schedule.pieces(step)[0] for step in itertools.count())
             batches = zip(endless_loader(session), samples, strict=False)
             first = next(batches)
-            speeds[way].append(images_per_s(session, batches, wishes.updates))
-        speeds[BARE].append(images_per_s(session, itertools.repeat(first), wishes.updates))
+            speeds[way].append(images_per_s(session, batches, args.updates))
+        speeds[BARE].append(images_per_s(session, itertools.repeat(first), args.updates))
     return {way: values[1:] for way, values in speeds.items()}
 
 
@@ -89,8 +90,7 @@ def endless_loader(session):
 
 
 def images_per_s(session, batches, updates):
-    """Images a second over some updates, as training makes them. batches: (batch, its sample indexes)."""
-
+    """Images/s of some updates, done as in training. batches: (batch, its sample indexes), ..."""
     images, began = 0, time.monotonic()
     for batch, samples in itertools.islice(batches, updates):
         losses = session.objective.training_losses(batch, samples)
@@ -101,14 +101,13 @@ def images_per_s(session, batches, updates):
     return images / (time.monotonic() - began)
 
 
-def tell(speeds, wishes):
-    import torch
-
+def print_table(speeds: dict[str, list[float]], args: argparse.Namespace) -> None:
+    """Prints the table of medians over the turns."""
     medians = {way: statistics.median(values) for way, values in speeds.items()}
     print(
-        f"tiny, UNet and text encoder learning, {wishes.covers} demo covers at {wishes.resolution}, batches of "
-        f"{wishes.batch_size}, {torch.get_num_threads()} threads; medians of {wishes.repeats} turns of "
-        f"{wishes.updates} updates each"
+        f"tiny, UNet and text encoder trained, {args.covers} demo covers at {args.resolution}, batches of "
+        f"{args.batch_size}, {torch.get_num_threads()} threads; medians of {args.repeats} turns of "
+        f"{args.updates} updates each"
     )
     print("| covers come as | images/s | least ... most | against the first | of no reading |\n|---|---|---|---|---|")
     for way, values in speeds.items():

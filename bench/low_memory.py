@@ -1,11 +1,11 @@
-"""What the ways to need less memory do to learning: validation curves of each beside the plain one, on the toy model.
+"""Effect of the memory-saving options on training: validation curves of each against plain AdamW, on the toy model.
 
-    python -m bench.low_memory --out low_memory          # 200 updates of each: about five minutes of one core
+    python -m bench.low_memory --out low_memory          # 200 updates each: about five minutes on one core
 
-Every run begins with the same weights. A figure is the validation loss as a share of that before training (a run's own,
-since the noise of the validation belongs to the seed). The plain mode is trained with several seeds: a difference
-counts if it is beyond what another seed does. On the toy, 8-bit moments are those of two thirds of the weights:
-bitsandbytes keeps them in fp32 for tensors of less than 4096 numbers. A run that is there already is not trained again.
+All runs start from the same weights. A figure is the validation loss divided by that before training (of the same run,
+since validation noise depends on the seed). The plain mode is trained with several seeds: a difference matters if it
+exceeds that between seeds. In the toy, 8-bit moments cover two thirds of the weights: bitsandbytes keeps fp32 moments
+for tensors of fewer than 4096 elements. Existing runs are not trained again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXED = """--pretrained_model tiny --data_root demo --resolution 64x96 --train_unet True --train_text_encoder True
     --lr 1e-3 --lr_text_encoder 1e-3 --batch_size 4 --grad_ckpt False --num_workers 0 --sample_every 0
     --save_every 100000"""
-MODES = {  # the first is what the others are compared with
+MODES = {  # the first is the baseline
     "plain AdamW": "--optimizer adamw",
     "fused_backward": "--optimizer adamw --fused_backward True",
     "cached latents": "--optimizer adamw --cache_latents True",
@@ -40,28 +40,26 @@ MODES = {  # the first is what the others are compared with
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Train every mode, then print the table."""
     parser = Parser(
         prog="python -m bench.low_memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, default="low_memory", help="folder for the runs")
-    parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument(
-        "--seeds", type=int, default=3, help="runs of the plain mode, to know what a seed does; 2 or more"
-    )
-    wishes = parser.parse_args(argv)
-    if wishes.seeds < 2 or wishes.updates < 4:
+    parser.add_argument("--updates", type=int, default=200, help="of each run; at least 4")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of the plain mode with different seeds; at least 2")
+    args = parser.parse_args(argv)
+    if args.seeds < 2 or args.updates < 4:
         raise UserError("--seeds must be at least 2, and --updates at least 4")
     plain = next(iter(MODES))
 
     curves = {}  # (mode, seed) -> {update: loss / loss before training}
     for mode, words in MODES.items():
-        for seed in range(wishes.seeds if mode == plain else 1):
-            curves[mode, seed] = train(wishes.out, mode, seed, words.split(), wishes.updates)
+        for seed in range(args.seeds if mode == plain else 1):
+            curves[mode, seed] = train(args.out, mode, seed, words.split(), args.updates)
 
-    end = wishes.updates
-    final = [curves[plain, seed][end] for seed in range(wishes.seeds)]
+    end = args.updates
+    final = [curves[plain, seed][end] for seed in range(args.seeds)]
     spread = statistics.stdev(final)
     points = list(curves[plain, 0])[1:]
     print(f"validation loss as a share of that before training; {' '.join(FIXED.split())}\n")
@@ -70,14 +68,14 @@ def main(argv=None):
     for (mode, seed), curve in curves.items():
         name = mode if mode != plain else f"{mode}, seed {seed}"
         gap = curve[end] - curves[plain, 0][end]
-        told = f"{gap:+.4f} | {gap / spread:+.1f}"
-        print(f"| {name} | " + " | ".join(f"{curve[point]:.4f}" for point in points) + f" | {told} |")
-    print(f"\nspread: {spread:.4f}, the standard deviation of plain over {wishes.seeds} seeds")
+        difference = f"{gap:+.4f} | {gap / spread:+.1f}"
+        print(f"| {name} | " + " | ".join(f"{curve[point]:.4f}" for point in points) + f" | {difference} |")
+    print(f"\nspread: {spread:.4f}, the standard deviation of plain over {args.seeds} seeds")
     return 0
 
 
-def train(out, mode, seed, words, updates):
-    """{update: validation loss / that before training} of one run, which is trained unless it is there."""
+def train(out: pathlib.Path, mode: str, seed: int, words: list[str], updates: int) -> dict[int, float]:
+    """{update: validation loss / that before training} of one run, which is trained unless it exists."""
     name = re.sub(r"\W+", "_", f"{mode} {seed} {updates}")
     run = out / name
     if updates not in losses_of(run):
@@ -93,7 +91,7 @@ def train(out, mode, seed, words, updates):
     return {update: loss / losses[0] for update, loss in losses.items()}
 
 
-def losses_of(run):
+def losses_of(run: pathlib.Path) -> dict[int, float]:
     """{update: validation loss} of a run so far."""
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

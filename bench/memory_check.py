@@ -1,11 +1,11 @@
-"""Is the forecast of memory true? Forecast beside measurement on this machine's CPU, and beside figures from real GPUs.
+"""Accuracy of the memory forecast: against measurements on this machine's CPU, and against published GPU figures.
 
-    python -m bench.memory_check                             # three tables; minutes
-    python -m bench.memory_check --only plans                # what SD 1.5 needs with several options
-    python -m bench.memory_check --only published            # beside figures from real GPUs
+    python -m bench.memory_check                             # three tables; some minutes
+    python -m bench.memory_check --only plans                # memory of SD 1.5 with several sets of options
+    python -m bench.memory_check --only published            # against figures from real GPUs
 
-Measured is the real script: `python -m training` in a process of its own on demo covers, with every allocation and
-release of torch's CPU allocator counted by torch.profiler. The forecast knows nothing of either.
+What is measured is the real script: `python -m training` in its own process on demo covers, with every allocation and
+release of torch's CPU allocator recorded by torch.profiler, independently of the forecast.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
+from diffusers import UNet2DConditionModel
 
 import config
 import training
 from bench import resolution
 from cli import launch
 from cli.parser import Parser, parse
-from diffusion import pipeline
+from diffusion import architecture, pipeline
 from memory import forecast
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIB, MIB = 2**30, 2**20
 
 BOTH = "--train_unet True --train_text_encoder True"
-CONFIGURATIONS = {  # a new option is checked by a line here
+CONFIGURATIONS = {  # add a line for a new option
     "tiny: text encoder": "--pretrained_model tiny",
     "tiny: text encoder and UNet, AdamW": f"--pretrained_model tiny {BOTH} --optimizer adamw",
     "tiny: no checkpointing": f"--pretrained_model tiny {BOTH} --grad_ckpt False",
@@ -61,7 +65,7 @@ MIDDLE = dict(  # the UNet of `middle`: about 100 M parameters
 )
 
 
-PLANS = {  # what learns at 512x768: (options, the most that it should need, in GiB)
+PLANS = {  # trained parts, at 512x768: (options, GiB that should suffice)
     "text encoder, the default": ("", 5.0),
     "UNet and text encoder": (BOTH, 10.5),
     "both, `--preset 24gb`": (f"{BOTH} --preset 24gb", None),
@@ -72,19 +76,19 @@ PLANS = {  # what learns at 512x768: (options, the most that it should need, in 
 
 
 class Published(NamedTuple):
-    """What somebody measured on a real GPU while training SD 1.x with fp16 arithmetic and 8-bit Adam."""
+    """A published measurement on a GPU, of training SD 1.x with fp16 autocast and 8-bit Adam."""
 
     source: str
-    gib: float  # all that the process took
-    words: str  # our options that come closest
-    note: str = ""  # why it may differ
-    cached: bool = False  # latents and text embeddings were computed before: no VAE and no text encoder in memory
+    gib: float  # of the whole process
+    words: str  # the closest options of this project
+    note: str = ""  # why the figures may differ
+    cached: bool = False  # latents and text embeddings were precomputed: no VAE and no text encoder in memory
 
 
-# The first author's change was to drop gradients after each update (set_to_none); the second's script still set them to
-# zero and kept them, so that they were there in the forward pass, too: as with --grad_acc_steps 2
-# Of the four, larger pictures and batches hardly need more, as where a card is full either way
-FULL = "not known; a guess: whole processes, with what torch keeps for later, on a nearly full card of 12 GiB"
+# The first author set gradients to None after each update; the second one's script zeroed them, so that they also took
+# memory during the forward pass, as with --grad_acc_steps 2. The first four figures hardly grow with image and batch
+# size, as if the GPU had been full in each case.
+FULL = "unknown; possibly whole processes with torch's cached blocks, on a nearly full GPU of 12 GiB"
 DIFFUSERS = f"{BOTH} --resolution {{}} --batch_size {{}}"
 SHIVAM = "--train_unet True --train_text_encoder False --resolution 512 --batch_size 1 --grad_acc_steps 2"
 PUBLISHED = [
@@ -98,30 +102,30 @@ PUBLISHED = [
 ]
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Print the tables, a line as soon as it is known."""
     parser = Parser(
         prog="python -m bench.memory_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=("measured", "plans", "published"), help="one of the tables")
-    parser.add_argument("--resolution", type=resolution, default="128x192", help="of the measured table")
-    parser.add_argument("--match", default="", help="only the lines of the measured table with this in their name")
+    parser.add_argument("--only", choices=("measured", "plans", "published"), help="print only this table")
+    parser.add_argument("--resolution", type=resolution, default="128x192", help="of the measured runs")
+    parser.add_argument("--match", default="", help="only the configurations with this in their name")
     parser.add_argument("--measure", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)  # in the process that trains
-    wishes = parser.parse_args(argv)
-    if wishes.measure:
-        print(json.dumps(measure(wishes.measure)))
+    args = parser.parse_args(argv)
+    if args.measure:
+        print(json.dumps(measure(args.measure)))
         return 0
-    if wishes.only in (None, "measured"):
+    if args.only in (None, "measured"):
         print("| configuration | forecast, MiB | measured, MiB | ratio | highest in |\n|---|---|---|---|---|")
         with tempfile.TemporaryDirectory() as folder:
             for name, words in CONFIGURATIONS.items():
-                if wishes.match in name:
-                    check(name, f"{words} {COMMON} --resolution {wishes.resolution}".split(), pathlib.Path(folder))
-    if wishes.only in (None, "plans"):
-        print("\n| what learns, 512x768 | batch | forecast, GiB | should be at most |\n|---|---|---|---|")
+                if args.match in name:
+                    check(name, f"{words} {COMMON} --resolution {args.resolution}".split(), pathlib.Path(folder))
+    if args.only in (None, "plans"):
+        print("\n| trained, 512x768 | batch | forecast, GiB | should be at most |\n|---|---|---|---|")
         for name, (words, most) in PLANS.items():
-            tell_plan(name, words.split(), most)
-    if wishes.only in (None, "published"):
+            print_plan(name, words.split(), most)
+    if args.only in (None, "published"):
         print(
             "\n| published by | options | forecast, GiB | published, GiB | of the forecast | why |\n" + "|---" * 6 + "|"
         )
@@ -134,10 +138,8 @@ def main(argv=None):
 # On this machine's CPU
 
 
-def check(name, words, folder):
-    """One line: the forecast and the measurement of a configuration. folder: for the run and the model."""
-    from diffusion import architecture
-
+def check(name: str, words: list[str], folder: pathlib.Path) -> None:
+    """Prints forecast and measurement of a configuration as one line. folder: for the run and the model."""
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
     options, _ = parse(config.TrainingOptions, words)
@@ -152,11 +154,8 @@ def check(name, words, folder):
     print(line, flush=True)
 
 
-def make_middle(folder):
-    """A pipeline folder like tiny, but for its larger UNet."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
+def make_middle(folder: pathlib.Path) -> pathlib.Path:
+    """Saves a pipeline like tiny with a larger UNet, unless the folder exists; returns the folder."""
     if not folder.exists():
         parts = pipeline.build_tiny()
         torch.manual_seed(0)
@@ -165,16 +164,13 @@ def make_middle(folder):
     return folder
 
 
-def measure(words):
-    """Highest number of bytes that torch had allocated at a time while the script trained with these options."""
-
+def measure(words: list[str]) -> int:
+    """Peak number of bytes allocated by torch while the script trained with these options."""
     return allocated(lambda: training.main(words))
 
 
-def allocated(work):
-    """Highest number of bytes that torch's CPU allocator handed out while work() was done, and had not back yet."""
-    import torch
-
+def allocated(work: Callable[[], object]) -> int:
+    """Peak number of bytes that torch's CPU allocator had handed out at a time during work()."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -189,23 +185,19 @@ def allocated(work):
 # Stable Diffusion 1.5 on a GPU
 
 
-def tell_plan(name, words, most):
-    """One line: the forecast of a configuration, and what it should not exceed."""
-    from diffusion import architecture
-
+def print_plan(name: str, words: list[str], most: float | None) -> None:
+    """Prints the forecast of a configuration, and the GiB it should not exceed, as one line."""
     options, _ = parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
     peak = forecast.forecast_memory(options, architecture.of_source("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# On other people's GPUs
+# Published figures from other GPUs
 
 
-def compare(figure):
-    """One line: the forecast of training alone, for those scripts drew no previews, beside a published figure."""
-    from diffusion import architecture
-
+def compare(figure: Published) -> None:
+    """Prints the forecast of training without previews, which those scripts do not draw, against a published figure."""
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
     options, _ = parse(config.TrainingOptions, words)
     sd15 = architecture.of_source("sd15-random")
@@ -220,10 +212,6 @@ def compare(figure):
 
 def half_weights(described, *networks):
     """Bytes of these networks in half precision."""
-    import torch
-
-    from diffusion import architecture
-
     with torch.device("meta"):
         parts = architecture.build(described)
     return 2 * sum(p.numel() for name in networks for p in getattr(parts, name).parameters())

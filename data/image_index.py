@@ -22,7 +22,7 @@ from common.files import write_text
 from data.images import INDEX_VERSION, BadImage, decode_image
 
 MAX_BYTES = 2**28  # of a file
-CACHE_HINT = "make room there or choose another folder with --cache_dir"
+CACHE_HINT = "free some space there or choose another folder with --cache_dir"
 SAVE_SECONDS = 30  # a check that is killed loses at most this much work
 
 

@@ -1,12 +1,12 @@
-"""The five regimes of the original experiment, and the one that it wanted and never ran: train, draw, score, report.
+"""The regimes of the original experiment, and one that it planned but never ran: train, draw, score, report.
 
-    python -m experiments.regimes --out DIR                  # as it was, on the whole Goodreads set: days on one GPU
+    python -m experiments.regimes --out DIR                  # as originally, on the whole Goodreads set: days on a GPU
     python -m experiments.regimes --out DIR --scale 0.05 --data_root demo --pretrained_model tiny --resolution 64x96 \\
         --test_fraction 0.5 --fid_features efficientnet --num_imgs 100       # minutes on a laptop, without internet
 
-Options of training, sd_inference and precalc_fid_stats are handed on to those that know them. What is done is not done
-again: after Ctrl-C or a crash the same command goes on, a training run from where it last saved; an option
-that would change what was learned already is refused.
+Options of training, sd_inference and precalc_fid_stats are passed on to the scripts that have them. Finished steps are
+not repeated: after Ctrl-C or a crash the same command resumes, a training run from its last saved state; an option that
+would change what was trained already is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Regime(NamedTuple):
-    """What learns, for how long, on how many covers."""
+    """The trained parts, the number of epochs and the number of covers."""
 
     train_unet: bool
     train_text_encoder: bool
@@ -47,24 +47,29 @@ REGIMES = {
     "text-2x500": Regime(False, True, 2, 500),
     "text-8x5000": Regime(False, True, 8, 5000),
     "text-2x6000": Regime(False, True, 2, 6000),
-    "both-8x5000": Regime(True, True, 8, 5000),  # never run then: as long as the longest that was
+    "both-8x5000": Regime(True, True, 8, 5000),  # never run originally; as long as the longest one that was
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Train and score each regime, then v0, then write the page."""
     parser = Parser(
         prog="python -m experiments.regimes",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # an option of a script must not be taken for one of ours
+        allow_abbrev=False,  # an option of a script must not be taken for an abbreviation of one of these
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, statistics, page")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the covers that each regime learns from")
-    options, handed_on = parser.parse_known_args(argv)
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="factor on each regime's number of covers",
+    )
+    options, passed_on = parser.parse_known_args(argv)
     if not 0 < options.scale <= 1:
         raise UserError(f"--scale {options.scale}: expected a factor above 0, at most 1")
-    words = sort_words(handed_on)
+    words = sort_words(passed_on)
 
     counts = count_covers(words[config.TrainingOptions], options.scale)
 
@@ -72,15 +77,14 @@ def main(argv=None):
     run_script("precalc_fid_stats", *words[config.StatsOptions], "--fid_stats_path", stats_path)
     scored = ("--calc_fid", True, "--fid_stats_path", stats_path)
     for number, (name, regime) in enumerate(REGIMES.items()):
-        asked, covers = counts[name]
-        told = f"{covers:,} covers" if covers == asked else f"all {covers:,} covers of the {asked:,} asked for"
-        print(f"== {number + 1} of {len(REGIMES)}: {name}, {told}, {regime.epochs} epochs", flush=True)
-        learning = {**regime._asdict(), "num_examples": covers}
-        del learning["covers"]
-        learning = [word for key, value in learning.items() for word in (f"--{key}", value)]
-        # To a run that is there everything is said again: training refuses what would change its past
+        requested, covers = counts[name]
+        size = f"{covers:,} covers" if covers == requested else f"all {covers:,} covers of the {requested:,} asked for"
+        print(f"== {number + 1} of {len(REGIMES)}: {name}, {size}, {regime.epochs} epochs", flush=True)
+        trained = ("--train_unet", regime.train_unet, "--train_text_encoder", regime.train_text_encoder)
+        trained += ("--epochs", regime.epochs, "--num_examples", covers)
+        # An existing run gets all options again: training refuses those that would change its past
         identity = "--run_id" if (runs / name / "config.json").exists() else "--run_name"
-        run_script("training", *words[config.TrainingOptions], *learning, "--output_dir", runs, identity, name)
+        run_script("training", *words[config.TrainingOptions], *trained, "--output_dir", runs, identity, name)
         start = ("--output_dir", runs, "--run_id", name)
         for version in ("v0", "latest") if number == 0 else ("latest",):
             run_script("sd_inference", *words[config.InferenceOptions], *start, "--version", version, *scored)
@@ -92,20 +96,20 @@ def main(argv=None):
     return 0
 
 
-def count_covers(words, scale):
-    """{regime: (covers asked for, covers it learns from)}: the data may have fewer. words: those for training.
+def count_covers(words: list[str], scale: float) -> dict[str, tuple[int, int]]:
+    """{regime: (covers requested, covers available for it)}. words: the options for training.
 
-    UserError if two regimes that differ in their covers alone would be the same."""
-
+    UserError if two regimes that differ in their covers alone would be the same.
+    """
     training = config.TrainingOptions(**read_command_line(config.TrainingOptions, words))
     available = len(open_data(training).books("train"))
     counts, names = {}, {}
     for name, regime in REGIMES.items():
-        asked = math.ceil(regime.covers * scale)
-        counts[name] = asked, min(asked, available)
+        requested = math.ceil(regime.covers * scale)
+        counts[name] = requested, min(requested, available)
         same = names.setdefault(regime._replace(covers=counts[name][1]), name)
         if same != name:
-            change = "smaller --scale, or more data" if asked > available else "larger --scale"
+            change = "smaller --scale, or more data" if requested > available else "larger --scale"
             raise UserError(
                 f"--scale {scale}: {same} and {name} would be the same, both with {counts[name][1]:,} of the "
                 f"{available:,} training covers: give a {change}"
@@ -113,8 +117,8 @@ def count_covers(words, scale):
     return counts
 
 
-def sort_words(given):
-    """{options class: [--name, value, ...]}: what was given, for each script that knows it. UserError for the rest."""
+def sort_words(given: list[str]) -> dict[type, list[str]]:
+    """{options class: [--name, value, ...]}: the given options, for each script that has them. UserError for others."""
     classes = (config.StatsOptions, config.TrainingOptions, config.InferenceOptions)
     words = {cls: [] for cls in classes}
     ours = {"run_id", "run_name", "output_dir", "version", "calc_fid", "fid_stats_path", "num_examples", "epochs"}
@@ -146,27 +150,27 @@ def sort_words(given):
     return words
 
 
-def run_script(script, *words, processes=1):
-    """Run one of the project's scripts with its output on ours; its exit status, if that is not 0, becomes ours.
+def run_script(script: str, *words: object, processes: int = 1) -> None:
+    """Runs one of the project's scripts as a child with the same output; exits with its status unless that is 0.
 
-    processes > 1: as many of one thread each, on the CPU, share its work; the first that fails ends the others.
+    processes > 1: so many processes with one thread each share its work on the CPU; the first failure ends the others.
 
-    To stop is the script's affair, for it may have to save: Ctrl-C reaches it as it reaches us, SIGTERM is handed on,
-    and we leave when it has ended, with 128 + the signal's number if it has no status of its own.
+    Stopping is left to the script, which may have to save: Ctrl-C reaches it directly, SIGTERM is forwarded. This
+    process exits after it, with 128 + the number of the signal if the script exits with 0.
     """
     running, stop, failed = [], 0, 0
 
-    def hand_on(number, _frame):
+    def forward(number: int, _frame: object) -> None:
         nonlocal stop
         stop = number
         end(running)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         command = [sys.executable, ROOT / f"{script}.py", *map(str, words)]
         for environment in environments(processes):
             running.append(subprocess.Popen(command, env=environment))
-        if stop:  # it came while the processes were made
+        if stop:  # the signal came while the processes were started
             end(running)
         while any(process.poll() is None for process in running):
             try:
@@ -186,14 +190,14 @@ def run_script(script, *words, processes=1):
         sys.exit(status or 128 + stop)
 
 
-def end(processes):
-    """SIGTERM for those that still run; terminate leaves the others alone."""
+def end(processes: list[subprocess.Popen]) -> None:
+    """Sends SIGTERM to the processes that still run."""
     for process in processes:
         process.terminate()
 
 
-def environments(processes):
-    """The environment of each process that takes part, as Accelerate reads it; [None], ours, for one alone."""
+def environments(processes: int) -> list[dict[str, str] | None]:
+    """The environment of each process, with Accelerate's variables; [None] (inherit) for a single one."""
     if processes == 1:
         return [None]
     with socket.socket() as free:

@@ -1,10 +1,10 @@
-"""How few sampling steps keep the distance: each scheduler with several numbers of steps, one version, the same covers.
+"""How few sampling steps suffice: FID of each scheduler at several numbers of steps, with one version.
 
     python -m experiments.sampling_curve --out DIR --output_dir RUNS --run_id ID --data_root demo \\
         --resolution 128x192 --test_fraction 0.5 --fid_features efficientnet --guidance_scale 3 --num_imgs 200
 
-Options of sd_inference are handed on to it. What is scored is not scored again: the same command goes on. Each
-combination has a folder of its own in --out; one that is half done is deleted and begun anew.
+Options of sd_inference are passed on to it. Scored combinations are not repeated: the same command resumes. Each
+combination has a folder in --out; an unfinished one is deleted and started again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -27,7 +28,7 @@ from common.files import read_json, write_json, write_text
 from experiments.regimes import run_script
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Draw and score each combination, and print the table after each."""
     parser = Parser(
         prog="python -m experiments.sampling_curve",
@@ -36,27 +37,27 @@ def main(argv=None):
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the covers and the table")
-    parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"])
-    parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="of steps")
-    options, handed_on = parser.parse_known_args(argv)
-    given = read_command_line(config.InferenceOptions, handed_on)
+    parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"], help="schedulers")
+    parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="numbers of steps")
+    options, passed_on = parser.parse_known_args(argv)
+    given = read_command_line(config.InferenceOptions, passed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
-        raise UserError("steps, schedulers and places are what this tries: see --numbers, --schedulers, --out")
+        raise UserError("steps, scheduler and folder are what this varies: see --numbers, --schedulers, --out")
     options.out.mkdir(parents=True, exist_ok=True)
     secret = config.option_names(config.InferenceOptions, "secret", True)
     asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name not in secret}
     saved_options.require_same_options(options.out / "asked.json", asked)
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()
-    found = {}  # (scheduler, steps) -> what metrics.json says, and seconds of drawing and scoring
+    found = {}  # (scheduler, steps) -> (content of metrics.json, seconds of drawing and scoring)
     for scheduler in options.schedulers:
         for steps in options.numbers:
             folder = options.out.resolve() / f"{scheduler.replace('+', 'p')}-{steps}"
             words = ("--scheduler", scheduler, "--steps", steps, "--save_dir", folder, "--calc_fid", True)
             if not (folder / "seconds.json").exists():
-                shutil.rmtree(folder, ignore_errors=True)  # half a drawing could not be timed
+                shutil.rmtree(folder, ignore_errors=True)  # a partial drawing could not be timed
                 began = time.monotonic()
-                run_script("sd_inference", *handed_on, *words, "--metrics", "fid", processes=drawing)
+                run_script("sd_inference", *passed_on, *words, "--metrics", "fid", processes=drawing)
                 write_json(folder / "seconds.json", {"seconds": time.monotonic() - began})
             (metrics,) = folder.glob("*/metrics.json")
             found[scheduler, steps] = read_json(metrics), read_json(folder / "seconds.json")["seconds"]
@@ -65,11 +66,11 @@ def main(argv=None):
     return 0
 
 
-def table(found, numbers):
-    """Markdown: a line a scheduler, a column a number of steps: distance ± its error, and seconds a cover."""
-    told, _ = next(iter(found.values()))
+def table(found: dict[tuple[str, int], tuple[dict, float]], numbers: Sequence[int]) -> str:
+    """Markdown table, a row for each scheduler, a column for each number of steps: FID ± error, seconds a cover."""
+    score, _ = next(iter(found.values()))
     lines = [
-        f"{told['score']} of {told['n']} covers (± one standard error), and seconds a cover with start and scoring",
+        f"{score['score']} of {score['n']} covers (± one standard error), and seconds a cover with start and scoring",
         "",
         "| scheduler | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
         "|---|" + "---|" * len(numbers),
@@ -78,10 +79,10 @@ def table(found, numbers):
         cells = []
         for steps in numbers:
             if (scheduler, steps) in found:
-                told, seconds = found[scheduler, steps]
-                fid = told["values"]["fid"]
+                score, seconds = found[scheduler, steps]
+                fid = score["values"]["fid"]
                 error = f" ± {fid['error']:.1f}" if fid.get("error") is not None else ""
-                cells.append(f"{fid['value']:.1f}{error}, {seconds / told['n']:.2f} s")
+                cells.append(f"{fid['value']:.1f}{error}, {seconds / score['n']:.2f} s")
         lines.append(f"| {scheduler} | " + " | ".join(cells + [""] * (len(numbers) - len(cells))) + " |")
     return "\n".join([*lines, ""])
 

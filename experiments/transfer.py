@@ -1,11 +1,11 @@
-"""Does fine-tuning move mini's pictures towards book covers? Text encoder, UNet and both, from the same start.
+"""Does fine-tuning move mini's images towards book covers? Text encoder, UNet and both, from the same start.
 
     python -m experiments.transfer --out DIR                                     # three seeds; hours on a laptop
-    python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100   # a short look
+    python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100   # a quick look
 
 Runs the project's own scripts: statistics of held-out covers, then for every seed and regime a training run and its
-score, v0's beside the first. Writes DIR/table.md and DIR/covers.png (books x versions, from the same latents). What is
-done is not done again: after Ctrl-C or a crash the same command goes on, a training run from its last version.
+score, and the score of v0 with the first. Writes DIR/table.md and DIR/covers.png (books x versions, from the same
+latents). Finished steps are not repeated: after Ctrl-C or a crash the same command resumes.
 """
 
 from __future__ import annotations
@@ -15,23 +15,28 @@ import json
 import os
 import pathlib
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 import config
 import dataset
 from checkpoints import catalog
+from checkpoints.run_folder import RunFolder
 from cli import launch, saved_options
 from cli.parser import Parser, read_command_line
 from common.errors import UserError
 from common.files import write_json, write_text
 from common.png import read_png, save_png
+from data.book import Book
 from data.folder import open_data
 from data.images import read_cover
 from diffusion import encoding, pipeline
 from evaluation import distances, evaluate, feature_cache, features
-from evaluation import reference as evaluation_reference
+from evaluation.reference import load_reference
 from experiments.regimes import run_script
 from generation import grid
 
@@ -39,8 +44,8 @@ REGIMES = {
     "text encoder": (False, True),
     "UNet": (True, False),
     "both": (True, True),
-}  # what learns: UNet, text encoder
-LEARN = (
+}  # trained parts: (UNet, text encoder)
+TRAIN = (
     *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
     *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256, "--tracker", "none"),
     *("--mixed_precision", "bf16", "--save_dtype", "fp32"),
@@ -48,43 +53,44 @@ LEARN = (
 DRAW = ("--steps", 10, "--guidance_scale", 3, "--scheduler", "dpm++")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
+    """Train and score each seed and regime, and write table and image after each."""
     parser = Parser(
         prog="python -m experiments.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, table and picture")
-    parser.add_argument("--pretrained_model", default="mini", help="what all runs start from")
-    parser.add_argument("--data_root", default="demo", help="the covers")
-    parser.add_argument("--test_fraction", type=float, default=0.5, help="share of the books that is held out")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for runs, covers, table and image")
+    parser.add_argument("--pretrained_model", default="mini", help="model that all runs start from")
+    parser.add_argument("--data_root", default="demo", help="data folder, or demo")
+    parser.add_argument("--test_fraction", type=float, default=0.5, help="share of the books that are held out")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the training runs")
     parser.add_argument("--max_steps", type=int, default=400, help="updates of each training run, of 16 covers each")
-    parser.add_argument("--num_imgs", type=int, default=1000, help="covers that are scored")
+    parser.add_argument("--num_imgs", type=int, default=1000, help="number of covers to draw and score")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of the UNet")
-    parser.add_argument("--lr_text_encoder", type=float, default=4e-4)
+    parser.add_argument("--lr_text_encoder", type=float, default=4e-4, help="learning rate of the text encoder")
     options = parser.parse_args(argv)
     options.out, options.seeds = options.out.resolve(), list(dict.fromkeys(options.seeds))
     if options.data_root != "demo":
         options.data_root = str(pathlib.Path(options.data_root).expanduser().resolve())
     data = ("--data_root", options.data_root, "--test_fraction", options.test_fraction, "--resolution", "128x192")
     features = ("--fid_features", "efficientnet", "--fid_stats_path", options.out / "fid_stats.npz")
-    learned = check(options, data)
+    num_train = check(options, data)
 
-    # So small a network gains little from a second thread: on a CPU, one process a core draws
+    # So small a network gains little from a second thread: on a CPU, draw with one process for each core
     drawing = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), 8, options.num_imgs)
     plan = [(seed, regime) for seed in options.seeds for regime in REGIMES]
     results = []
     print(f"== statistics of the held-out covers; {len(plan)} runs follow", flush=True)
     run_script("precalc_fid_stats", *data, *features)
-    floor = autoencoder_floor(options, data + features)
+    baseline = autoencoder_baseline(options, data + features)
     for number, (seed, regime) in enumerate(plan):
-        # Train, or go on
+        # Train, or resume
         name, (unet, text_encoder) = f"{regime.replace(' ', '-')}-{seed}", REGIMES[regime]
         print(f"== run {number + 1} of {len(plan)}: {regime}, seed {seed}", flush=True)
-        run = options.out / "runs" / name
+        run = RunFolder(options.out / "runs" / name)
         third = max(1, options.max_steps // 3)
         words = (
-            *("--output_dir", run.parent, "--run_id" if (run / "config.json").exists() else "--run_name", name),
-            *("--pretrained_model", options.pretrained_model, "--seed", seed, *data, *LEARN, *DRAW),
+            *("--output_dir", run.path.parent, "--run_id" if run.config.exists() else "--run_name", name),
+            *("--pretrained_model", options.pretrained_model, "--seed", seed, *data, *TRAIN, *DRAW),
             *("--train_unet", unet, "--train_text_encoder", text_encoder, "--max_steps", options.max_steps),
             *("--lr", options.lr, "--lr_text_encoder", options.lr_text_encoder),
             *("--save_every", third, "--validate_every", third),
@@ -93,122 +99,119 @@ def main(argv=None):
 
         # Draw and score; v0 is the same for all
         for version in ("v0", "latest") if number == 0 else ("latest",):
-            if not scored(run, version, options.num_imgs):
-                start = ("--output_dir", run.parent, "--run_id", name, "--version", version)
-                asked = ("--calc_fid", True, "--metrics", "fid", "--num_imgs", options.num_imgs)
-                run_script("sd_inference", *start, *data, *DRAW, *features, *asked, processes=drawing)
-            result = result_of(run, version, options.num_imgs, learned)
+            if not read_score(run, version, options.num_imgs):
+                start = ("--output_dir", run.path.parent, "--run_id", name, "--version", version)
+                scoring = ("--calc_fid", True, "--metrics", "fid", "--num_imgs", options.num_imgs)
+                run_script("sd_inference", *start, *data, *DRAW, *features, *scoring, processes=drawing)
+            result = read_result(run, version, options.num_imgs, num_train)
             results.append(dict(name=regime if version == "latest" else "v0", seed=seed) | result)
-        write_text(options.out / "table.md", table(options, floor, results))
-        draw_picture(options, data, results)
+        write_text(options.out / "table.md", table(options, baseline, results))
+        make_image(options, data, results)
     print((options.out / "table.md").read_text(encoding="utf-8"))
-    print(f"table and picture: {options.out / 'table.md'}, {options.out / 'covers.png'}")
+    print(f"table and image: {options.out / 'table.md'}, {options.out / 'covers.png'}")
     return 0
 
 
-def check(options, data):
-    """How many covers there are to learn from.
+def check(options: argparse.Namespace, data: tuple) -> int:
+    """Number of training covers. data: the options of the data folder.
 
-    UserError if fewer are held out than are to be scored, or if --out holds another comparison's results.
+    UserError if fewer covers are held out than are to be scored, or if --out has the results of other options.
     """
-
-    books = open_data(stats_options_of(data))
-    held_out = len(books.books("test"))
+    opened = open_data(stats_options(data))
+    held_out = len(opened.books("test"))
     if not 2 <= options.num_imgs <= held_out:
         raise UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
-    asked = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
-    saved_options.require_same_options(options.out / "asked.json", asked)
-    return len(books.books("train"))
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
+    saved_options.require_same_options(options.out / "asked.json", settings)
+    return len(opened.books("train"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Results: what the scripts left behind
+# Results of the scripts
 
 
-def scored(run, version, count):
-    """(folder of the covers, what its metrics.json says), or None if `count` covers were not scored yet."""
+def read_score(run: RunFolder, version: str, count: int) -> tuple[pathlib.Path, dict] | None:
+    """(folder of the covers, content of its metrics.json), or None if `count` covers are not scored yet."""
+    found = run.covers / catalog.read_version_index(run).aliases.get(version, version) / "metrics.json"
+    score = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
+    return (found.parent, score) if score.get("n") == count and "fid" in score["values"] else None
 
-    found = run / "covers" / catalog.read_version_index(run)["aliases"].get(version, version) / "metrics.json"
-    told = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
-    return (found.parent, told) if told.get("n") == count and "fid" in told["values"] else None
 
+def read_result(run: RunFolder, version: str, count: int, num_train: int) -> dict[str, Any]:
+    """The results of one version: its distance, the run's validation losses and training seconds.
 
-def result_of(run, version, count, learned):
-    """What the table tells of one version: its distance, the run's validation losses and seconds.
-
-    count: covers scored; learned: covers in an epoch, whose last update may have fewer than the others.
+    count: covers scored; num_train: covers in an epoch, whose last update may have fewer than the others.
     """
-    covers, told = scored(run, version, count)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    covers, score = read_score(run, version, count)
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    window = json.loads((run / "config.json").read_text(encoding="utf-8"))["batch_size"]
+    batch_size = json.loads(run.config.read_text(encoding="utf-8"))["batch_size"]
     seconds = 0
     for line in lines:
         if "images_per_s" in line:
-            before = (line["step"] - 1) % -(-learned // window) * window  # covers of this epoch
-            seconds += min(window, learned - before) / line["images_per_s"]
-    fid = told["values"]["fid"]
-    result = dict(covers=covers, told=told, distance=fid["value"], real=fid["real"])
+            before = (line["step"] - 1) % -(-num_train // batch_size) * batch_size  # covers of this epoch
+            seconds += min(batch_size, num_train - before) / line["images_per_s"]
+    fid = score["values"]["fid"]
+    result = dict(covers=covers, score=score, distance=fid["value"], real=fid["real"])
     return result | dict(first=losses[0], last=losses[-1], seconds=seconds)
 
 
-def stats_options_of(words):
+def stats_options(words: Sequence) -> config.StatsOptions:
+    """The options that these words of a command line give to precalc_fid_stats."""
     return config.StatsOptions(**read_command_line(config.StatsOptions, list(map(str, words))))
 
 
-def autoencoder_floor(options, words):
-    """The distance of the autoencoder's copies of covers to learn from: what its blur alone costs."""
-
+def autoencoder_baseline(options: argparse.Namespace, words: Sequence) -> float:
+    """Distance of training covers that were encoded and decoded by the autoencoder: the cost of its blur alone."""
     path = options.out / "autoencoder.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))["distance"]
 
-    stats_options = stats_options_of(words)
-    data = open_data(stats_options)
-    extractor = features.load_extractor(stats_options, torch.device("cpu"))
-    reference = evaluation_reference.load_reference(stats_options, extractor, data)
-    vae, size = pipeline.load_parts(options.pretrained_model).vae, config.size(stats_options)
+    chosen = stats_options(words)
+    data = open_data(chosen)
+    extractor = features.load_extractor(chosen, torch.device("cpu"))
+    reference = load_reference(chosen, extractor, data)
+    vae, size = pipeline.load_parts(options.pretrained_model).vae, config.size(chosen)
     books = data.books("train")[: options.num_imgs]
 
-    def copy(book):
-
+    def reconstruct(book: Book) -> np.ndarray:
         pixels = dataset.load_image(book.image, size)[None]
         with torch.inference_mode():
             latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
             return encoding.decode_latents(vae, latents)[0].numpy()
 
     with tqdm(total=len(books), desc="autoencoder's copies", unit="image") as bar:
-        copies = evaluate.moments_of(feature_cache.compute_features(extractor, map(copy, books), bar))
+        copies = evaluate.moments_of(feature_cache.compute_features(extractor, map(reconstruct, books), bar))
     distance = distances.frechet_distance(reference.mu, reference.sigma, copies.mu, copies.sigma)
     write_json(path, {"distance": distance, "n": len(books)})
     return distance
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Results -> table and picture
+# Table and image
 
 
-def spread(values):
-    """'mean ± standard deviation' of several values, or the one there is."""
+def spread(values: Sequence[float]) -> str:
+    """'mean ± standard deviation' of several values, or the only value."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def table(options, floor, results):
-    """A Markdown table: v0 and each regime over the seeds, above the floors."""
-    told = results[0]["told"]
+def table(options: argparse.Namespace, baseline: float, results: list[dict[str, Any]]) -> str:
+    """Markdown table: the baselines, v0 and each regime over the seeds."""
+    score = results[0]["score"]
     seeds = list(dict.fromkeys(result["seed"] for result in results))
     which = f"seeds {', '.join(map(str, seeds))}; ± is the deviation between them" if seeds[1:] else f"seed {seeds[0]}"
     lines = [
-        f"{told['score']} of {told['n']} covers to {told['n_reference']} held-out ones, lower is better; "
+        f"{score['score']} of {score['n']} covers to {score['n_reference']} held-out ones, lower is better; "
         f"{options.max_steps} updates of 16 covers, {which}. v0 is drawn "
         f"from the latents of the first. Seconds are those of the updates, without reading, validating and saving.",
         "",
         "| trained | distance | each seed | validation loss before | after | seconds of training |",
         "|---|---|---|---|---|---|",
         f"| (real covers to learn from) | {results[0]['real']:.1f} | | | | |",
-        f"| (the autoencoder's copies of such covers) | {floor:.1f} | | | | |",
+        f"| (the autoencoder's copies of such covers) | {baseline:.1f} | | | | |",
     ]
     for name in ("v0", *REGIMES):
         some = [result for result in results if result["name"] == name]
@@ -226,11 +229,9 @@ def table(options, floor, results):
     return "\n".join([*lines, ""])
 
 
-def draw_picture(options, data, results, columns=10):
-    """covers.png: real held-out covers, below them v0's and each regime's of the first seed, a book a column."""
-    import numpy as np
-
-    data_options = stats_options_of(data)
+def make_image(options: argparse.Namespace, data: tuple, results: list[dict[str, Any]], columns: int = 10) -> None:
+    """Writes covers.png: real held-out covers, then those of v0 and of the first seed's regimes; a book a column."""
+    data_options = stats_options(data)
     books = open_data(data_options).books("test")[: min(columns, options.num_imgs)]
     rows = [("real covers, held out", [read_cover(book.image, config.size(data_options)) for book in books])]
     for result in results:

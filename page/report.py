@@ -50,8 +50,9 @@ def write_report(options: config.ReportOptions, given: Mapping[str, Any]) -> Non
         print(f"wrote {path}: {covers}; {size}; open it in a browser")
 
 
-def require_writable(path: pathlib.Path) -> None:
-    """UserError unless the page can be written at `path`. Makes its folder."""
+def require_writable(report_path: str) -> None:
+    """UserError unless the page can be written at --report_path. Makes its folder."""
+    path = pathlib.Path(report_path).expanduser()
     if os.path.isdir(path):  # pathlib's raises where it has no permission
         raise UserError(f"--report_path {path} is a folder: give the name of a file")
     trial = path.with_name(f".{path.name}.trial")

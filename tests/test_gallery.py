@@ -9,6 +9,7 @@ from PIL import Image
 
 import config
 from checkpoints import scores
+from checkpoints.run_folder import RunFolder
 from cli import launch, parser
 from common.errors import UserError
 from generation.covers import covers_folder, draw_covers, make_folder
@@ -38,7 +39,7 @@ def runs(tmp_path):
 
 def test_a_version_brings_the_settings_of_its_run(runs):
     options, version = choose_version(*parsed("--output_dir", runs, "--version", "best", "--seed", 4))
-    assert version == Version("v1", str(runs / "one" / "versions" / "v1"), runs / "one")
+    assert version == Version("v1", str(runs / "one" / "versions" / "v1"), RunFolder(runs / "one"))
     assert (options.steps, options.seed, options.batch_size) == (7, 4, 4)  # drawing from the run, batches not
     assert covers_folder(options, version) == runs / "one" / "covers"
     options, _ = parsed("--save_dir", runs / "elsewhere")

@@ -21,8 +21,8 @@ def test_the_layout_changes_no_result(monkeypatch):
     errors, mse_loss = [], torch.nn.functional.mse_loss
     monkeypatch.setattr(torch.nn.functional, "mse_loss", lambda *pair: errors.append(mse_loss(*pair)) or errors[-1])
     torch.manual_seed(0)
-    wishes = types.SimpleNamespace(pretrained_model="tiny", resolution="64", batch_size=1, bf16=False)
-    update, _ = layouts.make_step(wishes)
+    args = types.SimpleNamespace(pretrained_model="tiny", resolution="64", batch_size=1, bf16=False)
+    update, _ = layouts.make_step(args)
     for way in ("plain", "channels_last", "plain"):
         update(*layouts.WAYS[way])
     plain, channels_last, again = (error.item() for error in errors)

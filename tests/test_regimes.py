@@ -95,7 +95,7 @@ time.sleep(30)
 """
 DRIVER = """
 import pathlib
-from bench import regimes
+from experiments import regimes
 regimes.ROOT = pathlib.Path()
 regimes.run_script("slow", "word")
 print("went on")

@@ -26,7 +26,7 @@ def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsy
         else:
             assert not importlib.import_module(script).main(list(map(str, words)))
 
-    monkeypatch.setattr(transfer, "LEARN", ["no" if word == "bf16" else word for word in transfer.LEARN])
+    monkeypatch.setattr(transfer, "TRAIN", ["no" if word == "bf16" else word for word in transfer.TRAIN])
     monkeypatch.setattr(transfer, "run_script", real)
     words = f"--out {tmp_path} --data_root {small_data} --pretrained_model tiny --seeds 0 --max_steps 2 --num_imgs 4"
     assert transfer.main(words.split()) == 0
@@ -92,8 +92,8 @@ def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
 
 
 def test_the_table_has_means_and_spreads():
-    told = {"score": "FD", "n": 10, "n_reference": 12}
-    one = dict(told=told, real=1.0, first=0.4, last=0.2, seconds=60.4)
+    score = {"score": "FD", "n": 10, "n_reference": 12}
+    one = dict(score=score, real=1.0, first=0.4, last=0.2, seconds=60.4)
     results = [one | dict(name="v0", seed=0, distance=9.0)]
     results += [one | dict(name="UNet", seed=seed, distance=distance) for seed, distance in enumerate((3.0, 5.0))]
     lines = transfer.table(type("Options", (), {"max_steps": 5}), 2.0, results).splitlines()
