@@ -141,7 +141,7 @@ def check(name, words, folder):
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
     options, _ = parse(config.TrainingOptions, words)
-    predicted = forecast.forecast_memory(options, architecture.of_source(options.pretrained_model), "cpu")
+    predicted = forecast.forecast_memory(options, architecture.read_architecture(options.pretrained_model), "cpu")
     shutil.rmtree(folder / "cache" / "latents", ignore_errors=True)  # they are to be encoded
     run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
     run += ["--cache_dir", str(folder / "cache")]
@@ -149,7 +149,7 @@ def check(name, words, folder):
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     ratio = predicted.peak / measured
     print(
-        f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.worst} |", flush=True
+        f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.peak_phase} |", flush=True
     )
 
 
@@ -195,7 +195,7 @@ def tell_plan(name, words, most):
     from diffusion import architecture
 
     options, _ = parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
-    peak = forecast.forecast_memory(options, architecture.of_source("sd15-random")).peak / GIB
+    peak = forecast.forecast_memory(options, architecture.read_architecture("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
 
@@ -209,7 +209,7 @@ def compare(figure):
 
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
     options, _ = parse(config.TrainingOptions, words)
-    sd15 = architecture.of_source("sd15-random")
+    sd15 = architecture.read_architecture("sd15-random")
     predicted = forecast.forecast_memory(options, sd15)
     peak = predicted.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
     gib = peak / GIB
@@ -226,7 +226,7 @@ def half_weights(described, *networks):
     from diffusion import architecture
 
     with torch.device("meta"):
-        parts = architecture.build(described)
+        parts = architecture.build_parts(described)
     return 2 * sum(p.numel() for name in networks for p in getattr(parts, name).parameters())
 
 

@@ -18,7 +18,7 @@ BOTH = dict(train_unet=True, train_text_encoder=True)
 
 @pytest.fixture(scope="module")
 def tiny():
-    return architecture.of_source("tiny")
+    return architecture.read_architecture("tiny")
 
 
 def trace(tiny, device="cpu", **changes):
@@ -224,7 +224,7 @@ def test_what_is_left_out_of_the_key_is_an_option():
 def test_stable_diffusion_is_traced_whole():
     """The model that the plan is for, at the size that is quickest: its weights are 4 bytes a learning parameter."""
     options = TrainingOptions(resolution="64", batch_size=1, num_samples=1, **BOTH)
-    sizes = forecast.trace(options, architecture.of_source("sd15-random"), "cuda")["training"]
+    sizes = forecast.trace(options, architecture.read_architecture("sd15-random"), "cuda")["training"]
     learning = 859_520_964 + 123_060_480
     assert sizes["weights"] == pytest.approx(4 * learning + 2 * 83_653_863, rel=1e-3)
     assert sizes["optimizer"] == pytest.approx(learning * (2 + 8 / 256), rel=2e-3)

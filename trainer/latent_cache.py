@@ -105,7 +105,7 @@ def cache_latents(books, sizes, parts, options, accelerator):
     """
     parts.vae.to("cpu", DTYPES[accelerator.mixed_precision])
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    vae = [weights.networks_hash(parts.vae), architecture.settings(parts.vae), versions]
+    vae = [weights.networks_hash(parts.vae), architecture.network_settings(parts.vae), versions]
     vae += [accelerator.mixed_precision, accelerator.device.type]
     shelves = {size: make_shelf(vae, size, encoding.latent_shape(parts, size), options) for size in sorted(set(sizes))}
     wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # each picture once a size
