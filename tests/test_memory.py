@@ -7,8 +7,9 @@ from bench import memory_check
 from cli import checks
 from config import TrainingOptions, memory_settings
 from diffusion import architecture, pipeline, sampling
-from diffusion.parts import PARTS, eval_mode, set_trainable
+from diffusion.parts import PARTS, eval_mode
 from diffusion.placement import to_device
+from diffusion.trainable import set_trainable
 from memory import device_rules, forecast
 from memory import forecast as memory_forecast
 from memory.live_bytes import LiveBytes
@@ -115,8 +116,8 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
 
 
 def test_the_largest_bucket_counts(tiny):
-    assert forecast.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
-    assert forecast.largest(TrainingOptions(resolution="512x768")) == (512, 768)
+    assert forecast.largest_size(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
+    assert forecast.largest_size(TrainingOptions(resolution="512x768")) == (512, 768)
     square, buckets = (forecast.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
     assert sum(buckets["training"].values()) < sum(square["training"].values())  # 96x112
     assert buckets["sampling"] == square["sampling"]
@@ -152,7 +153,7 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     """The real script on a CPU; see bench/memory_check.py."""
     common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
     words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
-    options = checks.check(memory_check.command_line.parse(TrainingOptions, words)[0])
+    options = checks.check(memory_check.parse(TrainingOptions, words)[0])
     assert forecast.forecast_memory(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
 
 
@@ -161,11 +162,12 @@ def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
     options = TrainingOptions(**words)
     forecast = memory_forecast.trace(options, tiny, "cpu")["sampling"]
-    parts = to_device(set_trainable(pipeline.build_tiny(), PARTS), "cpu", precision, PARTS)
+    parts = to_device(pipeline.build_tiny(), "cpu", precision, PARTS)
+    set_trainable(parts, PARTS)
     live = LiveBytes(64, device_rules.cpu_workspace)
     with live, eval_mode(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         sampling.draw_images(parts, ["A book cover"], [0], options)
-    assert live.highest == pytest.approx(forecast["activations"], rel=0.1)
+    assert live.peak == pytest.approx(forecast["activations"], rel=0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -211,9 +213,9 @@ def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
 
 
 def test_the_sums_of_a_forecast(traces, tiny):
-    forecast = memory_forecast.forecast(traces[1], tiny)
-    assert forecast.worst == "training"
-    assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.parts.values())
+    forecast = memory_forecast.forecast_memory(traces[1], tiny)
+    assert forecast.peak_phase == "training"
+    assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.breakdown.values())
     assert forecast.total("sampling") == 12 + memory_forecast.CUDA_CONTEXT
 
 
