@@ -26,7 +26,8 @@ def test_a_folder_needs_no_weights(folder):
 
 def test_the_default_model_needs_no_network():
     """conftest.py has turned the hub off."""
-    assert architecture.read_architecture(config.ModelOptions.pretrained_model) == architecture.read_architecture("sd15-random")
+    default = config.ModelOptions.pretrained_model
+    assert architecture.read_architecture(default) == architecture.read_architecture("sd15-random")
 
 
 def test_networks_are_built_again_from_it():

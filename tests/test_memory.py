@@ -1,4 +1,6 @@
 import dataclasses
+import pathlib
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from memory import forecast as memory_forecast
 from memory.live_bytes import LiveBytes
 
 BOTH = dict(train_unet=True, train_text_encoder=True)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,8 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
 
 
 def test_the_largest_bucket_counts(tiny):
-    assert forecast.largest_size(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
+    largest = forecast.largest_size(TrainingOptions(resolution="512x768", buckets=True))
+    assert largest in {(512, 768), (768, 512), (576, 640)}
     assert forecast.largest_size(TrainingOptions(resolution="512x768")) == (512, 768)
     square, buckets = (forecast.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
     assert sum(buckets["training"].values()) < sum(square["training"].values())  # 96x112
@@ -200,6 +204,25 @@ def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
     forecast.forecast_memory(options, tiny, "cpu")
     forecast.forecast_memory(options, {**tiny, "unet": {**tiny["unet"], "layers_per_block": 2}})
     assert len(traced) == 7
+
+
+def test_the_key_has_all_code_of_ours_that_a_trace_runs(tiny):
+    """Every file of the project that a function was called in, of a trace through all phases, is hashed."""
+    called, previous = set(), sys.gettrace()
+
+    def note(frame, event, arg):
+        called.add(frame.f_code.co_filename)
+
+    sys.settrace(note)
+    try:
+        trace(tiny, "cuda", cache_latents=True, ema_decay=0.9, buckets=True, fused_backward=True, batch_size=1)
+    finally:
+        sys.settrace(previous)
+    paths = [pathlib.Path(name) for name in called]
+    ours = {path for path in paths if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".venv")}
+    ours -= {pathlib.Path(__file__)}
+    assert {ROOT / "trainer/update.py", ROOT / "data/buckets.py", ROOT / "diffusion/ema.py"} <= ours
+    assert ours <= set(forecast.code_files())
 
 
 def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):

@@ -49,7 +49,8 @@ def test_smaller_batches_make_the_same_updates(size, smaller):
     changes = suggestions.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
     assert [change["batch_size"] for change in changes] == smaller
     assert all(change["batch_size"] * change["grad_acc_steps"] == 3 * size for change in changes)
-    changes = suggestions.smaller_batches(TrainingOptions(batch_size=size, fused_backward=True))  # takes one batch alone
+    options = TrainingOptions(batch_size=size, fused_backward=True)  # takes one batch alone
+    changes = suggestions.smaller_batches(options)
     assert changes == [{"batch_size": n, "grad_acc_steps": 1} for n in smaller]
 
 
