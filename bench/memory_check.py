@@ -143,14 +143,14 @@ def check(name: str, words: list[str], folder: pathlib.Path) -> None:
     if "middle" in words:
         words[words.index("middle")] = str(make_middle(folder / "middle"))
     options, _ = parse(config.TrainingOptions, words)
-    predicted = forecast.forecast_memory(options, architecture.of_source(options.pretrained_model), "cpu")
+    predicted = forecast.forecast_memory(options, architecture.read_architecture(options.pretrained_model), "cpu")
     shutil.rmtree(folder / "cache" / "latents", ignore_errors=True)  # they are to be encoded
     run = [*words, "--output_dir", str(folder / "runs"), "--run_name", "".join(filter(str.isalnum, name))]
     run += ["--cache_dir", str(folder / "cache")]
     child = [sys.executable, "-m", "bench.memory_check", "--measure", *run]
     measured = json.loads(subprocess.run(child, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     ratio = predicted.peak / measured
-    line = f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.worst} |"
+    line = f"| {name} | {predicted.peak / MIB:.1f} | {measured / MIB:.1f} | {ratio:.3f} | {predicted.peak_phase} |"
     print(line, flush=True)
 
 
@@ -188,7 +188,7 @@ def allocated(work: Callable[[], object]) -> int:
 def print_plan(name: str, words: list[str], most: float | None) -> None:
     """Prints the forecast of a configuration, and the GiB it should not exceed, as one line."""
     options, _ = parse(config.TrainingOptions, ["--pretrained_model", "sd15-random", *words])
-    peak = forecast.forecast_memory(options, architecture.of_source("sd15-random")).peak / GIB
+    peak = forecast.forecast_memory(options, architecture.read_architecture("sd15-random")).peak / GIB
     print(f"| {name} | {options.batch_size} | {peak:.2f} | {most or ''} |", flush=True)
 
 
@@ -200,7 +200,7 @@ def compare(figure: Published) -> None:
     """Prints the forecast of training without previews, which those scripts do not draw, against a published figure."""
     words = ["--pretrained_model", "sd15-random", "--sample_every", "0", *figure.words.split()]
     options, _ = parse(config.TrainingOptions, words)
-    sd15 = architecture.of_source("sd15-random")
+    sd15 = architecture.read_architecture("sd15-random")
     predicted = forecast.forecast_memory(options, sd15)
     peak = predicted.total("training") - (half_weights(sd15, "vae", "text_encoder") if figure.cached else 0)
     gib = peak / GIB
@@ -213,7 +213,7 @@ def compare(figure: Published) -> None:
 def half_weights(described, *networks):
     """Bytes of these networks in half precision."""
     with torch.device("meta"):
-        parts = architecture.build(described)
+        parts = architecture.build_parts(described)
     return 2 * sum(p.numel() for name in networks for p in getattr(parts, name).parameters())
 
 

@@ -1,1 +1,1 @@
-"""Stable Diffusion 1.x as a library: components, loading, latents, objective, sampling, averages."""
+"""Stable Diffusion 1.x as a library: load and save a model, encode, compute the loss, sample, average weights."""

@@ -1,11 +1,12 @@
-"""A model's architecture: the configurations of its networks, without weights. That is enough to plan memory.
+"""The architecture of a model without its weights: network configurations, read, compared and built again.
 
-An architecture is JSON: {"unet": {...}, "vae": {...}, "text_encoder": {...}}.
+That is enough to plan memory. An architecture is ready for JSON: {"unet": {...}, "vae": {...}, "text_encoder": {...}}.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,54 +14,69 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.errors import UserError
 from config import ModelOptions
-from diffusion import pipeline, sd15
+from diffusion import sd15
 from diffusion.parts import Parts
+from diffusion.pipeline import (
+    LIBRARY_ERRORS,
+    build_tiny,
+    load_error_message,
+    local_folder,
+    quiet_libraries,
+    require_one_model,
+)
+
+Architecture = dict[str, dict[str, Any]]  # {network: {setting: value}}
 
 
-def of_source(source):
-    """The architecture of what --pretrained_model names. No weights are read.
+def read_architecture(source: str) -> Architecture:
+    """The architecture of the model that --pretrained_model names; no weights are read.
 
-    Nothing is read, from disk or network, for the default model, which is SD 1.5. UserError if it can't be had.
+    The default model is SD 1.5, whose architecture is known: nothing is read for it, from disk or network. UserError
+    if the model is not available or no Stable Diffusion 1.x model.
     """
-    pipeline.quiet_libraries()
+    quiet_libraries()
     if source == "tiny":
-        return of_networks(pipeline.build_tiny())
+        return architecture_of(build_tiny())
     if source in ("sd15-random", ModelOptions.pretrained_model):
         with torch.device("meta"):
-            return of_networks(Parts(None, *sd15.build_networks(), None))
+            return architecture_of(Parts(None, *sd15.build_networks(), None))
 
-    where = pipeline.local_folder(source) or source
+    location = local_folder(source) or source
     try:
         configs = {
-            "text_encoder": CLIPTextConfig.from_pretrained(where, subfolder="text_encoder").to_dict(),
-            "vae": AutoencoderKL.load_config(where, subfolder="vae"),
-            "unet": UNet2DConditionModel.load_config(where, subfolder="unet"),
+            "text_encoder": CLIPTextConfig.from_pretrained(location, subfolder="text_encoder").to_dict(),
+            "vae": AutoencoderKL.load_config(location, subfolder="vae"),
+            "unet": UNet2DConditionModel.load_config(location, subfolder="unet"),
         }
         with torch.device("meta"):
-            parts = build(configs)
-        pipeline.require_one_model(parts.unet.config, parts.vae.config, parts.text_encoder.config)
-        return of_networks(parts)
-    except pipeline.LIBRARY_ERRORS as problem:
-        raise UserError(pipeline.cannot_load(source, problem)) from None
+            parts = build_parts(configs)
+        require_one_model(parts.unet.config, parts.vae.config, parts.text_encoder.config)
+        return architecture_of(parts)
+    except LIBRARY_ERRORS as problem:
+        raise UserError(load_error_message(source, problem)) from None
 
 
-def of_networks(parts):
-    """The architecture of networks that are there; `parts` has them as attributes. Every setting is written out."""
-    return {name: settings(getattr(parts, name)) for name in ("text_encoder", "unet", "vae")}
+def architecture_of(parts: Parts) -> Architecture:
+    """The architecture of a model in memory, with every setting written out, defaults too."""
+    return {name: network_settings(getattr(parts, name)) for name in ("text_encoder", "unet", "vae")}
 
 
-def settings(network):
-    """{name: value} of a network's settings, as JSON has them: less notes of the libraries, which are version, class,
-    where it was read, precision on disk."""
+def network_settings(network: torch.nn.Module) -> dict[str, Any]:
+    """{setting: value} of a network's config, ready for JSON.
+
+    Left out is what the libraries note beside: version, class, where it was loaded from, precision on disk.
+    """
     values = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
     notes = ("_", "transformers_version", "architectures", "dtype", "torch_dtype")
     values = {name: value for name, value in values.items() if not name.startswith(notes)}
     return json.loads(json.dumps(values, sort_keys=True))
 
 
-def build(architecture):
-    """models.Parts with just the networks, on torch's current device; under torch.device("meta") without memory."""
+def build_parts(architecture: Architecture) -> Parts:
+    """Parts with random weights, without tokenizer and scheduler, on torch's current device.
 
+    Under torch.device("meta") they take no memory.
+    """
     return Parts(
         tokenizer=None,
         text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(architecture["text_encoder"])),

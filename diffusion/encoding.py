@@ -1,17 +1,19 @@
-"""Images and prompts <-> what the UNet sees: latents and text embeddings.
+"""Images -> latents -> images, and prompts -> text embeddings: the two inputs of the UNet.
 
 Shapes in docstrings are Stable Diffusion 1.x's: latents (B, 4, H/8, W/8), 77 tokens. `mini` has (B, 6, H/4, W/4), 40.
+The scaling factor (latent diffusion, arXiv:2112.10752, D.1) is applied here and nowhere else.
 """
 
 from __future__ import annotations
 
 import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Images <-> latents. The scaling factor (latent diffusion, arXiv:2112.10752, D.1) lives here and nowhere else.
+from diffusion.parts import Parts
 
 
-def encode_images(vae, pixel_values, noise):
+def encode_images(vae: AutoencoderKL, pixel_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W) in [-1, 1] -> latents float32 (B, 4, H/8, W/8), scaled to about unit std.
 
     noise: standard normal, shaped like the latents; it draws from the encoder's posterior.
@@ -20,10 +22,10 @@ def encode_images(vae, pixel_values, noise):
 
 
 @torch.no_grad()
-def posterior(vae, pixel_values):
-    """Images (B, 3, H, W) in [-1, 1] -> (mean, deviation) of the encoder's posterior, float32 (B, 4, H/8, W/8) each.
+def posterior(vae: AutoencoderKL, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (B, 3, H, W) in [-1, 1] -> (mean, std) of the encoder's posterior, float32 (B, 4, H/8, W/8), unscaled.
 
-    One image at a time, here and in decode_latents: several would need several times the memory, at full resolution
+    One image at a time, here and in decode_latents: a batch would need several times the memory, at full resolution
     more than the UNet does.
     """
     distributions = [vae.encode(image).latent_dist for image in pixel_values.to(vae.dtype).split(1)]
@@ -31,32 +33,31 @@ def posterior(vae, pixel_values):
     return torch.cat(mean), torch.cat(std)
 
 
-def draw_latents(vae, mean, std, noise):
+def draw_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Latents float32 (B, 4, H/8, W/8), scaled: a draw from the posterior (mean, std) by standard normal noise."""
     return (mean + std * noise) * vae.config.scaling_factor
 
 
 @torch.no_grad()
-def decode_latents(vae, latents, tiling=False):
-    """Latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
+def decode_latents(vae: AutoencoderKL, latents: torch.Tensor, tiling: bool = False) -> torch.Tensor:
+    """Scaled latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
 
-    tiling: in overlapping tiles, if an image is larger than those the autoencoder was made for.
+    tiling: in overlapping tiles, for images larger than those that the autoencoder was trained on.
     """
     vae.use_tiling = tiling
     latents = (latents / vae.config.scaling_factor).to(vae.dtype)
-    images = [vae.decode(one, return_dict=False)[0].float().cpu() for one in latents.split(1)]
-    vae.use_tiling = False  # encoding goes on as it was
-    images = torch.cat(images)
+    images = torch.cat([vae.decode(one, return_dict=False)[0].float().cpu() for one in latents.split(1)])
+    vae.use_tiling = False  # it would change encoding, too
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def latent_shape(parts, size):
-    """(4, H/8, W/8) for a (width, height) in pixels."""
+def latent_shape(parts: Parts, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(4, H/8, W/8) of the latents of one image; size: (width, height) in pixels."""
     width, height = size
     factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
     return parts.unet.config.in_channels, height // factor, width // factor
 
 
-def encode_text(text_encoder, input_ids):
+def encode_text(text_encoder: CLIPTextModel, input_ids: torch.Tensor) -> torch.Tensor:
     """input_ids int64 (B, 77) -> encoder_hidden_states (B, 77, C): the last hidden state, as SD 1.x uses it."""
     return text_encoder(input_ids, return_dict=False)[0]

@@ -1,6 +1,12 @@
-"""Noise and timesteps of training samples, each a function of (seed, purpose, position)."""
+"""Noise and timesteps for training and sampling, each a function of (seed, purpose, index).
+
+purpose is one of common.randomness' constants. An index is whatever names one draw: a sample index in training, a row
+of the data in sampling. Nothing depends on how indexes are batched.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,16 +14,16 @@ import torch
 from common.randomness import TIMESTEP, rng
 
 
-def normal(seed, purpose, positions, shape):
-    """Standard normal float32 (len(positions), *shape), one generator for each position."""
-    return torch.from_numpy(np.stack([rng(seed, purpose, p).standard_normal(shape, np.float32) for p in positions]))
+def normal(seed: int, purpose: int, indexes: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal float32 (len(indexes), *shape), on the CPU; one generator for each index."""
+    return torch.from_numpy(np.stack([rng(seed, purpose, i).standard_normal(shape, np.float32) for i in indexes]))
 
 
-def uniform_timesteps(seed, positions, num_train_timesteps):
-    """int64 (len(positions),), uniform over 0 ... num_train_timesteps - 1, one generator for each position."""
-    return torch.tensor([int(rng(seed, TIMESTEP, p).integers(num_train_timesteps)) for p in positions])
+def uniform_timesteps(seed: int, indexes: Sequence[int], num_train_timesteps: int) -> torch.Tensor:
+    """int64 (len(indexes),), uniform over 0 ... num_train_timesteps - 1; one generator for each index."""
+    return torch.tensor([int(rng(seed, TIMESTEP, i).integers(num_train_timesteps)) for i in indexes])
 
 
-def stratified_timesteps(count, num_train_timesteps):
-    """int64 (count,): the middles of `count` equal strata of 0 ... num_train_timesteps - 1, in rising order."""
+def stratified_timesteps(count: int, num_train_timesteps: int) -> torch.Tensor:
+    """int64 (count,): the midpoints of `count` equal strata of 0 ... num_train_timesteps - 1, in rising order."""
     return ((torch.arange(count, dtype=torch.float64) + 0.5) / count * num_train_timesteps).long()

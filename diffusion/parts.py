@@ -1,17 +1,17 @@
-"""The five parts of a Stable Diffusion 1.x model."""
+"""A Stable Diffusion 1.x model in memory: its five parts, eval mode, gradient checkpointing."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-PARTS = ("unet", "text_encoder")  # what can be trained; the autoencoder and the tokenizer always stay as they are
+PARTS = ("unet", "text_encoder")  # what can be trained; the autoencoder never is
 NETWORKS = ("vae", *PARTS)  # of Parts, in the order in which they are hashed
 
 
@@ -20,9 +20,9 @@ class Parts:
     """Tokenizer and networks of one Stable Diffusion 1.x model, with the schedule it was trained on."""
 
     tokenizer: CLIPTokenizer
-    text_encoder: torch.nn.Module  # CLIPTextModel: input_ids (B, 77) -> (B, 77, C)
-    vae: torch.nn.Module  # AutoencoderKL: images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
-    unet: torch.nn.Module  # UNet2DConditionModel
+    text_encoder: CLIPTextModel  # input_ids (B, 77) -> (B, 77, C)
+    vae: AutoencoderKL  # images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
+    unet: UNet2DConditionModel  # noisy latents, timesteps (B,), (B, 77, C) -> (B, 4, H/8, W/8)
     scheduler: Any  # the diffusers scheduler that the model came with; versions are saved with it
 
     @property
@@ -31,7 +31,7 @@ class Parts:
         return DDPMScheduler.from_config(self.scheduler.config)
 
     def pipeline(self) -> Any:
-        """A StableDiffusionPipeline around these very parts (nothing is copied); no safety checker."""
+        """A StableDiffusionPipeline that shares these parts (nothing is copied), without a safety checker."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -44,7 +44,7 @@ class Parts:
         )
 
     def freeze(self) -> Parts:
-        """These parts, with no network trainable and all in eval mode."""
+        """Make no network trainable and put all in eval mode; returns self."""
         for name in NETWORKS:
             getattr(self, name).requires_grad_(False).eval()
         return self
@@ -52,7 +52,7 @@ class Parts:
 
 @contextlib.contextmanager
 def eval_mode(parts: Parts) -> Iterator[None]:
-    """Inside: no gradients, and every part in eval mode; after: train mode again for those that were in it."""
+    """Inside: no gradients, UNet and text encoder in eval mode; after: train mode again for those that were in it."""
     modes = {name: getattr(parts, name).training for name in PARTS}
     for name in modes:
         getattr(parts, name).eval()
@@ -62,11 +62,12 @@ def eval_mode(parts: Parts) -> Iterator[None]:
         getattr(parts, name).train(training)
 
 
-def enable_checkpointing(parts: Parts, trained: list[str]) -> None:
-    """Gradient checkpointing wherever a backward pass goes through. trained: names of the parts that are trained.
+def enable_checkpointing(parts: Parts, trained: Sequence[str]) -> None:
+    """Turn on gradient checkpointing in every network that a backward pass goes through.
 
-    The UNet needs it even when it is frozen, since the text encoder's gradient comes through it. diffusers checkpoints
-    whenever gradients are on; transformers only in train mode, which a trained text encoder is in.
+    trained: names of the trained parts. The UNet needs it even when frozen, since the text encoder's gradient comes
+    through it. diffusers checkpoints whenever gradients are on; transformers only in train mode, which a trained text
+    encoder is in.
     """
     parts.unet.enable_gradient_checkpointing()
     if "text_encoder" in trained:

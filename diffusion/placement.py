@@ -1,4 +1,4 @@
-"""Device and precision: what --mixed_precision means on this machine, and moving networks there."""
+"""Device and precision: resolve --mixed_precision on this machine, move networks there and back."""
 
 from __future__ import annotations
 

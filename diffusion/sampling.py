@@ -1,7 +1,7 @@
-"""Drawing pictures: samplers by name, fixed starting latents.
+"""Generate images from prompts: samplers by name, fixed starting latents.
 
-A picture is a function of (weights, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch it
-was drawn in, of its position there, or of what was drawn before.
+An image is a function of (weights, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch it
+was drawn in, of its index there, or of what was drawn before.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from diffusion.parts import Parts
 
 
 def make_sampler(schedule_config: Mapping[str, Any], name: str) -> diffusers.SchedulerMixin:
-    """The diffusers scheduler called `name`, on the noise schedule of a scheduler's config.
+    """The sampler (a diffusers scheduler) called `name`, with the noise schedule of another scheduler's config.
 
     dpm++: DPM-Solver++(2M), arXiv:2211.01095; ddim: arXiv:2010.02502 with eta 0; pndm: arXiv:2202.09778;
-    euler: algorithm 2 of arXiv:2206.00364 without churn. Nothing but the noise schedule is taken from it: with
-    from_config, a scheduler read from disk would keep settings (timestep_spacing) that one from the hub leaves open,
-    and v0 would be drawn in another way than v1.
+    euler: algorithm 2 of arXiv:2206.00364 without churn. Nothing but the noise schedule is taken from the config:
+    with from_config, a scheduler read from disk would keep settings (timestep_spacing) that one from the hub leaves
+    open, and v0 would be sampled differently from v1.
     """
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
     schedule = {key: schedule_config[key] for key in keys}
@@ -33,7 +33,7 @@ def make_sampler(schedule_config: Mapping[str, Any], name: str) -> diffusers.Sch
         return diffusers.DPMSolverMultistepScheduler(**schedule, algorithm_type="dpmsolver++")
     if name == "euler":
         return diffusers.EulerDiscreteScheduler(**schedule)
-    # as Stable Diffusion 1.x has them
+    # as in Stable Diffusion 1.x
     spacing = dict(timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
     if name == "ddim":
         return diffusers.DDIMScheduler(**schedule, **spacing, clip_sample=False)
@@ -41,28 +41,34 @@ def make_sampler(schedule_config: Mapping[str, Any], name: str) -> diffusers.Sch
 
 
 def starting_latents(parts: Parts, seed: int, rows: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
-    """Fixed standard normal latents float32 (len(rows), 4, H/8, W/8): a function of (seed, row) alone."""
+    """Fixed standard normal latents float32 (len(rows), 4, H/8, W/8), on the CPU: a function of (seed, row) alone.
+
+    size: (width, height) in pixels.
+    """
     return normal(seed, randomness.DRAWING, rows, encoding.latent_shape(parts, size))
 
 
 @torch.inference_mode()
-def draw_images(parts: Parts, prompts: Sequence[str], rows: Sequence[int], options: Any) -> torch.Tensor:
-    """Draw one cover for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each one starts from.
+def draw_images(
+    parts: Parts,
+    prompts: Sequence[str],
+    rows: Sequence[int],
+    options: config.TrainingOptions | config.InferenceOptions | config.ReportOptions,
+) -> torch.Tensor:
+    """Generate one image for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each starts from.
 
-    options: any class with DrawingOptions' fields, seed and resolution.
-
-    All of our samplers are deterministic, so the latents are the only random numbers there are. Matrix products round
-    differently with the number of rows, so on a CPU, where batches gain little, each cover is computed by itself: the
-    same bytes whatever is drawn beside it. On a GPU they go together, equal but for that rounding.
+    All of our samplers are deterministic, so the latents are the only random numbers. Matrix products round differently
+    with the batch size, so on a CPU, where batches gain little, each image is computed by itself: the same bytes
+    whatever else is drawn. On a GPU they are one batch, equal but for that rounding.
     """
     pipeline = parts.pipeline()
     pipeline.scheduler = make_sampler(parts.scheduler.config, options.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     width, height = size = config.size(options)
-    at_once = 1 if parts.unet.device.type == "cpu" else len(prompts)
+    batch_size = 1 if parts.unet.device.type == "cpu" else len(prompts)
     images = []
-    for first in range(0, len(prompts), at_once):
-        chunk = slice(first, first + at_once)
+    for first in range(0, len(prompts), batch_size):
+        chunk = slice(first, first + batch_size)
         latents = pipeline(
             list(prompts[chunk]),
             width=width,

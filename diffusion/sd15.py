@@ -1,14 +1,14 @@
-"""sd15-random: the exact architecture of Stable Diffusion 1.5 with random weights, for plans and benchmarks.
+"""sd15-random: the exact architecture of Stable Diffusion 1.5 with random weights, for memory plans and benchmarks.
 
-It takes the memory and the time of the real model and has learned nothing. The configurations are those that the model
-was published with (arXiv:2112.10752, appendix E; CLIP ViT-L/14, arXiv:2103.00020).
+It takes the memory and the time of the real model but is untrained. The configurations are those that the model was
+published with (arXiv:2112.10752, appendix E; CLIP ViT-L/14, arXiv:2103.00020).
 """
 
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffusion import tiny
 
@@ -49,11 +49,11 @@ TEXT_ENCODER = dict(  # 123,060,480 parameters
 )
 
 
-def build():
-    """(tokenizer, text_encoder, vae, unet, scheduler), in the order of models.Parts; the same weights every time.
+def build() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditionModel, PNDMScheduler]:
+    """(tokenizer, text_encoder, vae, unet, scheduler), in the order of parts.Parts; the same weights every time.
 
-    4 GiB. The tokenizer is tiny's: the table of 49,408 token vectors is there, a few hundred of them are used. Leaves
-    torch's global generator alone.
+    Takes 4 GiB. The tokenizer is tiny's: of the 49,408 token embeddings it uses a few hundred. torch's global
+    generator is left alone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -61,7 +61,6 @@ def build():
     return tiny.build_tokenizer(), text_encoder, vae, unet, tiny.build_scheduler()
 
 
-def build_networks():
+def build_networks() -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
     """(text_encoder, vae, unet) on torch's current device: under torch.device("meta") they take no memory."""
-
     return CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)), AutoencoderKL(**VAE), UNet2DConditionModel(**UNET)

@@ -1,4 +1,4 @@
-"""tiny: Stable Diffusion's own classes at toy size, for tests and first steps. It has learned nothing."""
+"""tiny: Stable Diffusion's own classes at toy size, untrained, for tests and first steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ adult night day house garden river sea king queen shadow light secret last first
 """
 
 
-def build():
-    """(tokenizer, text_encoder, vae, unet, scheduler), in the order of models.Parts; the same weights every time.
+def build() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditionModel, PNDMScheduler]:
+    """(tokenizer, text_encoder, vae, unet, scheduler), in the order of parts.Parts; the same weights every time.
 
-    About 0.25 M parameters. Leaves torch's global generator alone.
-
-    UNet and text encoder have random weights, the autoencoder has those of see_mean_colours.
+    About 0.25 M parameters. UNet and text encoder have random weights, the autoencoder has those of
+    set_mean_colour_weights. torch's global generator is left alone.
     """
-
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -42,9 +40,9 @@ def build():
             layers_per_block=1,
             norm_num_groups=1,
             sample_size=64,
-            scaling_factor=2.5,  # makes latents of covers have about unit std
+            scaling_factor=2.5,  # brings latents of covers to about unit std
         )
-        see_mean_colours(vae)
+        set_mean_colour_weights(vae)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
@@ -61,58 +59,57 @@ def build():
     return tokenizer, text_encoder, vae, unet, build_scheduler()
 
 
-def build_scheduler():
-    """The noise schedule and the sampler that Stable Diffusion 1.5 came with."""
-
+def build_scheduler() -> PNDMScheduler:
+    """The noise schedule and sampler that Stable Diffusion 1.5 was published with."""
     return PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
 
 
 @torch.no_grad()
-def see_mean_colours(vae):
-    """Weights by hand: latents 0 to 2 are the mean red, green and blue of each 8 x 8 pixels, latent 3 their mean.
+def set_mean_colour_weights(vae: AutoencoderKL) -> None:
+    """Set weights by hand: latents 0 to 2 are the mean red, green, blue of each 8 x 8 pixels, latent 3 is their mean.
 
-    Every layer passes channels 0 to 2 on. The group norm would divide by the picture's own contrast; channels 3 and 4,
-    constantly +100 and -100, outweigh it by far. Channel 7 is 0: what a picture adds to all channels alike is found
-    there and subtracted. SiLU is the identity to float precision for the large values that the norm's bias makes.
+    Every layer passes channels 0 to 2 through. The group norm would divide by the image's own contrast; channels 3 and
+    4, constantly +100 and -100, outweigh it by far. Channel 7 carries 0: the offset that the norm gives all channels
+    is read there and subtracted. SiLU is the identity to float precision for the large values that the norm's bias
+    makes.
     """
-    colours, ends = [0, 1, 2], {3: 100.0, 4: -100.0}
-    passing = list(range(8))
-    for part in (vae.encoder, vae.decoder):
-        for p in part.parameters():
+    colours, constants = [0, 1, 2], {3: 100.0, 4: -100.0}
+    channels = range(8)
+    for half in (vae.encoder, vae.decoder):
+        for p in half.parameters():
             p.zero_()
-        for i in colours:  # a pixel, or a latent, as it is
-            part.conv_in.weight[i, i, 1, 1] = 1
-        for i, value in ends.items():
-            part.conv_in.bias[i] = value
-        part.conv_norm_out.weight.fill_(100 / 2)  # the deviation of (100, -100, 0, 0, 0, 0, 0, 0)
-        part.conv_norm_out.bias.fill_(30)
+        for i in colours:  # each pixel, or latent, unchanged
+            half.conv_in.weight[i, i, 1, 1] = 1
+        for i, value in constants.items():
+            half.conv_in.bias[i] = value
+        half.conv_norm_out.weight.fill_(100 / 2)  # the standard deviation of (0, 0, 0, 100, -100, 0, 0, 0)
+        half.conv_norm_out.bias.fill_(30)
         for i in colours:
-            part.conv_out.weight[i, i, 1, 1] = 1
-            part.conv_out.weight[i, 7, 1, 1] = -1
+            half.conv_out.weight[i, i, 1, 1] = 1
+            half.conv_out.weight[i, 7, 1, 1] = -1
     for block in vae.encoder.down_blocks[:-1]:
-        for i in passing:  # the mean of 2 x 2
+        for i in channels:  # the mean of 2 x 2
             block.downsamplers[0].conv.weight[i, i, :2, :2] = 1 / 4
-    soft = torch.tensor([1.0, 2.0, 1.0]) / 4
+    blur = torch.tensor([1.0, 2.0, 1.0]) / 4
     for block in vae.decoder.up_blocks[:-1]:
-        for i in passing:
-            if i in colours:  # doubled, then softened
-                block.upsamplers[0].conv.weight[i, i] = torch.outer(soft, soft)
+        for i in channels:
+            if i in colours:  # upsampled to twice the size, then blurred
+                block.upsamplers[0].conv.weight[i, i] = torch.outer(blur, blur)
             else:
                 block.upsamplers[0].conv.weight[i, i, 1, 1] = 1
     for i in colours:
         vae.encoder.conv_out.weight[3, i, 1, 1] = 1 / 3
     vae.encoder.conv_out.weight[3, 7, 1, 1] = -1
-    vae.encoder.conv_out.bias[4:] = -20  # log variance of the posterior: as good as none
+    vae.encoder.conv_out.bias[4:] = -20  # log variance of the posterior: practically none
     for conv in (vae.quant_conv, vae.post_quant_conv):
         conv.weight.copy_(torch.eye(len(conv.weight))[:, :, None, None])
         conv.bias.zero_()
 
 
-def build_tokenizer():
+def build_tokenizer() -> CLIPTokenizer:
     """A byte-level BPE tokenizer in CLIP's format: every byte, with and without end of word, and a few whole words."""
-
     letters = sorted(ByteLevel.alphabet())
     vocab = letters + [letter + "</w>" for letter in letters]
     merges = []

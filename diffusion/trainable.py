@@ -1,28 +1,28 @@
-"""What a run trains: networks of the model, by name. Optimizer, average, versions and training state take it whole.
+"""The trained parts of a model, as one object that optimizer, EMA, versions and training state work with.
 
-This is the seam for anything else that is to be trained (an adapter, a part beside the UNet): it needs a name here,
-parameters, and a learning rate in trainer/optimizers.py.
+Anything else to train (an adapter, a network beside the UNet) goes in here: it needs a name, parameters, and a learning
+rate option in config.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+import config
 from diffusion.parts import NETWORKS, PARTS, Parts
 from diffusion.placement import DTYPES
 
 
-def trained_parts(options: Any) -> list[str]:
-    """Names of the parts that config.TrainingOptions ask to train, in the order of PARTS."""
+def trained_parts(options: config.TrainingOptions) -> list[str]:
+    """Names of the parts that --train_unet and --train_text_encoder ask for, in the order of PARTS."""
     return [name for name in PARTS if getattr(options, f"train_{name}")]
 
 
-def set_trainable(parts: Parts, names: list[str]) -> Trainable:
-    """Train just the named parts: they get requires_grad and train mode, all other networks neither."""
+def set_trainable(parts: Parts, names: Sequence[str]) -> Trainable:
+    """Make just the named parts trainable: they get requires_grad and train mode, all other networks neither."""
     for name in NETWORKS:
         getattr(parts, name).requires_grad_(name in names).train(name in names)
     return Trainable({name: getattr(parts, name) for name in names})
@@ -30,7 +30,7 @@ def set_trainable(parts: Parts, names: list[str]) -> Trainable:
 
 @dataclass(frozen=True)
 class Trainable:
-    """The trained networks, {name: network}, in the order in which their parameters are counted."""
+    """The trained networks, {name: network}; the order is that of the optimizer's parameters."""
 
     networks: dict[str, torch.nn.Module]
 
@@ -43,7 +43,7 @@ class Trainable:
         return iter(self.networks.items())
 
     def named_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """{part: {name: parameter}}"""
+        """{part: {name: parameter}}."""
         return {part: dict(network.named_parameters()) for part, network in self}
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -54,7 +54,7 @@ class Trainable:
         return {name: tensor.contiguous() for name, tensor in self.networks[part].state_dict().items()}
 
     def load_state_dict(self, part: str, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back what state_dict gave. RuntimeError unless the tensors are those of this part."""
+        """Restore what state_dict returned. RuntimeError unless names and shapes are those of this part."""
         self.networks[part].load_state_dict(tensors)
 
     def nbytes(self, dtype: str = "fp32") -> int:

@@ -1,4 +1,4 @@
-"""Weights as bytes: hashes, sizes, saving."""
+"""A model's weights as bytes: size on disk, hash, saving a network in any precision."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def weights_nbytes(parts: Parts, names: Sequence[str], dtype: str = "fp32") -> i
 
 
 def weights_hash(parts: Parts) -> str:
-    """The networks_hash of all parts, which drawn covers depend on."""
+    """The networks_hash of all three networks, which every generated image depends on."""
     return networks_hash(*(getattr(parts, name) for name in NETWORKS))
 
 
 def networks_hash(*networks: torch.nn.Module) -> str:
-    """A hash, hex, of all weights as they are now, on the CPU."""
+    """blake2b, 128 bits, hex, of names and bytes of all weights in their present precision, on the CPU."""
     digest = hashlib.blake2b(digest_size=16)
     for network in networks:
         for key, tensor in sorted(network.state_dict().items()):
@@ -36,9 +36,9 @@ def networks_hash(*networks: torch.nn.Module) -> str:
 
 
 def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """Write a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
+    """Save a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
     from_transformers = isinstance(network, transformers.PreTrainedModel)
-    with torch.device("meta"):  # a second one without memory, so that nothing is cast or copied on the GPU
+    with torch.device("meta"):  # a copy without memory, so that nothing is cast or copied on the GPU
         if from_transformers:
             copy = type(network)(network.config)
         else:
@@ -47,7 +47,7 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
     copy.load_state_dict(weights, assign=True)
     copy.save_pretrained(folder)
     if from_transformers:
-        # diffusers loads any weights in fp32 unless told otherwise, transformers as config.json says: both alike, so
-        # that from_pretrained(folder) works without a word about precision
+        # diffusers loads any weights in fp32 by default, transformers in what config.json says: make both alike, so
+        # that from_pretrained(folder) works without an argument for the precision
         path = folder / "config.json"
         write_json(path, read_json(path) | {"dtype": "float32"})

@@ -1,1 +1,1 @@
-"""What a configuration will need of a GPU, and what to do if it is too much."""
+"""GPU memory: forecast what a configuration needs, and suggest options that need less."""

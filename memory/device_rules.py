@@ -1,29 +1,31 @@
-"""How the memory that torch takes differs between a GPU and a CPU, as far as a trace of tensors has to know it."""
+"""What a memory trace has to know about devices: allocation sizes, a GPU's autocast, a CPU's workspaces."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
-ROUNDING = {"cuda": 512, "cpu": 64}  # bytes; the allocators of torch hand out multiples of them
+ROUNDING = {"cuda": 512, "cpu": 64}  # bytes; torch's allocators hand out multiples of them
 
 
 @contextlib.contextmanager
-def like_cuda():
-    """What torch does in another way on a GPU than on a CPU, as far as it takes memory.
+def emulate_cuda_autocast() -> Iterator[None]:
+    """Inside, the CPU's autocast takes the memory that CUDA's takes.
 
-    Autocast computes norms, interpolation and softmax in fp32 (torch's ATen/autocast_mode.h, AT_FORALL_FP32), which the
-    CPU's does not.
+    CUDA's autocast computes norms, interpolation and softmax in fp32 (torch's ATen/autocast_mode.h, AT_FORALL_FP32),
+    the CPU's does not.
     """
     functional = torch.nn.functional
     functions = {name: getattr(functional, name) for name in ("group_norm", "layer_norm", "interpolate", "softmax")}
 
-    def in_fp32(function):
+    def in_fp32(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         @functools.wraps(function)
-        def wrapped(*args, **kwargs):
-            def cast(value):
+        def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
+            def cast(value: Any) -> Any:
                 return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
             if torch.is_autocast_enabled("cpu"):
@@ -41,13 +43,13 @@ def like_cuda():
             setattr(functional, name, function)
 
 
-def cpu_workspace(func, args, result):
-    """Bytes that an operator takes on a CPU while it works, beside its result; seen in the allocations of single calls.
+def cpu_workspace(func: Any, args: Any, result: Any) -> int:
+    """Bytes that an operator allocates on a CPU while it works, beside its result; measured on single calls.
 
-    Convolutions copy to oneDNN's own layout, where channels go to multiples of 16. Forward: the input (if it has 16
-    channels or more), the weights and the output; backward: first the output's gradient, the weights and the input's
-    gradient, then the output's gradient, the input and the weights' gradient. 1 x 1 needs none. bitsandbytes' 8-bit
-    step works on five fp32 copies.
+    func, args, result: as in __torch_dispatch__. Convolutions copy to oneDNN's own layout, where channels are padded to
+    multiples of 16. Forward: the input (if it has 16 channels or more), the weights and the output; backward: first the
+    output's gradient, the weights and the input's gradient, then the output's gradient, the input and the weights'
+    gradient. 1 x 1 convolutions need none. bitsandbytes' 8-bit step works on five fp32 copies.
     """
     name = func.overloadpacket.__name__
     if name == "optimizer_update_8bit_blockwise":
@@ -60,7 +62,8 @@ def cpu_workspace(func, args, result):
     if weight.shape[-1] == 1:
         return 0
 
-    def copied(tensor):
+    def copied(tensor: torch.Tensor) -> int:
+        """Bytes of a tensor in oneDNN's layout."""
         return tensor.nbytes // tensor.shape[1] * -(-tensor.shape[1] // 16) * 16
 
     if not backward:

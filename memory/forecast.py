@@ -1,10 +1,9 @@
-"""The GPU memory that a configuration needs, before it starts.
+"""Memory forecast: the peak GPU memory of a configuration, in each phase of a run, before the run starts.
 
-The update itself is traced, with no GPU and no memory: the networks are built from their architecture, on torch's fake
-tensors, which have shapes and types but no values. The functions that training calls (losses.Objective, update.py, the
-optimizer that optimizers.make makes) run on them, while LiveBytes counts the bytes of all tensors alive. Fake tensors
-of a GPU need its driver in the backward pass, so these are the CPU's; where torch works differently on a GPU,
-device_rules corrects for it.
+The training update itself is traced, with no GPU and no memory: the networks are built from their architecture on
+torch's fake tensors, which have shapes and types but no values. The very functions that training calls (losses.py,
+update.py, optimizers.py) run on them, while LiveBytes counts the bytes of all live tensors. Fake CUDA tensors need a
+driver in the backward pass, so these are CPU tensors; device_rules.py corrects for what a GPU does differently.
 
 CUDA_CONTEXT is an allowance for what no trace of tensors can see. Fragmentation is not in the forecast.
 """
@@ -30,71 +29,74 @@ import config
 from common.errors import UserError
 from common.files import GIB, read_json, write_json
 from data import buckets
-from diffusion import architecture as architectures
 from diffusion import encoding, tiny
+from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from memory import device_rules
-from memory.live_bytes import ELSEWHERE, LiveBytes
+from memory.live_bytes import OTHER_DEVICE, LiveBytes
 from trainer import optimizers
 from trainer.losses import Objective
 from trainer.update import accumulate_gradients, apply_update
 
-# The driver's context, the kernels that are loaded, cuBLAS' and cuDNN's workspaces. 0.27 GiB after the first kernel
+# The driver's context, the loaded kernels, the workspaces of cuBLAS and cuDNN. 0.27 GiB after the first kernel
 # (pytorch/pytorch#86509), "around 400 MB" in use (pytorch/pytorch#109888), with kernels loaded when first needed
 CUDA_CONTEXT = int(0.45 * GIB)
-KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their average; activations: all other
+KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and their EMA; activations: everything else
 
-ROOMS = ("common", "data", "diffusion", "memory", "trainer")  # packages whose code the trace depends on
+# What a trace depends on besides the options: these packages run in it (a test compares), and these libraries
+TRACED_PACKAGES = ("common", "data", "diffusion", "memory", "trainer")
 LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
+
+Phases = dict[str, dict[str, int]]  # "encoding" (with cached latents), "training" ... -> {kind: bytes} at its peak
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The highest moment of each phase of a run."""
+    """The peak memory of each phase of a run: encoding (with cached latents), training, validation, sampling."""
 
-    phases: dict  # "encoding", "training", "validation", "sampling" -> {kind: bytes}; the first, for cached latents
+    phases: Phases
     context: int  # bytes beside all tensors
 
-    def total(self, phase):
-        """Bytes at the highest moment of a phase."""
+    def total(self, phase: str) -> int:
+        """Bytes at the peak of a phase."""
         return sum(self.phases[phase].values()) + self.context
 
     @property
-    def worst(self):
+    def peak_phase(self) -> str:
         """Name of the phase that needs most."""
         return max(self.phases, key=self.total)
 
     @property
-    def peak(self):
-        """Bytes."""
-        return self.total(self.worst)
+    def peak(self) -> int:
+        """Bytes that the whole run needs."""
+        return self.total(self.peak_phase)
 
     @property
-    def parts(self):
-        """{kind: bytes} at the peak, with the context."""
-        return {**self.phases[self.worst], "context": self.context}
+    def breakdown(self) -> dict[str, int]:
+        """{kind: bytes} at the peak of the run, with the context."""
+        return {**self.phases[self.peak_phase], "context": self.context}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A forecast, kept
+# Cached forecasts: <cache_dir>/plans/<key>.json
 
 
-def forecast_memory(options, architecture, device="cuda"):
-    """The Forecast of a run with these options on a "cuda" or a "cpu" device; seconds, or at once if it is kept."""
+def forecast_memory(options: config.TrainingOptions, architecture: Architecture, device: str = "cuda") -> Forecast:
+    """The Forecast of a run with these options on a "cuda" or a "cpu" device. Takes seconds, unless it is cached."""
     path = config.cache_dir(options) / "plans" / f"{cache_key(options, architecture, device)}.json"
     phases = read_cached(path)
     if phases is None:
         phases = trace(options, architecture, device)
-        with contextlib.suppress(UserError):  # a full or read-only disk: it is traced again the next time
+        with contextlib.suppress(UserError):  # a full or read-only disk: it is traced again next time
             write_json(path, phases)
     return Forecast(phases, CUDA_CONTEXT if device == "cuda" else 0)
 
 
-def read_cached(path):
-    """The phases in a file, or None if it is not there or damaged."""
+def read_cached(path: pathlib.Path) -> Phases | None:
+    """The phases in a file, or None if it is missing or damaged."""
     with contextlib.suppress(UserError):
         phases = read_json(path)
         sizes = [kinds.get(kind) for kinds in phases.values() if isinstance(kinds, dict) for kind in KINDS]
@@ -103,74 +105,78 @@ def read_cached(path):
     return None
 
 
-def cache_key(options, architecture, device):
-    """Name of what is kept: a hash over all that the trace depends on, the code included."""
-    settings = config.memory_settings(options) | {"mixed_precision": precision_on(device, options)}
+def cache_key(options: config.TrainingOptions, architecture: Architecture, device: str) -> str:
+    """Name of a cached forecast: a hash of everything that the trace depends on, its code included."""
+    precision = "half" if computes_in_half(options, device) else "no"
+    settings = config.memory_settings(options) | {"mixed_precision": precision}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     code = [path.read_text(encoding="utf-8") for path in code_files()]
     everything = json.dumps([settings, architecture, device, versions, code], sort_keys=True)
     return hashlib.blake2b(everything.encode(), digest_size=16).hexdigest()
 
 
-def code_files():
-    """The source files whose code the trace runs, or that decide which: rooms below and beside this one."""
+def code_files() -> list[pathlib.Path]:
+    """Source files of everything of this project that runs in a trace."""
     root = pathlib.Path(__file__).parent.parent
-    return [root / "config.py", *sorted(path for room in ROOMS for path in (root / room).glob("*.py"))]
+    return [root / "config.py", *sorted(path for name in TRACED_PACKAGES for path in (root / name).glob("*.py"))]
 
 
-def precision_on(device, options):
-    """'half' or 'no': what --mixed_precision comes to there. fp16 and bf16 take the same memory."""
+def computes_in_half(options: config.TrainingOptions, device: str) -> bool:
+    """Whether a run computes in fp16 or bf16, which take the same memory; --mixed_precision auto does on a GPU."""
     if options.weights_dtype == "bf16":
-        return "half"
-    auto = {"cuda": "half", "cpu": "no"}[device]
-    return {"auto": auto, "no": "no"}.get(options.mixed_precision, "half")
+        return True
+    if options.mixed_precision == "auto":
+        return device == "cuda"
+    return options.mixed_precision != "no"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The trace
+# Tracing
 
 
-def trace(options: config.TrainingOptions, architecture: dict[str, Any], device: str) -> dict[str, dict[str, int]]:
-    """{phase: {kind: bytes}}: each phase of a run at its highest moment, when the optimizer has its states already."""
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller says it in one line
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
-    run = build_run(options, architecture, device, fakes)
-    workspace = device_rules.cpu_workspace if device == "cpu" else None
-    live, highest = LiveBytes(device_rules.ROUNDING[device], workspace), {}
-    count_gradients(run.trainable, live)
+def trace(options: config.TrainingOptions, architecture: Architecture, device: str) -> Phases:
+    """{phase: {kind: bytes}}: the peak of each phase of a run, once the optimizer has its moments."""
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller reports it in one line
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
+    run = build_run(options, architecture, device, fake_mode)
+    live = LiveBytes(device_rules.ROUNDING[device], device_rules.cpu_workspace if device == "cpu" else None)
+    mark_gradients(run.trainable, live)
     run.optimizer = optimizers.make(options, run.trainable, run.accelerator)  # its hooks may drop gradients: after ours
-    parts = run.parts
+    parts, phases = run.parts, {}
 
     def measure(name: str, phase: Callable[[], None]) -> None:
-        live.restart()
+        live.reset_peak()
         phase()
-        highest[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
+        phases[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
 
-    with fakes, live, device_rules.like_cuda() if device == "cuda" else contextlib.nullcontext():
-        # The autoencoder, alone if latents are cached; it comes back for previews
+    with fake_mode, live, device_rules.emulate_cuda_autocast() if device == "cuda" else contextlib.nullcontext():
+        # The autoencoder: while latents are encoded it is alone on the device, and it returns for previews
         live.mark(tensors_of(parts.vae), "weights")
         if options.cache_latents:
             measure("encoding", lambda: encode(run))
-            live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else ELSEWHERE)
+            live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else OTHER_DEVICE)
+
+        # What training holds all the time
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
             run.ema = EMA(run.trainable, options.ema_decay)
             live.mark([average for _, average in run.ema.pairs()], "weights")
-        make_states(run, live)
+        allocate_moments(run.optimizer, live)
+
         measure("training", lambda: update(run))
         measure("validation", lambda: validate(run))
         if options.sample_every:
             live.mark(tensors_of(parts.vae), "weights")
-            measure("sampling", lambda: sample(run, at_once=1 if device == "cpu" else options.num_samples))
-    return highest
+            measure("sampling", lambda: sample(run, num_images=1 if device == "cpu" else options.num_samples))
+    return phases
 
 
 @dataclass
 class FakeRun:
-    """What trainer.session.Session holds, on fake tensors, as far as its functions are traced."""
+    """On fake tensors, the fields of trainer.session.Session that the traced functions use."""
 
     options: config.TrainingOptions
-    accelerator: Any
+    accelerator: Any  # stands in for accelerate.Accelerator
     parts: Parts
     trainable: Trainable
     objective: Objective
@@ -179,19 +185,19 @@ class FakeRun:
 
 
 def build_run(
-    options: config.TrainingOptions, architecture: dict[str, Any], device: str, fakes: FakeTensorMode
+    options: config.TrainingOptions, architecture: Architecture, device: str, fake_mode: FakeTensorMode
 ) -> FakeRun:
-    """A run without its optimizer: networks on fake tensors, placed and frozen as training has them."""
-    half = precision_on(device, options) == "half"
+    """A run without its optimizer: networks on fake tensors, with the precision and gradients that training has."""
+    half = computes_in_half(options, device)
     trained = trained_parts(options)
     with torch.device("meta"):
-        parts = architectures.build(architecture)
+        parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
     trainable = set_trainable(parts, trained)
     if options.grad_ckpt:
         enable_checkpointing(parts, trained)
     to_device(parts, "meta", "bf16" if half else "no", trained, options.weights_dtype)
-    with fakes:
+    with fake_mode:
         for network in (parts.text_encoder, parts.vae, parts.unet):
             network.to_empty(device="cpu")
     accelerator = types.SimpleNamespace(
@@ -208,8 +214,8 @@ def build_run(
     return FakeRun(options, accelerator, parts, trainable, objective)
 
 
-def count_gradients(trainable: Trainable, live: LiveBytes) -> None:
-    """Have the gradients of trained weights counted as such, from the moment they are there."""
+def mark_gradients(trainable: Trainable, live: LiveBytes) -> None:
+    """Have the gradients of trained weights counted as such as soon as they exist."""
 
     def mark_gradient(p: torch.Tensor) -> None:
         if p.grad is not None:
@@ -219,46 +225,50 @@ def count_gradients(trainable: Trainable, live: LiveBytes) -> None:
         p.register_post_accumulate_grad_hook(mark_gradient)
 
 
-def tensors_of(network):
+def tensors_of(network: torch.nn.Module) -> list[torch.Tensor]:
     """Parameters and buffers."""
     return [*network.parameters(), *network.buffers()]
 
 
-def make_states(run, live):
-    """A step for gradients of 0, as in a short update that has no batch: the optimizer has its states from now on."""
-    for group in run.optimizer.param_groups:
-        group["initial_lr"] = group["lr"]  # as the learning rates' schedule sets it
-    run.optimizer.begin(0, 1.0)
-    (sum(p.sum() for p in run.optimizer.parameters) * 0).backward()
-    run.optimizer.clip()
-    run.optimizer.step()
-    states = [value for state in run.optimizer.state.values() for value in state.values()]
-    live.mark([value for value in states if isinstance(value, torch.Tensor)], "optimizer")
+def allocate_moments(optimizer: optimizers.Optimizer, live: LiveBytes) -> None:
+    """One step with gradients of 0, after which the optimizer has its moments."""
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # as the learning rate schedule sets it
+    optimizer.begin(0, 1.0)
+    (sum(p.sum() for p in optimizer.parameters) * 0).backward()
+    optimizer.clip()
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    live.mark([value for value in moments if isinstance(value, torch.Tensor)], "optimizer")
 
 
-def encode(run):
-    """A cover of latents.encode."""
-    width, height = largest(run.options)
+# ---------------------------------------------------------------------------------------------------------------------
+# The phases of a run
+
+
+def encode(run: FakeRun) -> None:
+    """Encode one image, as latent_cache.half_moments does."""
+    width, height = largest_size(run.options)
     with run.accelerator.autocast():
         torch.cat(encoding.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
 
 
-def largest(options):
-    """(width, height) of the largest pictures that training meets."""
+def largest_size(options: config.TrainingOptions) -> tuple[int, int]:
+    """(width, height) in pixels of the largest images that are trained on."""
     return max(buckets.bucket_sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
 
 
 def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
-    """The losses of a batch."""
-    width, height = size = largest(run.options)
+    """The losses of a batch, float32 (B,)."""
+    width, height = size = largest_size(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
-    positions = run.parts.text_encoder.config.max_position_embeddings
+    num_tokens = run.parts.text_encoder.config.max_position_embeddings
     if run.options.cache_latents:
-        pictures = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
+        images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
-        pictures = {"pixel_values": torch.empty(batch_size, 3, height, width)}
+        images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
     return run.objective.losses(
-        {**pictures, "input_ids": torch.zeros(batch_size, positions, dtype=torch.int64)},
+        {**images, "input_ids": torch.zeros(batch_size, num_tokens, dtype=torch.int64)},
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),
@@ -267,7 +277,7 @@ def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
 
 
 def update(run: FakeRun) -> None:
-    """An optimizer update, as loop.run_update makes it; from its second batch on there are gradients already."""
+    """An optimizer update, as loop.run_update makes it; from its second batch on, gradients exist already."""
     run.optimizer.begin(0, 1.0)
     batches = min(2, run.options.grad_acc_steps)
     batch_losses = (denoise(run, run.options.batch_size) for _ in range(batches))
@@ -277,25 +287,24 @@ def update(run: FakeRun) -> None:
 
 
 def validate(run: FakeRun) -> None:
-    """A batch of validation.validate."""
+    """One batch of validation.validate."""
     with ema_weights(run.ema), eval_mode(run.parts):
         denoise(run, min(run.options.batch_size, run.options.validation_rows))
 
 
-def sample(run, at_once):
-    """The networks' work in training.preview, for `at_once` covers. The samplers look at values, which fake tensors
-    have not; what they keep beside are a few latents, a thousandth of the rest.
+def sample(run: FakeRun, num_images: int) -> None:
+    """One denoising step and the decoding of sampling.draw_images, in inference mode like it.
 
-    In inference mode, as sampling.draw: autocast then keeps no cast weights, which under no_grad it does.
+    (Under no_grad, autocast would keep cast weights.) Samplers look at values, which fake tensors do not have; what
+    they hold is a few latents, a thousandth of the rest.
     """
     parts, options = run.parts, run.options
-    rows = at_once * (2 if options.guidance_scale > 1 else 1)
+    rows = num_images * (2 if options.guidance_scale > 1 else 1)
     latent_shape = encoding.latent_shape(parts, config.size(options))
-    positions = parts.text_encoder.config.max_position_embeddings
-    averaged, evaluating = ema_weights(run.ema), eval_mode(parts)
-    with averaged, evaluating, run.accelerator.autocast(), torch.inference_mode():
-        prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, positions, dtype=torch.int64))
+    num_tokens = parts.text_encoder.config.max_position_embeddings
+    with ema_weights(run.ema), eval_mode(parts), run.accelerator.autocast(), torch.inference_mode():
+        prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, num_tokens, dtype=torch.int64))
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
-        encoding.decode_latents(parts.vae, latents[:at_once], options.vae_tiling)
+        encoding.decode_latents(parts.vae, latents[:num_images], options.vae_tiling)

@@ -21,18 +21,19 @@ def folder(tmp_path_factory):
 
 
 def test_a_folder_needs_no_weights(folder):
-    assert architecture.of_source(str(folder)) == architecture.of_source("tiny")
+    assert architecture.read_architecture(str(folder)) == architecture.read_architecture("tiny")
 
 
 def test_the_default_model_needs_no_network():
     """conftest.py has turned the hub off."""
-    assert architecture.of_source(config.ModelOptions.pretrained_model) == architecture.of_source("sd15-random")
+    default = config.ModelOptions.pretrained_model
+    assert architecture.read_architecture(default) == architecture.read_architecture("sd15-random")
 
 
 def test_networks_are_built_again_from_it():
     parts = pipeline.build_tiny()
     with torch.device("meta"):
-        again = architecture.build(architecture.of_networks(parts))
+        again = architecture.build_parts(architecture.architecture_of(parts))
     for name in ("vae", *PARTS):
         shapes = {key: t.shape for key, t in getattr(parts, name).state_dict().items()}
         assert {key: t.shape for key, t in getattr(again, name).state_dict().items()} == shapes
@@ -48,7 +49,7 @@ def test_a_bad_folder_is_one_line(folder, tmp_path, damage):
     else:
         file.write_text("{" if damage == "not JSON" else '{"down_block_types": ["NoSuchBlock"]}')
     with pytest.raises(UserError, match="can't load a Stable Diffusion") as caught:
-        architecture.of_source(str(copy))
+        architecture.read_architecture(str(copy))
     assert "\n" not in str(caught.value)
 
 
@@ -67,10 +68,10 @@ def test_another_kind_of_model_is_one_line(folder, tmp_path, network, changes):
     file = copy / network / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(UserError, match=r"it is not a Stable Diffusion 1\.x model"):
-        architecture.of_source(str(copy))
+        architecture.read_architecture(str(copy))
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "no-such/model", "tinny"])
 def test_a_source_that_is_not_there_is_one_line(source):
     with pytest.raises(UserError, match=source):
-        architecture.of_source(source)
+        architecture.read_architecture(source)

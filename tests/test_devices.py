@@ -11,7 +11,7 @@ def test_autocast_like_a_gpus():
     x, norm = torch.ones(1, 4, 2, 2, dtype=torch.bfloat16), torch.nn.GroupNorm(2, 4)
     with torch.autocast("cpu", torch.bfloat16):
         before = norm(x).dtype
-        with device_rules.like_cuda():
+        with device_rules.emulate_cuda_autocast():
             within = norm(x).dtype
     assert (before, within) == (torch.bfloat16, torch.float32)
     assert torch.nn.functional.group_norm is plain

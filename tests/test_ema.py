@@ -4,10 +4,11 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 import training
-from checkpoints import state
+from checkpoints import catalog, state
+from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from diffusion import ema, pipeline
-from diffusion.parts import set_trainable
+from diffusion.trainable import set_trainable
 
 BOTH = ["unet", "text_encoder"]
 
@@ -25,8 +26,9 @@ def move(parts, n):
 
 @pytest.mark.parametrize("decay", [0.2, 0.999])
 def test_the_average_is_that_of_diffusers(decay):
-    parts = set_trainable(pipeline.build_tiny(), BOTH)
-    ours, theirs = ema.EMA(parts, BOTH, decay), EMAModel([p for _, p in ema.EMA(parts, BOTH, 0).pairs()], decay)
+    parts = pipeline.build_tiny()
+    trainable = set_trainable(parts, BOTH)
+    ours, theirs = ema.EMA(trainable, decay), EMAModel([p for _, p in ema.EMA(trainable, 0).pairs()], decay)
     for n in range(6):
         move(parts, n)
         ours.update(n)
@@ -38,8 +40,8 @@ def test_the_average_is_that_of_diffusers(decay):
 
 def test_the_average_in_closed_form():
     """One weight of 0, 1, 2 ... after update 0, 1, 2 ...; decay 0.15: the warm-up has 0, 2/11, then the limit."""
-    parts = set_trainable(pipeline.build_tiny(), ["text_encoder"])
-    average = ema.EMA(parts, ["text_encoder"], 0.15, "cpu")
+    trainable = set_trainable(pipeline.build_tiny(), ["text_encoder"])
+    average = ema.EMA(trainable, 0.15, "cpu")
     weight, mean = average.pairs()[0]
     wanted = 0.0
     for n, d in enumerate([0, 0.15, 0.15]):
@@ -47,7 +49,7 @@ def test_the_average_in_closed_form():
         average.update(n)
         wanted = d * wanted + (1 - d) * n
         torch.testing.assert_close(mean, torch.full_like(mean, wanted))
-    slow = ema.EMA(parts, ["text_encoder"], 0.9)
+    slow = ema.EMA(trainable, 0.9)
     _, mean = slow.pairs()[0]
     before = mean[0, 0].item()
     weight.data.fill_(5)
@@ -57,9 +59,9 @@ def test_the_average_in_closed_form():
 
 def test_an_average_of_bf16_weights_is_fp32():
     """A thousandth of the way at each update, which bf16 could not go."""
-    parts = set_trainable(pipeline.build_tiny(), BOTH)
+    parts = pipeline.build_tiny()
     parts.unet.bfloat16()
-    average = ema.EMA(parts, ["unet"], 0.999)
+    average = ema.EMA(set_trainable(parts, ["unet"]), 0.999)
     weight, mean = average.pairs()[0]
     mean.fill_(1)
     weight.data.fill_(2)
@@ -72,9 +74,9 @@ def test_an_average_of_bf16_weights_is_fp32():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_applied_puts_the_average_in_place_and_takes_it_back(dtype):
-    parts = set_trainable(pipeline.build_tiny(), BOTH)
+    parts = pipeline.build_tiny()
     parts.unet.to(dtype)
-    average = ema.EMA(parts, BOTH, 0.9)
+    average = ema.EMA(set_trainable(parts, BOTH), 0.9)
     for n in range(3):
         move(parts, n)
         average.update(n)
@@ -104,7 +106,7 @@ def test_versions_have_the_average_and_the_state_has_both(small_data, tmp_path):
     for version in ("v1", "v2", "v3"):
         states.append(load_file(tmp_path / "plain" / "versions" / version / file))
     assert training.main([*words, "--run_name", "averaged", "--ema_decay", "0.99", "--ema_device", "cpu"]) == 0
-    _, folder = state.read_position(tmp_path / "averaged")
+    _, folder = state.read_state(RunFolder(tmp_path / "averaged"))
     saved = load_file(folder / "text_encoder.safetensors")
     average = load_file(folder / "text_encoder_average.safetensors")
     version = load_file(tmp_path / "averaged" / "versions" / "v1" / file)
@@ -115,15 +117,15 @@ def test_versions_have_the_average_and_the_state_has_both(small_data, tmp_path):
         torch.testing.assert_close(average[name], wanted, rtol=1e-5, atol=1e-7)
     assert any((saved[name] != average[name]).any() for name in saved)
 
-    ledger = state.catalog.read_ledger(tmp_path / "averaged")["versions"]["v1"]
-    plain = state.catalog.read_ledger(tmp_path / "plain")["versions"]
-    assert ledger["validation_loss"] not in {entry["validation_loss"] for entry in plain.values()}
+    entry = catalog.read_version_index(RunFolder(tmp_path / "averaged")).versions["v1"]
+    plain = catalog.read_version_index(RunFolder(tmp_path / "plain")).versions
+    assert entry.validation_loss not in {entry.validation_loss for entry in plain.values()}
 
 
 def test_a_damaged_average_is_named(small_data, tmp_path):
     words = [*WORDS.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path)]
     assert training.main([*words, "--run_name", "run", "--ema_decay", "0.99"]) == 0
-    path = state.read_position(tmp_path / "run")[1] / "text_encoder_average.safetensors"
+    path = state.read_state(RunFolder(tmp_path / "run"))[1] / "text_encoder_average.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"text_encoder_average\.safetensors"):
         training.main(["--output_dir", str(tmp_path), "--run_id", "run", "--max_steps", "4"])

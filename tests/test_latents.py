@@ -18,12 +18,10 @@ from support.training_runs import final_state, read_log
 import config
 import dataset
 import training
-from checkpoints import state
-from common import hashing
+from common import files
 from common.errors import UserError
 from data.folder import open_data
 from diffusion import encoding, pipeline
-from diffusion.parts import set_trainable
 from diffusion.placement import DTYPES
 from trainer import latent_cache
 
@@ -39,7 +37,7 @@ def parts():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         parts.vae = AutoencoderKL.from_config(parts.vae.config).eval()
-    return set_trainable(parts)
+    return parts.freeze()
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_what_is_kept_does_not_depend_on_what_else_was_missing(options, parts, t
     options = config.TrainingOptions(**{**config.to_json(options), "cache_dir": str(tmp_path / "other")})
     for some in (books[20:], books[:3], books):
         pieces = cached(options, parts, some)
-    assert all(torch.equal(whole[key], pieces[key]) for key in whole.places) and len(whole.places) == len(books)
+    assert all(torch.equal(whole[key], pieces[key]) for key in whole.locations) and len(whole.locations) == len(books)
 
 
 def test_each_size_has_its_own(options, parts, encoded, tmp_path):
@@ -141,8 +139,8 @@ def test_it_can_be_pickled_small(options, parts):
     kept = cached(options, parts)
     text = pickle.dumps(kept)
     again = pickle.loads(text)
-    assert set(again.places) == set(kept.places) and len(text) < 10_000
-    assert all(torch.equal(again[key], kept[key]) for key in kept.places)
+    assert set(again.locations) == set(kept.locations) and len(text) < 10_000
+    assert all(torch.equal(again[key], kept[key]) for key in kept.locations)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,18 +192,18 @@ def test_other_libraries_compute_anew(options, parts, encoded, monkeypatch):
 
 def test_many_files_take_no_handles(options, parts, monkeypatch):
     """A slow machine publishes every half minute, a cover or a few a file: more files than a process may have open."""
-    monkeypatch.setattr(latent_cache, "BLOCK", 1)
+    monkeypatch.setattr(latent_cache, "COVERS_PER_FILE", 1)
     kept = cached(options, parts)
     assert len(block_paths(options)) == 26
     before = len(os.listdir("/proc/self/fd"))
-    held = [kept[key] for key in kept.places]
+    held = [kept[key] for key in kept.locations]
     assert len(held) == 26 and len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_file_that_can_not_be_read_is_not_deleted(options, parts, monkeypatch):
     cached(options, parts)
     (path,) = block_paths(options)
-    monkeypatch.setattr(hashing, "content_hash", lambda path: "")
+    monkeypatch.setattr(latent_cache, "content_hash", lambda path: "")
     with pytest.raises(UserError, match=f"can't read {path}"):
         cached(options, parts)
     assert path.exists()
@@ -226,9 +224,9 @@ def test_fewer_covers_need_nothing_and_more_just_the_new(options, parts, encoded
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "swapped"])
 def test_a_damaged_file_is_noticed_and_computed_again(options, parts, encoded, monkeypatch, capsys, damage):
-    monkeypatch.setattr(latent_cache, "BLOCK", 10)
+    monkeypatch.setattr(latent_cache, "COVERS_PER_FILE", 10)
     good = cached(options, parts)
-    good = {content: good[content].clone() for content in good.places}
+    good = {content: good[content].clone() for content in good.locations}
     paths = block_paths(options)
     assert sorted(len(np.load(path)) for path in paths) == [6, 10, 10]
     path = next(path for path in paths if len(np.load(path)) == 6)
@@ -319,8 +317,8 @@ def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypa
 
 
 def test_a_full_disk_is_said_before_anything_is_written(options, parts, monkeypatch):
-    usage = state.shutil.disk_usage("/")
-    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = files.shutil.disk_usage("/")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"a cache of 26 latents needs .* leave --cache_latents out"):
         cached(options, parts)
     assert block_paths(options) == []

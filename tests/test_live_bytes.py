@@ -15,11 +15,11 @@ def test_a_line_of_products():
         for w in weights:
             y = (y @ w).tanh()
     there = (8 * 64 + 3 * 64 * 64) * 4
-    assert sum(live.now.values()) == there + 3 * 8 * 64 * 4  # tanh keeps its result, the product its frozen factor
-    assert live.highest == there + 4 * 8 * 64 * 4  # with the last product, until tanh has it
+    assert sum(live.current.values()) == there + 3 * 8 * 64 * 4  # tanh keeps its result, the product its frozen factor
+    assert live.peak == there + 4 * 8 * 64 * 4  # with the last product, until tanh has it
     del y, w
     live.mark(weights, "weights")
-    live.restart()
+    live.reset_peak()
     assert live.at_peak == {"weights": 3 * 64 * 64 * 4, "activations": 8 * 64 * 4}
 
 
@@ -42,7 +42,7 @@ def test_it_agrees_with_torchs_own_tracker():
         with live:
             model, optimizer = network()
             step(model, optimizer)
-            live.restart()
+            live.reset_peak()
             step(model, optimizer)
         model, optimizer = network()
         tracker = MemTracker()
@@ -52,4 +52,4 @@ def test_it_agrees_with_torchs_own_tracker():
             tracker.reset_mod_stats()
             step(model, optimizer)
             theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
-    assert live.highest == pytest.approx(theirs, rel=1e-3)
+    assert live.peak == pytest.approx(theirs, rel=1e-3)

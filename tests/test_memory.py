@@ -1,4 +1,6 @@
 import dataclasses
+import pathlib
+import sys
 
 import pytest
 import torch
@@ -7,8 +9,9 @@ from bench import memory_check
 from cli import checks
 from config import TrainingOptions
 from diffusion import architecture, pipeline, sampling
-from diffusion.parts import PARTS, eval_mode, set_trainable
+from diffusion.parts import PARTS, eval_mode
 from diffusion.placement import to_device
+from diffusion.trainable import set_trainable
 from memory import device_rules, forecast
 from memory import forecast as memory_forecast
 from memory.live_bytes import LiveBytes
@@ -16,11 +19,12 @@ from memory.live_bytes import LiveBytes
 pytestmark = pytest.mark.real_forecast
 
 BOTH = dict(train_unet=True, train_text_encoder=True)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return architecture.of_source("tiny")
+    return architecture.read_architecture("tiny")
 
 
 traced = {}  # one that several tests look at is made once
@@ -127,8 +131,9 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
 
 @pytest.mark.slow
 def test_the_largest_bucket_counts(tiny):
-    assert forecast.largest(TrainingOptions(resolution="512x768", buckets=True)) in {(512, 768), (768, 512), (576, 640)}
-    assert forecast.largest(TrainingOptions(resolution="512x768")) == (512, 768)
+    largest = forecast.largest_size(TrainingOptions(resolution="512x768", buckets=True))
+    assert largest in {(512, 768), (768, 512), (576, 640)}
+    assert forecast.largest_size(TrainingOptions(resolution="512x768")) == (512, 768)
     square, buckets = (forecast.trace(TrainingOptions(resolution="104", buckets=b), tiny, "cpu") for b in (False, True))
     assert sum(buckets["training"].values()) < sum(square["training"].values())  # 96x112
     assert buckets["sampling"] == square["sampling"]
@@ -166,7 +171,7 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
     """The real script on a CPU; see bench/memory_check.py."""
     common = "--pretrained_model tiny --resolution 128x192 --max_steps 2 --steps 2 --num_samples 1 --num_workers 0"
     words = [*common.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), *words]
-    options = checks.check(memory_check.command_line.parse(TrainingOptions, words)[0])
+    options = checks.check(memory_check.parse(TrainingOptions, words)[0])
     assert forecast.forecast_memory(options, tiny, "cpu").peak == pytest.approx(memory_check.measure(words), rel=0.1)
 
 
@@ -176,11 +181,12 @@ def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
     options = TrainingOptions(**words)
     forecast = memory_forecast.trace(options, tiny, "cpu")["sampling"]
-    parts = to_device(set_trainable(pipeline.build_tiny(), PARTS), "cpu", precision, PARTS)
+    parts = to_device(pipeline.build_tiny(), "cpu", precision, PARTS)
+    set_trainable(parts, PARTS)
     live = LiveBytes(64, device_rules.cpu_workspace)
     with live, eval_mode(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         sampling.draw_images(parts, ["A book cover"], [0], options)
-    assert live.highest == pytest.approx(forecast["activations"], rel=0.1)
+    assert live.peak == pytest.approx(forecast["activations"], rel=0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -215,6 +221,25 @@ def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
     assert len(traced) == 7
 
 
+def test_the_key_has_all_code_of_ours_that_a_trace_runs(tiny):
+    """Every file of the project that a function was called in, of a trace through all phases, is hashed."""
+    called, previous = set(), sys.gettrace()
+
+    def note(frame, event, arg):
+        called.add(frame.f_code.co_filename)
+
+    sys.settrace(note)
+    try:
+        trace(tiny, "cuda", cache_latents=True, ema_decay=0.9, buckets=True, fused_backward=True, batch_size=1)
+    finally:
+        sys.settrace(previous)
+    paths = [pathlib.Path(name) for name in called]
+    ours = {path for path in paths if path.is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".venv")}
+    ours -= {pathlib.Path(__file__)}
+    assert {ROOT / "trainer/update.py", ROOT / "data/buckets.py", ROOT / "diffusion/ema.py"} <= ours
+    assert ours <= set(forecast.code_files())
+
+
 def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
     traced, options = traces
     first = forecast.forecast_memory(options, tiny)
@@ -227,8 +252,8 @@ def test_a_damaged_forecast_is_made_again(traces, tiny, tmp_path):
 
 def test_the_sums_of_a_forecast(traces, tiny):
     forecast = memory_forecast.forecast_memory(traces[1], tiny)
-    assert forecast.worst == "training"
-    assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.parts.values())
+    assert forecast.peak_phase == "training"
+    assert forecast.peak == 4 * 2**20 + memory_forecast.CUDA_CONTEXT == sum(forecast.breakdown.values())
     assert forecast.total("sampling") == 12 + memory_forecast.CUDA_CONTEXT
 
 
@@ -240,7 +265,7 @@ def test_what_is_left_out_of_the_key_is_an_option():
 def test_stable_diffusion_is_traced_whole():
     """The model that the plan is for, at the size that is quickest: its weights are 4 bytes a learning parameter."""
     options = TrainingOptions(resolution="64", batch_size=1, num_samples=1, **BOTH)
-    sizes = forecast.trace(options, architecture.of_source("sd15-random"), "cuda")["training"]
+    sizes = forecast.trace(options, architecture.read_architecture("sd15-random"), "cuda")["training"]
     learning = 859_520_964 + 123_060_480
     assert sizes["weights"] == pytest.approx(4 * learning + 2 * 83_653_863, rel=1e-3)
     assert sizes["optimizer"] == pytest.approx(learning * (2 + 8 / 256), rel=2e-3)

@@ -1,5 +1,6 @@
 import hashlib
 import logging
+import types
 import warnings
 
 import pytest
@@ -9,8 +10,9 @@ from checkpoints import versions
 from common.errors import UserError
 from diffusion import encoding, pipeline, weights
 from diffusion import pipeline as diffusion_pipeline
-from diffusion.parts import PARTS, enable_checkpointing, eval_mode, set_trainable
+from diffusion.parts import NETWORKS, PARTS, enable_checkpointing, eval_mode
 from diffusion.placement import DTYPES, resolve_precision, to_device
+from diffusion.trainable import set_trainable
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,8 @@ def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
 
 @pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
 def test_freeze_lets_just_these_learn(learning):
-    parts = set_trainable(pipeline.build_tiny(), learning)
+    parts = pipeline.build_tiny()
+    assert set_trainable(parts, learning).names == learning
     for name in ("vae", *PARTS):
         module = getattr(parts, name)
         assert module.training == (name in learning)
@@ -86,7 +89,8 @@ def saved_bytes(parts):
 def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
     gradients, sizes = [], []
     for checkpointing in (False, True):
-        parts = set_trainable(pipeline.build_tiny(), learning)
+        parts = pipeline.build_tiny()
+        set_trainable(parts, learning)
         if checkpointing:
             enable_checkpointing(parts, learning)
         torch.manual_seed(0)
@@ -222,8 +226,8 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
     parts.pipeline().save_config(tmp_path)
     for name in ("tokenizer", "scheduler"):
         getattr(parts, name).save_pretrained(tmp_path / name)
-    for name in ("vae", *diffusion_pipeline.PARTS):
-        diffusion_pipeline.save_network(getattr(parts, name), tmp_path / name, diffusion_pipeline.DTYPES[precision])
+    for name in NETWORKS:
+        weights.save_network(getattr(parts, name), tmp_path / name, DTYPES[precision])
     drawing = dict(num_inference_steps=1, height=32, width=32, output_type="np")
     for library in (diffusers, transformers):  # other tests have silenced them
         logger = logging.getLogger(library.__name__)
@@ -235,7 +239,7 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
         pipeline = StableDiffusionPipeline.from_pretrained(tmp_path)
         pipeline.set_progress_bar_config(disable=True)
         image = pipeline("a book", generator=torch.Generator().manual_seed(0), **drawing).images[0]
-    assert {getattr(pipeline, name).dtype for name in ("vae", *diffusion_pipeline.PARTS)} == {torch.float32}
+    assert {getattr(pipeline, name).dtype for name in NETWORKS} == {torch.float32}
     assert image.shape == (32, 32, 3) and image.std() > 0
     said = [record.getMessage() for record in caplog.records if record.name.startswith(("diffusers", "transformers"))]
     assert [line for line in said if "safety checker" not in line] == []
@@ -258,7 +262,7 @@ def test_a_pipeline_of_saved_networks_loads_and_draws_without_a_word(tmp_path, c
     ],
 )
 def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtype, precision, kept):
-    kept_dtype = DTYPES[versions.frozen_dtype({"save_dtype": save_dtype, "precision": precision})]
+    kept_dtype = DTYPES[versions.frozen_dtype(types.SimpleNamespace(save_dtype=save_dtype, precision=precision))]
     assert kept_dtype == kept
     weights = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
     first = weights.to(DTYPES[precision])

@@ -13,13 +13,14 @@ import transformers
 import config
 import training
 from checkpoints import state
+from checkpoints.run_folder import RunFolder
 from cli import parser, saved_options
 from common import randomness
 from common.errors import UserError
 from diffusion import encoding, objective, pipeline
 from diffusion.noise import normal
-from diffusion.parts import set_trainable
 from diffusion.placement import to_device
+from diffusion.trainable import set_trainable
 from trainer import optimizers
 
 BOTH = ["unet", "text_encoder"]
@@ -30,11 +31,10 @@ def make_options(**given):
 
 
 def make(dtype="fp32", **given):
-    """(parts, Optimizer) as session.set_up makes them, on the CPU."""
-    parts = to_device(set_trainable(pipeline.build_tiny(), BOTH), torch.device("cpu"), "no", BOTH, dtype)
-    optimizer = optimizers.make(
-        make_options(weights_dtype=dtype, **given), parts, BOTH, accelerate.Accelerator(cpu=True)
-    )
+    """(parts, Optimizer) as session.start makes them, on the CPU."""
+    parts = to_device(pipeline.build_tiny(), torch.device("cpu"), "no", BOTH, dtype)
+    trainable = set_trainable(parts, BOTH)
+    optimizer = optimizers.make(make_options(weights_dtype=dtype, **given), trainable, accelerate.Accelerator(cpu=True))
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # as torch's schedulers do
     return parts, optimizer
@@ -80,7 +80,7 @@ def equal(ours, theirs):
 def test_each_learning_part_has_its_own_rate(name, kind):
     options = make_options(optimizer=name, weight_decay=0.03)
     parts = pipeline.build_tiny()
-    optimizer = optimizers.build(options, parts, BOTH)
+    optimizer = optimizers.build(options, set_trainable(parts, BOTH))
     assert type(optimizer) is kind and getattr(optimizer, "is_paged", False) == name.startswith("paged")
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.03}
@@ -120,9 +120,9 @@ def test_on_a_cpu_paged_is_the_plain_8_bit_one():
 
 
 def test_with_a_loss_scaler_adamw_lets_accelerate_see_what_it_leaves_out():
-    parts = pipeline.build_tiny()
-    assert optimizers.build(make_options(optimizer="adamw"), parts, BOTH).defaults["fused"]
-    assert not optimizers.build(make_options(optimizer="adamw"), parts, BOTH, scaler=object()).defaults["fused"]
+    trainable = set_trainable(pipeline.build_tiny(), BOTH)
+    assert optimizers.build(make_options(optimizer="adamw"), trainable).defaults["fused"]
+    assert not optimizers.build(make_options(optimizer="adamw"), trainable, scaler=object()).defaults["fused"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,10 +291,11 @@ def test_an_update_of_bf16_weights_is_that_of_fp32_rounded(name, fused):
     """Before the first rounding, given the same gradient: within one neighbour of the fp32 result."""
     given = dict(optimizer=name, max_grad_norm=0.01)
     parts, optimizer = make("bf16", fused_backward=fused, **given)
-    exact = set_trainable(pipeline.build_tiny(), BOTH)
+    exact = pipeline.build_tiny()
+    trainable = set_trainable(exact, BOTH)
     for p, q in zip(weights_of(exact), weights_of(parts), strict=True):
         p.copy_(q)
-    plain = optimizers.build(make_options(**given), exact, BOTH)
+    plain = optimizers.build(make_options(**given), trainable)
     weight, twin = parts.unet.conv_in.weight, exact.unet.conv_in.weight
     slope = torch.linspace(-1, 1, weight.numel()).reshape(weight.shape).bfloat16()
     optimizer.begin(0, 1)
@@ -397,17 +398,16 @@ def test_a_resumed_run_of_the_smallest_preset_is_bit_identical(mixed_data, tmp_p
 
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_path, monkeypatch):
     """Of the third update, inside whose backward pass weights would change: what was saved before stays the newest."""
-    from trainer import losses
-    from trainer.losses import training_loss
+    from trainer.losses import Objective
 
-    real, told = training_loss, []
+    real, told = Objective.training_losses, []
 
-    def third_is_nan(session, batch, places):
-        losses = real(session, batch, places)
-        told.append(weights_of(session.parts)[0].isfinite().all())
-        return losses * (math.nan if session.position["step"] == 2 else 1)
+    def third_is_nan(self, batch, sample_indexes):
+        losses = real(self, batch, sample_indexes)
+        told.append(weights_of(self.parts)[0].isfinite().all())
+        return losses * (math.nan if len(told) == 3 else 1)
 
-    monkeypatch.setattr(losses, "training_loss", third_is_nan)
+    monkeypatch.setattr(Objective, "training_losses", third_is_nan)
     backwards = []
     real_backward = accelerate.Accelerator.backward
     monkeypatch.setattr(
@@ -417,7 +417,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_pat
     with pytest.raises(UserError, match=r"update 3: the loss \(nan\) .* the last good version is v1"):
         training.main([*words, "--sample_every", "0", "--fused_backward", "--max_steps", "4"])
     assert len(backwards) == 2 and len(told) == 3
-    assert state.read_position(tmp_path / "run")[0]["step"] == 2
+    assert state.read_state(RunFolder(tmp_path / "run"))[0].step == 2
 
 
 def test_a_gradient_that_is_not_finite_ends_a_fused_run_before_anything_is_saved(small_data, tmp_path, monkeypatch):
@@ -478,9 +478,9 @@ def test_a_resumed_run_steps_as_its_own_precision_asks():
     """A state saved with AdamW's fused kernel, in a run that goes on with fp16's loss scaler: no fused kernel there."""
 
     def made(scaler):
-        parts = set_trainable(pipeline.build_tiny(), BOTH)
+        trainable = set_trainable(pipeline.build_tiny(), BOTH)
         accelerator = types.SimpleNamespace(scaler=scaler, prepare=lambda inner: inner, device=torch.device("cpu"))
-        return optimizers.make(make_options(optimizer="adamw"), parts, BOTH, accelerator)
+        return optimizers.make(make_options(optimizer="adamw"), trainable, accelerator)
 
     first, second = made(None), made(object())
     sum(p.sum() for p in first.parameters).backward()

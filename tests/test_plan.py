@@ -14,9 +14,10 @@ from common.errors import UserError
 from common.files import GIB
 from config import TrainingOptions
 from diffusion import pipeline
-from memory import advice, forecast
+from memory import advice, forecast, suggestions
 from memory import forecast as memory_forecast
-from trainer import losses
+from memory.suggestions import Suggestion
+from trainer.losses import Objective
 
 pytestmark = pytest.mark.real_forecast
 
@@ -33,11 +34,12 @@ def closed_form(monkeypatch):
         sizes = {kind: size * GIB for kind, size in {**sizes, "activations": activations}.items()}
         return memory_forecast.Forecast({"training": sizes, "sampling": dict.fromkeys(memory_forecast.KINDS, GIB)}, 0)
 
-    monkeypatch.setattr(memory_forecast, "forecast_memory", forecast)
+    monkeypatch.setattr(advice, "forecast_memory", forecast)
+    monkeypatch.setattr(suggestions, "forecast_memory", forecast)
 
 
-def peaks(suggestions):
-    return {advice.format_options(change): peak / GIB for change, peak in suggestions}
+def peaks(found):
+    return {suggestion.flags: suggestion.peak / GIB for suggestion in found}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -46,10 +48,11 @@ def peaks(suggestions):
 
 @pytest.mark.parametrize(("size", "smaller"), [(4, [2, 1]), (12, [6, 3, 1]), (5, [1]), (1, [])])
 def test_smaller_batches_make_the_same_updates(size, smaller):
-    changes = advice.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
+    changes = suggestions.smaller_batches(TrainingOptions(batch_size=size, grad_acc_steps=3))
     assert [change["batch_size"] for change in changes] == smaller
     assert all(change["batch_size"] * change["grad_acc_steps"] == 3 * size for change in changes)
-    changes = advice.smaller_batches(TrainingOptions(batch_size=size, fused_backward=True))  # takes one batch alone
+    options = TrainingOptions(batch_size=size, fused_backward=True)  # takes one batch alone
+    changes = suggestions.smaller_batches(options)
     assert changes == [{"batch_size": n, "grad_acc_steps": 1} for n in smaller]
 
 
@@ -57,34 +60,34 @@ def test_remedies_are_options_that_go_together_and_change_something():
     alone = dict(train_unet=True, train_text_encoder=False, grad_ckpt=False)
     for words in (dict(), dict(train_unet=True), alone, dict(fused_backward=True), dict(ema_decay=0.999)):
         options = TrainingOptions(**words)
-        changes = advice.remedies(options)
+        changes = suggestions.memory_savers(options)
         for change in changes:
             assert checks.check(dataclasses.replace(options, **change)) != options
         assert not any(change in changes[:i] for i, change in enumerate(changes))
-    assert {"train_unet": False} in advice.remedies(TrainingOptions(train_unet=True))
+    assert {"train_unet": False} in suggestions.memory_savers(TrainingOptions(train_unet=True))
     assert not any(
-        "train_unet" in c for c in advice.remedies(TrainingOptions(train_unet=True, train_text_encoder=False))
+        "train_unet" in c for c in suggestions.memory_savers(TrainingOptions(train_unet=True, train_text_encoder=False))
     )
 
 
 def test_each_remedy_alone_and_the_first_that_is_enough(closed_form):
     options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")  # 13 GiB
-    alone, enough = advice.suggest(options, None, 10 * GIB)
+    alone, enough = suggestions.suggest(options, None, 10 * GIB)
     assert peaks(alone) == {
         "--grad_ckpt True": 10,
         "--optimizer adamw8bit": 11,
         "--batch_size 2 --grad_acc_steps 2": 11,
         "--batch_size 1 --grad_acc_steps 4": 10,
     }
-    assert enough == ({"grad_ckpt": True}, 10 * GIB)
+    assert enough == Suggestion({"grad_ckpt": True}, 10 * GIB)
 
 
 def test_remedies_together(closed_form):
     options = TrainingOptions(batch_size=4, grad_ckpt=False, optimizer="adamw")
-    _, (change, peak) = advice.suggest(options, None, 6 * GIB)
-    assert change == {"grad_ckpt": True, "optimizer": "adamw8bit", "batch_size": 2, "grad_acc_steps": 2}
-    assert peak == 6 * GIB
-    assert advice.suggest(options, None, 4.5 * GIB)[1] is None
+    _, enough = suggestions.suggest(options, None, 6 * GIB)
+    assert enough.change == {"grad_ckpt": True, "optimizer": "adamw8bit", "batch_size": 2, "grad_acc_steps": 2}
+    assert enough.peak == 6 * GIB
+    assert suggestions.suggest(options, None, 4.5 * GIB)[1] is None
 
 
 def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
@@ -95,13 +98,13 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
         gib = (4 if options.optimizer == "adafactor" else 5) if small else 10 if options.train_unet else 3
         return memory_forecast.Forecast({"training": {kind: gib * GIB / 4 for kind in memory_forecast.KINDS}}, 0)
 
-    monkeypatch.setattr(memory_forecast, "forecast_memory", forecast)
+    monkeypatch.setattr(suggestions, "forecast_memory", forecast)
     options = TrainingOptions(train_unet=True, grad_acc_steps=2)
     for room, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
-        _, (change, peak) = advice.suggest(options, None, room * GIB)
-        changed = checks.check(dataclasses.replace(options, **change))
-        assert (changed.train_unet, changed.optimizer, peak) == (unet, optimizer, room * GIB)
-    assert advice.suggest(options, None, 2 * GIB)[1] is None
+        _, enough = suggestions.suggest(options, None, room * GIB)
+        changed = checks.check(dataclasses.replace(options, **enough.change))
+        assert (changed.train_unet, changed.optimizer, enough.peak) == (unet, optimizer, room * GIB)
+    assert suggestions.suggest(options, None, 2 * GIB)[1] is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,7 +203,7 @@ def words(small_data, tmp_path):
 
 
 def stand_in():
-    return types.SimpleNamespace(parts=pipeline.build_tiny())
+    return pipeline.build_tiny()
 
 
 def expect(device="cpu"):
@@ -229,7 +232,7 @@ def test_a_forecast_that_fails_stops_no_run(monkeypatch, capsys, problem):
     def fails(*_):
         raise problem("no fake for this operator")
 
-    monkeypatch.setattr(forecast, "forecast_memory", fails)
+    monkeypatch.setattr(advice, "forecast_memory", fails)
     assert expect() is None
     assert "no fake for this operator" in capsys.readouterr().err
 
@@ -248,15 +251,15 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
     """The command in the message is run as it stands: update 2 was not kept, update 1 was."""
     steps = []
 
-    training_loss = losses.training_loss
+    training_losses = Objective.training_losses
 
-    def full(session, batch, places):
-        if session.options.batch_size == 4 and places[0] >= 4:
+    def full(self, batch, places):
+        if len(places) == 4 and places[0] >= 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         steps.append(places)
-        return training_loss(session, batch, places)
+        return training_losses(self, batch, places)
 
-    monkeypatch.setattr(losses, "training_loss", full)
+    monkeypatch.setattr(Objective, "training_losses", full)
     monkeypatch.setattr(advice, "available_bytes", lambda options: 6 * GIB)
     with pytest.raises(UserError, match=r"the GPU's memory is full: about 8\.0 GiB are needed; go on") as caught:
         training.main([*words, "--max_steps", "2", "--save_every", "1", "--batch_size", "4"])
@@ -271,8 +274,8 @@ def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch
     """8-bit AdamW would be the first remedy, but the run could not have it. A resumed run may not even have got in."""
     monkeypatch.setattr(advice, "available_bytes", lambda options: 9 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=4, pretrained_model="tiny")  # 10 GiB
-    for session in (stand_in(), None):
-        problem = advice.out_of_memory(options, session, pathlib.Path("runs/run"))
+    for parts in (stand_in(), None):
+        problem = advice.out_of_memory(options, parts, pathlib.Path("runs/run"))
         assert str(problem).endswith("--output_dir runs --run_id run --batch_size 2 --grad_acc_steps 2")
 
 
@@ -280,10 +283,10 @@ def test_out_of_memory_with_what_a_run_cannot_change(closed_form, monkeypatch):
     """AdamW's states are part of the run: a new one is needed. So it is if a new run's model did not even get in."""
     monkeypatch.setattr(advice, "available_bytes", lambda options: 6 * GIB)
     options = TrainingOptions(optimizer="adamw", batch_size=1, pretrained_model="tiny")  # 7 GiB
-    session, run = stand_in(), pathlib.Path("runs/run")
-    problem = advice.out_of_memory(options, session, run)
+    parts, run = stand_in(), pathlib.Path("runs/run")
+    problem = advice.out_of_memory(options, parts, run)
     assert "start a new run with --optimizer adamw8bit, which needs about 5.0 GiB" in str(problem)
     problem = advice.out_of_memory(dataclasses.replace(options, batch_size=4, optimizer="adamw8bit"), None, None)
     assert "start a new run with --batch_size 2 --grad_acc_steps 2" in str(problem)
     monkeypatch.setattr(advice, "available_bytes", lambda options: GIB)
-    assert "use a lower --resolution" in str(advice.out_of_memory(options, session, run))
+    assert "use a lower --resolution" in str(advice.out_of_memory(options, parts, run))

@@ -1,14 +1,14 @@
-"""What the autoencoder makes of each cover, computed once: training then reads it instead of pictures.
+"""Cached latents: the autoencoder encodes each cover once, and training reads the result instead of images.
 
-    <cache_dir>/latents/512x768-<key>/<hash>.npy    many covers each: the hash of the picture's file, and its posterior
+    <cache_dir>/latents/512x768-<key>/<hash>.npy    records of many covers: hash of the image file, and its posterior
 
-Kept is not a sample but the posterior's mean and standard deviation, in half precision: each epoch draws from it anew,
-with the noise that belongs to the place, so that nothing differs from training on pictures but the rounding.
+What is cached is not a sample but the posterior's mean and standard deviation, in half precision: each epoch samples it
+anew, with the noise that belongs to the sample index, so the result differs from training on images by rounding alone.
 
-The key stands for all that the numbers depend on besides the picture: size, rule of resizing, the autoencoder with its
-settings, precision, kind of device, libraries. What changes is thus never found, and just that is computed; what did
-not change is. (Another number of threads may round a few numbers to the other side, and is not in the key.) A file's
-name is the hash of its bytes: one that was damaged no longer fits its name, and is computed again.
+The key is a hash of everything else that the numbers depend on: size, resizing rule, the autoencoder's weights and
+settings, precision, kind of device, libraries. So what is out of date is never found and computed again, and nothing
+else is. (Another number of threads may round a few numbers differently, and is not in the key.) A file's name is the
+hash of its bytes: a damaged one no longer matches its name, and its covers are encoded again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import pathlib
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import accelerate
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 import config
@@ -32,59 +36,66 @@ from common.errors import UserError
 from common.files import atomic_write, remove, require_free_space
 from common.hashing import content_hash
 from common.prefetch import read_ahead
+from data.book import Book
 from data.images import INDEX_VERSION
-from diffusion import architecture, encoding, weights
+from diffusion import encoding
+from diffusion.architecture import network_settings
+from diffusion.parts import Parts
 from diffusion.placement import DTYPES, on_device
+from diffusion.weights import networks_hash
 
-VERSION = 1  # raise it when the same picture, size, autoencoder and precision would give other numbers
+VERSION = 1  # raise it when the same image, size, autoencoder and precision would give other numbers
 LIBRARIES = ("torch", "diffusers", "pillow")
-BLOCK = 500  # covers in a file at most; at 512x768, 98 KB each
-SAVE_SECONDS = 30  # a kill loses at most this much work
-WAY_OUT = "make room there, choose another folder with --cache_dir, or leave --cache_latents out"
+COVERS_PER_FILE = 500  # at most; at 512x768, 98 KB each
+SAVE_SECONDS = 30  # a killed process loses at most this much work
+HINT = "free some space there, choose another folder with --cache_dir, or leave --cache_latents out"
+
+Size = tuple[int, int]  # (width, height) in pixels
+LatentKey = tuple[str, Size]  # (hash of the image file: Book.content, size)
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Where the posteriors of covers of one size lie, and what each record of the files holds."""
+class LatentFolder:
+    """The folder with the posteriors of covers of one size, and what a record in its files holds."""
 
-    folder: object  # pathlib.Path
-    size: tuple[int, int]  # (width, height) in pixels
-    record: np.dtype  # content: hash of the picture's file; moments: float16 (2, 4, H/8, W/8), mean and deviation
+    path: pathlib.Path
+    size: Size
+    record: np.dtype  # content: hash of the image file; moments: float16 (2, 4, H/8, W/8), mean and std
 
 
-class Latents:
-    """latents[content, (W, H)] -> float16 (2, 4, H/8, W/8): mean and deviation of the picture with that hash at that
-    size, unscaled.
+class CachedLatents:
+    """latents[content, (W, H)] -> float16 (2, 4, H/8, W/8): mean and std of the posterior, unscaled, of the image with
+    that hash at that size.
 
-    Memory-mapped: what is not read takes no memory. A map takes a file handle, of which a process has few: each is
-    gone after the read, which takes a fifth of a millisecond. It can be pickled.
+    Memory-mapped: what is not read takes no memory. A map takes a file handle, of which a process has few, so a file is
+    opened for each read, which takes a fifth of a millisecond. It can be pickled.
     """
 
-    def __init__(self):
-        self.places = {}  # (content, size) -> (path, index in that file)
+    def __init__(self) -> None:
+        self.locations: dict[LatentKey, tuple[pathlib.Path, int]] = {}  # (file, index of the record in it)
 
-    def __contains__(self, key):
-        return key in self.places
+    def __contains__(self, key: LatentKey) -> bool:
+        return key in self.locations
 
-    def __getitem__(self, key):
-        path, index = self.places[key]
-        return torch.from_numpy(records_of(path)["moments"][index].copy())
+    def __getitem__(self, key: LatentKey) -> torch.Tensor:
+        path, index = self.locations[key]
+        return torch.from_numpy(open_records(path)["moments"][index].copy())
 
-    def read(self, shelves, workers):
-        """Take in every sound file that is on the shelves and not known yet. Returns how many were damaged: deleted.
+    def add_files(self, folders: Iterable[LatentFolder], workers: int) -> int:
+        """Add every sound file in the folders that is not known yet. Returns how many were damaged: they are deleted.
 
-        UserError for one that is there and can't be read: it may be sound.
+        UserError for a file that exists but can't be read: it may be sound.
         """
-        sizes = {path: shelf.size for shelf in shelves for path in sorted(shelf.folder.glob("*.npy"))}
-        known = {path for path, _ in self.places.values()}
+        sizes = {path: folder.size for folder in folders for path in sorted(folder.path.glob("*.npy"))}
+        known = {path for path, _ in self.locations.values()}
         paths = [path for path in sizes if path not in known]
         hashes = tqdm(read_ahead(content_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3)
         damaged = 0
-        for path, name in zip(paths, hashes, strict=True):
-            if name == path.stem:
-                for index, content in enumerate(records_of(path)["content"].astype(str)):
-                    self.places.setdefault((content, sizes[path]), (path, index))
-            elif name:
+        for path, file_hash in zip(paths, hashes, strict=True):
+            if file_hash == path.stem:
+                for index, content in enumerate(open_records(path)["content"].astype(str)):
+                    self.locations.setdefault((content, sizes[path]), (path, index))
+            elif file_hash:
                 damaged += 1
                 remove(path)
             elif path.exists():
@@ -92,106 +103,127 @@ class Latents:
         return damaged
 
 
-def records_of(path):
-    """The records of a file: a memory map."""
+def open_records(path: pathlib.Path) -> np.ndarray:
+    """The records of a file, memory-mapped."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def cache_latents(books, sizes, parts, options, accelerator):
-    """Latents of all these books at their sizes (W, H); what the cache lacks is computed first, by all processes.
+def cache_latents(
+    books: Sequence[Book],
+    sizes: Sequence[Size],
+    parts: Parts,
+    options: config.TrainingOptions,
+    accelerator: accelerate.Accelerator,
+) -> CachedLatents:
+    """Latents of all these books at their sizes; those not in the cache are computed first, by all processes.
 
-    parts.vae is cast to the precision of the accelerator, needs the device only while it works, and is left on the
-    CPU. options: TrainingOptions. UserError if a picture can't be read, the disk is full, or half precision too small.
+    parts.vae is cast to the precision of the accelerator, is on the device only while it works, and is left on the CPU.
+    UserError if an image can't be read, the disk is full, or a value is too large for half precision.
     """
     parts.vae.to("cpu", DTYPES[accelerator.mixed_precision])
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    vae = [weights.networks_hash(parts.vae), architecture.settings(parts.vae), versions]
-    vae += [accelerator.mixed_precision, accelerator.device.type]
-    shelves = {size: make_shelf(vae, size, encoding.latent_shape(parts, size), options) for size in sorted(set(sizes))}
-    wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # each picture once a size
+    folders = latent_folders(set(sizes), parts, options, accelerator)
+    wanted = {(book.content, size): book for book, size in zip(books, sizes, strict=True)}  # equal images once a size
     workers = config.num_workers(options)
-    latents, due = Latents(), []
+    latents, missing = CachedLatents(), []
     if accelerator.is_main_process:
-        damaged = latents.read(shelves.values(), workers)
-        due = [key for key in wanted if key not in latents]
-        needed = sum(shelves[size].record.itemsize for _, size in due)
-        require_free_space(config.cache_dir(options), needed, f"a cache of {len(due)} latents", WAY_OUT)
-        print(cache_status(len(wanted), len(due), damaged))
-    (due,) = accelerate.utils.broadcast_object_list([due])
-    if due:
-        own = due[accelerator.process_index :: accelerator.num_processes]
+        damaged = latents.add_files(folders.values(), workers)
+        missing = [key for key in wanted if key not in latents]
+        needed = sum(folders[size].record.itemsize for _, size in missing)
+        require_free_space(config.cache_dir(options), needed, f"a cache of {len(missing)} latents", HINT)
+        print(status_line(len(wanted), len(missing), damaged))
+    (missing,) = accelerate.utils.broadcast_object_list([missing])
+    if missing:
+        own = missing[accelerator.process_index :: accelerator.num_processes]
         began = time.monotonic()
-        encode_missing(
-            [(wanted[content, size], size) for content, size in own], shelves, parts.vae, options, accelerator
-        )
+        encode_covers([(wanted[key], key[1]) for key in own], folders, parts.vae, options, accelerator)
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - began
-        accelerator.print(f"latents: {len(due)} encoded in {seconds:.1f} s, {len(due) / seconds:.1f} images/s")
-    if due or not accelerator.is_main_process:
-        latents.read(shelves.values(), workers)
+        accelerator.print(f"latents: {len(missing)} encoded in {seconds:.1f} s, {len(missing) / seconds:.1f} images/s")
+    if missing or not accelerator.is_main_process:
+        latents.add_files(folders.values(), workers)
     if any(key not in latents for key in wanted):
-        raise UserError(f"what was just written to {config.cache_dir(options) / 'latents'} is damaged: {WAY_OUT}")
+        raise UserError(f"what was just written to {config.cache_dir(options) / 'latents'} is damaged: {HINT}")
     return latents
 
 
-def make_shelf(vae, size, shape, options):
-    """The Shelf for covers of one size, whose latents have this shape. vae: what tells one autoencoder from another."""
-    rule = [VERSION, INDEX_VERSION, size, vae]
-    key = hashlib.blake2b(json.dumps(rule, sort_keys=True).encode(), digest_size=12).hexdigest()
-    folder = config.cache_dir(options) / "latents" / "{}x{}-{}".format(*size, key)
-    return Shelf(folder, size, np.dtype([("content", "S32"), ("moments", "<f2", (2, *shape))]))
+def latent_folders(
+    sizes: Iterable[Size], parts: Parts, options: config.TrainingOptions, accelerator: accelerate.Accelerator
+) -> dict[Size, LatentFolder]:
+    """{size: its LatentFolder}, which need not exist yet, for this autoencoder in this precision on this device."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    vae = [networks_hash(parts.vae), network_settings(parts.vae), versions]
+    vae += [accelerator.mixed_precision, accelerator.device.type]
+    folders = {}
+    for size in sorted(sizes):
+        rule = json.dumps([VERSION, INDEX_VERSION, size, vae], sort_keys=True)
+        key = hashlib.blake2b(rule.encode(), digest_size=12).hexdigest()
+        path = config.cache_dir(options) / "latents" / "{}x{}-{}".format(*size, key)
+        record = np.dtype([("content", "S32"), ("moments", "<f2", (2, *encoding.latent_shape(parts, size)))])
+        folders[size] = LatentFolder(path, size, record)
+    return folders
 
 
-def cache_status(count, due, damaged):
-    """One line on the state of the cache."""
-    found = f"latents: {count - due} of {count} covers are in the cache"
+def status_line(count: int, missing: int, damaged: int) -> str:
+    """One line on the state of the cache: numbers of covers, and of damaged files."""
+    line = f"latents: {count - missing} of {count} covers are in the cache"
     if damaged:
-        found += f", {damaged} damaged file{'s' * (damaged > 1)} deleted"
-    return f"{found}; {due} to encode" if due else found
+        line += f", {damaged} damaged file{'s' * (damaged > 1)} deleted"
+    return f"{line}; {missing} to encode" if missing else line
 
 
-def encode_missing(wanted, shelves, vae, options, accelerator):
-    """Compute and publish the posteriors of these [(book, size)]. What a stopped call has computed stays, and of a
-    killed one what it has published.
+def encode_covers(
+    covers: Sequence[tuple[Book, Size]],
+    folders: dict[Size, LatentFolder],
+    vae: AutoencoderKL,
+    options: config.TrainingOptions,
+    accelerator: accelerate.Accelerator,
+) -> None:
+    """Encode covers and write their posteriors. A stopped call keeps what it has encoded, a killed one what it wrote.
 
-    Each by itself: matrix products round differently with the number of rows, and a cover's numbers must not depend on
+    One cover at a time: matrix products round differently with the batch size, and a cover's numbers must not depend on
     which others were missing.
     """
     device = accelerator.device
-    bar = tqdm(total=len(wanted), desc="encoding covers", unit=" covers", disable=not accelerator.is_main_process)
+    bar = tqdm(total=len(covers), desc="encoding covers", unit=" covers", disable=not accelerator.is_main_process)
     with bar, on_device(vae, device):
-        for size, shelf in shelves.items():
-            books = [book for book, its_size in wanted if its_size == size]
-            read = functools.partial(read_cover, size=size)
-            images = read_ahead(read, books, config.num_workers(options))
-            records, published = [], time.monotonic()
+        for size, folder in folders.items():
+            books = [book for book, its_size in covers if its_size == size]
+            images = read_ahead(functools.partial(read_cover, size=size), books, config.num_workers(options))
+            records: list[tuple[str, np.ndarray]] = []
+            written = time.monotonic()
             try:
                 for book, pixel_values in zip(books, images, strict=True):
                     with accelerator.autocast():
-                        records.append((book.content, half_moments(vae, pixel_values.to(device), shelf.record, book)))
+                        records.append((book.content, half_moments(vae, pixel_values.to(device), folder.record, book)))
                     bar.update()
-                    if len(records) >= BLOCK or time.monotonic() - published > SAVE_SECONDS:
-                        write_records(np.array(records, shelf.record), shelf.folder)
-                        records, published = [], time.monotonic()
+                    if len(records) >= COVERS_PER_FILE or time.monotonic() - written > SAVE_SECONDS:
+                        write_records(records, folder)
+                        records, written = [], time.monotonic()
             finally:
                 if records:
-                    write_records(np.array(records, shelf.record), shelf.folder)
+                    write_records(records, folder)
 
 
-def read_cover(book, size):
-    """dataset.load_cover of a book. UserError if its file is no longer the one that the hash `content` is of: what was
-    kept under that hash would be another picture's."""
+def read_cover(book: Book, size: Size) -> torch.Tensor:
+    """dataset.load_cover of a book: float32 (3, H, W) in [-1, 1].
+
+    UserError if the file has changed since it was hashed: its latents would be cached under another image's hash.
+    """
     image = dataset.load_cover(book, size)
     if content_hash(book.image) != book.content:
         raise UserError(f"row {book.row}: {book.image} was changed just now: start again when it stays as it is")
     return image
 
 
-def half_moments(vae, pixel_values, record, book):
-    """float16 (2, 4, H/8, W/8), numpy: mean and deviation of a book's image (3, H, W). UserError if they can't be."""
+def half_moments(vae: AutoencoderKL, pixel_values: torch.Tensor, record: np.dtype[Any], book: Book) -> np.ndarray:
+    """float16 (2, 4, H/8, W/8): mean and std of the posterior of a book's image (3, H, W), for such a record.
+
+    UserError if the shape is not the record's, or a value is not finite in half precision.
+    """
     moments = torch.cat(encoding.posterior(vae, pixel_values[None])).half().cpu()
-    if moments.shape != record["moments"].shape:
-        made, taken = ("x".join(map(str, shape[1:])) for shape in (moments.shape, record["moments"].shape))
+    expected = record["moments"].shape
+    if moments.shape != expected:
+        made, taken = ("x".join(map(str, shape[1:])) for shape in (moments.shape, expected))
         raise UserError(f"the autoencoder's latents are {made} and the UNet takes {taken}: they are not of one model")
     if not moments.isfinite().all():
         raise UserError(
@@ -201,10 +233,10 @@ def half_moments(vae, pixel_values, record, book):
     return moments.numpy()
 
 
-def write_records(records, folder):
-    """Write a file of records under the hash of its bytes."""
-    file = io.BytesIO()
-    np.save(file, records)
-    name = hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
-    with atomic_write(folder / f"{name}.npy", WAY_OUT) as temporary:
-        temporary.write_bytes(file.getbuffer())
+def write_records(records: Sequence[tuple[str, np.ndarray]], folder: LatentFolder) -> None:
+    """Write a file of (content, moments) records, named by the hash of its bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(records, folder.record))
+    name = hashlib.blake2b(buffer.getbuffer(), digest_size=16).hexdigest()
+    with atomic_write(folder.path / f"{name}.npy", HINT) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

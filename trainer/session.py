@@ -130,7 +130,7 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     if saved:
         load_weights(saved, trainable)
     noise_scheduler = parts.noise_scheduler
-    objective.require_trainable(noise_scheduler)
+    objective.require_supported_prediction_type(noise_scheduler)
     if options.grad_ckpt:
         enable_checkpointing(parts, trainable.names)
 
