@@ -1,6 +1,6 @@
 """Runs of version 0.1, before the packages: they resume, draw, list and report as they did.
 
-tests/data/runs_v0_1 was made by that version on tests/data/book_dataset, four updates each: "plain" (text encoder,
+tests/fixtures/runs_v0_1 was made by that version on tests/fixtures/book_dataset, four updates each: "plain" (text encoder,
 AdamW, with a score) and "everything" (UNet, cached latents, buckets, 8-bit moments, an average, accumulation).
 expected.json has what that version itself logged when it went on to update 6.
 """
@@ -16,7 +16,7 @@ import runs
 import sd_inference
 import training
 
-DATA = pathlib.Path(__file__).parent.parent / "data"
+DATA = pathlib.Path(__file__).parent.parent / "fixtures"
 EXPECTED = json.loads((DATA / "runs_v0_1" / "expected.json").read_text())
 
 

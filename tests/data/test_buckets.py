@@ -26,7 +26,7 @@ from trainer import losses
 from trainer.batches import BucketedSchedule, split_batches
 from trainer.losses import check_largest_batch
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Sizes

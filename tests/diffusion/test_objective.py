@@ -13,7 +13,7 @@ from common.errors import UserError
 from diffusion import objective
 from diffusion.noise import normal, stratified_timesteps, uniform_timesteps
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def make_scheduler(prediction_type="epsilon"):

@@ -19,7 +19,7 @@ from memory.live_bytes import LiveBytes
 pytestmark = pytest.mark.real_forecast
 
 BOTH = dict(train_unet=True, train_text_encoder=True)
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

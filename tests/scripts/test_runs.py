@@ -23,7 +23,7 @@ from tracking import trackers
 from tracking.listing import COLUMNS, readable_size
 from tracking.published import forget_version, read_all_published, read_published
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,7 +25,7 @@ from diffusion import encoding, pipeline
 from diffusion.placement import DTYPES
 from trainer import latent_cache
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

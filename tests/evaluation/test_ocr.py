@@ -207,7 +207,7 @@ def test_threads_that_come_at_once_share_one_engine(monkeypatch):
 @pytest.mark.script
 def test_importing_loads_no_ocr():
     code = "import sys; from evaluation import ocr; print({'rapidocr', 'onnxruntime', 'cv2'} & sys.modules.keys())"
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert result.stdout.strip() == "set()", result.stderr
 
