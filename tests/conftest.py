@@ -62,10 +62,12 @@ def the_real_forecast():
 
 @pytest.fixture(autouse=True)
 def forecast_of_this_test(request, the_real_forecast, monkeypatch):
+    from memory import advice
     from memory import forecast as memory_forecast
 
     if request.node.get_closest_marker("real_forecast"):
-        monkeypatch.setattr(memory_forecast, "forecast_memory", the_real_forecast or memory_forecast.forecast_memory)
+        for module in (memory_forecast, advice):
+            monkeypatch.setattr(module, "forecast_memory", the_real_forecast or memory_forecast.forecast_memory)
 
 
 @pytest.fixture
