@@ -25,7 +25,7 @@ def main(name, times, *words):
         return replace(source, destination)
 
     os.replace = dying
-    latent_cache.BLOCK = 4
+    latent_cache.COVERS_PER_FILE = 4
     return training.main(list(words))
 
 
