@@ -166,7 +166,7 @@ def test_the_server_and_its_children_end_with_who_started_it(tmp_path):
     pids = owner.stdout.readline().split()
     assert len(pids) == 2 and all(running(pid) for pid in pids)
     owner.kill()
-    owner.communicate()
+    owner.communicate(timeout=20)  # all three have its standard output
     deadline = time.monotonic() + 20
     while any(running(pid) for pid in pids):
         assert time.monotonic() < deadline

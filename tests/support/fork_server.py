@@ -66,6 +66,7 @@ def serve(listener, prepare):
             for key, _ in selector.select():
                 if key.data == "end":
                     for pid in children:
+                        os.kill(pid, signal.SIGKILL)  # it may not have come to setsid yet
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(pid, signal.SIGKILL)
                     return None
