@@ -155,8 +155,8 @@ def test_damaged_files_never_raise_anything_else():
     refused = 0
     for i in range(400):
         data = bytearray(good[i % len(good)])
-        for place in chance.integers(0, min(len(data), chance.choice([30, 300, 10**6])), 3):
-            data[place] = chance.integers(256)
+        for index in chance.integers(0, min(len(data), chance.choice([30, 300, 10**6])), 3):
+            data[index] = chance.integers(256)
         try:
             decode_image(bytes(data[: chance.integers(1, len(data))] if i % 3 == 0 else data))
         except BadImage as problem:
@@ -352,6 +352,6 @@ def test_a_disk_without_room_is_said_in_one_line(tmp_path, monkeypatch):
 def test_a_file_of_gigabytes_is_not_read(tmp_path):
     path = tmp_path / "0.jpg"
     path.write_bytes(jpeg())
-    os.truncate(path, MAX_BYTES + 1)  # sparse: takes no room
+    os.truncate(path, MAX_BYTES + 1)  # sparse: takes no space
     entries, _ = check_folder(tmp_path, ["0.jpg"], tmp_path / "cache" / "images.csv", 1)
     assert entries["0.jpg"].problem == "too large: 268 MB" and entries["0.jpg"].content == ""

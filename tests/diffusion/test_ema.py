@@ -80,7 +80,7 @@ def test_applied_puts_the_average_in_place_and_takes_it_back(dtype):
     for n in range(3):
         move(parts, n)
         average.update(n)
-    before, places = [p.clone() for p in weights_of(parts)], [p.data_ptr() for p in weights_of(parts)]
+    before, addresses = [p.clone() for p in weights_of(parts)], [p.data_ptr() for p in weights_of(parts)]
     means = [mean.clone() for _, mean in average.pairs()]
     with pytest.raises(KeyError), ema.ema_weights(average):
         for p, mean in zip(weights_of(parts), means, strict=True):
@@ -88,7 +88,7 @@ def test_applied_puts_the_average_in_place_and_takes_it_back(dtype):
         raise KeyError
     assert all(torch.equal(p, b) for p, b in zip(weights_of(parts), before, strict=True))
     assert all(torch.equal(a, b) for (_, a), b in zip(average.pairs(), means, strict=True))
-    assert [p.data_ptr() for p in weights_of(parts)] == places
+    assert [p.data_ptr() for p in weights_of(parts)] == addresses
     with ema.ema_weights(None):
         pass
 

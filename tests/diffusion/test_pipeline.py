@@ -55,17 +55,17 @@ def test_decoding_undoes_the_scaling_and_rounds_to_bytes(tiny):
     assert (images.double() - torch.from_numpy(plain) * 255).abs().max() <= 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
-def test_freeze_lets_just_these_learn(learning):
+@pytest.mark.parametrize("trained", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
+def test_set_trainable_makes_just_these_trainable(trained):
     parts = pipeline.build_tiny()
-    assert set_trainable(parts, learning).names == learning
+    assert set_trainable(parts, trained).names == trained
     for name in ("vae", *PARTS):
         module = getattr(parts, name)
-        assert module.training == (name in learning)
-        assert all(p.requires_grad == (name in learning) for p in module.parameters())
+        assert module.training == (name in trained)
+        assert all(p.requires_grad == (name in trained) for p in module.parameters())
     with eval_mode(parts):
         assert not parts.unet.training and not torch.is_grad_enabled()
-    assert parts.unet.training == ("unet" in learning) and torch.is_grad_enabled()
+    assert parts.unet.training == ("unet" in trained) and torch.is_grad_enabled()
 
 
 def saved_bytes(parts):
@@ -85,17 +85,17 @@ def saved_bytes(parts):
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
-@pytest.mark.parametrize("learning", [["text_encoder"], ["unet"], ["unet", "text_encoder"]])
-def test_checkpointing_saves_memory_and_changes_no_gradient(learning):
+@pytest.mark.parametrize("trained", [["text_encoder"], ["unet"], ["unet", "text_encoder"]])
+def test_checkpointing_saves_memory_and_changes_no_gradient(trained):
     gradients, sizes = [], []
     for checkpointing in (False, True):
         parts = pipeline.build_tiny()
-        set_trainable(parts, learning)
+        set_trainable(parts, trained)
         if checkpointing:
-            enable_checkpointing(parts, learning)
+            enable_checkpointing(parts, trained)
         torch.manual_seed(0)
         sizes.append(saved_bytes(parts))
-        gradients.append([p.grad for name in learning for p in getattr(parts, name).parameters()])
+        gradients.append([p.grad for name in trained for p in getattr(parts, name).parameters()])
     assert sizes[1] < 0.5 * sizes[0], sizes
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plain, recomputed)

@@ -5,11 +5,11 @@ from diffusion import pipeline, sd15, tiny, weights
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [(0, 123_060_480), (1, 83_653_863), (2, 859_520_964)], ids=["text_encoder", "vae", "unet"]
+    ("index", "count"), [(0, 123_060_480), (1, 83_653_863), (2, 859_520_964)], ids=["text_encoder", "vae", "unet"]
 )
-def test_it_has_the_published_models_parameters(place, count):
+def test_it_has_the_published_models_parameters(index, count):
     with torch.device("meta"):
-        network = sd15.build_networks()[place]
+        network = sd15.build_networks()[index]
     assert sum(p.numel() for p in network.parameters()) == count
 
 

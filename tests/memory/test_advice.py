@@ -100,10 +100,10 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
 
     monkeypatch.setattr(suggestions, "forecast_memory", forecast)
     options = TrainingOptions(train_unet=True, grad_acc_steps=2)
-    for room, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
-        _, enough = suggestions.suggest(options, None, room * GIB)
+    for gib, unet, optimizer in ((5, True, "paged_adamw8bit"), (4, True, "adafactor"), (3, False, "adamw8bit")):
+        _, enough = suggestions.suggest(options, None, gib * GIB)
         changed = checks.check(dataclasses.replace(options, **enough.change))
-        assert (changed.train_unet, changed.optimizer, enough.peak) == (unet, optimizer, room * GIB)
+        assert (changed.train_unet, changed.optimizer, enough.peak) == (unet, optimizer, gib * GIB)
     assert suggestions.suggest(options, None, 2 * GIB)[1] is None
 
 
@@ -115,27 +115,27 @@ def test_the_unet_learns_as_long_as_the_smallest_preset_fits(monkeypatch):
 def test_json(capsys):
     """No data folder, no GPU, no run."""
     assert training.main([*PLAN, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    plan = json.loads(capsys.readouterr().out)
     assert (
-        told["fits"] is True
-        and told["tight"] is False
-        and told["vram_gib"] == 12
-        and told["suggestions"] == []
-        and told["enough"] is None
+        plan["fits"] is True
+        and plan["tight"] is False
+        and plan["vram_gib"] == 12
+        and plan["suggestions"] == []
+        and plan["enough"] is None
     )
-    assert set(told["parts"]) == {*forecast.KINDS, "context"}
-    assert sum(told["parts"].values()) == pytest.approx(told["peak_gib"]) == max(told["phases"].values())
-    assert told["peak_gib"] == told["phases"][told["phase"]]
-    assert set(told["phases"]) == {"training", "validation", "sampling"}
+    assert set(plan["parts"]) == {*forecast.KINDS, "context"}
+    assert sum(plan["parts"].values()) == pytest.approx(plan["peak_gib"]) == max(plan["phases"].values())
+    assert plan["peak_gib"] == plan["phases"][plan["phase"]]
+    assert set(plan["phases"]) == {"training", "validation", "sampling"}
 
 
-def test_what_does_not_fit_is_told_with_a_remedy(capsys, closed_form):
+def test_what_does_not_fit_is_reported_with_a_remedy(capsys, closed_form):
     words = [*PLAN, "--vram_gb", "7", "--batch_size", "6"]
     assert training.main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["fits"] is False and told["peak_gib"] == 10
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is False and plan["peak_gib"] == 10
     first = {"flags": "--batch_size 3 --grad_acc_steps 2", "peak_gib": 7, "saves_gib": 3, "fits": True}
-    assert told["enough"] == told["suggestions"][0] == first
+    assert plan["enough"] == plan["suggestions"][0] == first
     assert training.main(words) == 0
     table = capsys.readouterr().out
     assert "peak: 10.00 GiB, in training; it does not fit into 7.00 GiB" in table
@@ -215,8 +215,8 @@ def expect(device="cpu"):
 def test_a_run_begins_with_its_forecast(words, capsys):
     assert training.main([*words, "--max_steps", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:")]
-    (told,) = (re.fullmatch(r"memory: about ([\d.]+) MiB expected at most, in training, .*", line)[1] for line in lines)
-    assert 1 < float(told) < 10
+    (peak,) = (re.fullmatch(r"memory: about ([\d.]+) MiB expected at most, in training, .*", line)[1] for line in lines)
+    assert 1 < float(peak) < 10
 
 
 def test_on_a_gpu_the_forecast_says_whether_it_fits(closed_form, monkeypatch, capsys):
@@ -254,11 +254,11 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
 
     training_losses = Objective.training_losses
 
-    def full(self, batch, places):
-        if len(places) == 4 and places[0] >= 4:
+    def full(self, batch, sample_indexes):
+        if len(sample_indexes) == 4 and sample_indexes[0] >= 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        steps.append(places)
-        return training_losses(self, batch, places)
+        steps.append(sample_indexes)
+        return training_losses(self, batch, sample_indexes)
 
     monkeypatch.setattr(Objective, "training_losses", full)
     monkeypatch.setattr(advice, "available_bytes", lambda options: 6 * GIB)
@@ -268,7 +268,7 @@ def test_out_of_memory_says_how_to_go_on_and_so_it_goes(words, monkeypatch, clos
     assert command[:3] == ["python", "-m", "training"]
     assert command[-4:] == ["--batch_size", "2", "--grad_acc_steps", "2"]
     assert training.main(command[3:]) == 0
-    assert [(places[0], len(places)) for places in steps] == [(0, 4), (4, 2), (6, 2)]
+    assert [(sample_indexes[0], len(sample_indexes)) for sample_indexes in steps] == [(0, 4), (4, 2), (6, 2)]
 
 
 def test_out_of_memory_rather_goes_on_than_starts_again(closed_form, monkeypatch):

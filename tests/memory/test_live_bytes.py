@@ -14,9 +14,9 @@ def test_a_line_of_products():
         y = x
         for w in weights:
             y = (y @ w).tanh()
-    there = (8 * 64 + 3 * 64 * 64) * 4
-    assert sum(live.current.values()) == there + 3 * 8 * 64 * 4  # tanh keeps its result, the product its frozen factor
-    assert live.peak == there + 4 * 8 * 64 * 4  # with the last product, until tanh has it
+    inputs = (8 * 64 + 3 * 64 * 64) * 4
+    assert sum(live.current.values()) == inputs + 3 * 8 * 64 * 4  # tanh keeps its result, the product its frozen factor
+    assert live.peak == inputs + 4 * 8 * 64 * 4  # with the last product, until tanh has it
     del y, w
     live.mark(weights, "weights")
     live.reset_peak()

@@ -118,9 +118,9 @@ class Process:
 
     def communicate(self, input=None, timeout=None):
         """(all of standard output, all of standard error), as far as they are pipes, when the process has ended."""
-        told = {}
+        texts = {}
         readers = [
-            threading.Thread(target=lambda stream=stream: told.update({stream: stream.read()}), daemon=True)
+            threading.Thread(target=lambda stream=stream: texts.update({stream: stream.read()}), daemon=True)
             for stream in (self.stdout, self.stderr)
             if stream
         ]
@@ -139,7 +139,7 @@ class Process:
         for stream in (self.stdout, self.stderr):
             if stream:
                 stream.close()
-        return told.get(self.stdout), told.get(self.stderr)
+        return texts.get(self.stdout), texts.get(self.stderr)
 
     def send_signal(self, number):
         if self.poll() is None:

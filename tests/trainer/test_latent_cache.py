@@ -277,9 +277,9 @@ def test_interrupted_keeps_what_was_encoded_and_says_how_to_go_on(arguments, tmp
     with pytest.raises(KeyboardInterrupt):
         training.main(arguments("--max_steps", 1))
     monkeypatch.undo()
-    told = capsys.readouterr()
-    assert "memory: about" in told.out  # before the long work
-    command = shlex.split(told.err.split("what was encoded is kept; go on with: ")[1].splitlines()[0])
+    output = capsys.readouterr()
+    assert "memory: about" in output.out  # before the long work
+    command = shlex.split(output.err.split("what was encoded is kept; go on with: ")[1].splitlines()[0])
     assert command[:3] == ["python", "-m", "training"]
     assert training.main(command[3:]) == 0
     assert "latents: 9 of 26 covers are in the cache; 17 to encode" in capsys.readouterr().out

@@ -77,7 +77,7 @@ def equal(ours, theirs):
         ("adafactor", optimizers.Adafactor),
     ],
 )
-def test_each_learning_part_has_its_own_rate(name, kind):
+def test_each_trained_part_has_its_own_rate(name, kind):
     options = make_options(optimizer=name, weight_decay=0.03)
     parts = pipeline.build_tiny()
     optimizer = optimizers.build(options, set_trainable(parts, BOTH))
@@ -400,12 +400,12 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_pat
     """Of the third update, inside whose backward pass weights would change: what was saved before stays the newest."""
     from trainer.losses import Objective
 
-    real, told = Objective.training_losses, []
+    real, finite = Objective.training_losses, []
 
     def third_is_nan(self, batch, sample_indexes):
         losses = real(self, batch, sample_indexes)
-        told.append(weights_of(self.parts)[0].isfinite().all())
-        return losses * (math.nan if len(told) == 3 else 1)
+        finite.append(weights_of(self.parts)[0].isfinite().all())
+        return losses * (math.nan if len(finite) == 3 else 1)
 
     monkeypatch.setattr(Objective, "training_losses", third_is_nan)
     backwards = []
@@ -416,7 +416,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small_data, tmp_pat
     words = [*FIXED.split(), "--data_root", str(small_data), "--output_dir", str(tmp_path), "--run_name", "run"]
     with pytest.raises(UserError, match=r"update 3: the loss \(nan\) .* the last good version is v1"):
         training.main([*words, "--sample_every", "0", "--fused_backward", "--max_steps", "4"])
-    assert len(backwards) == 2 and len(told) == 3
+    assert len(backwards) == 2 and len(finite) == 3
     assert state.read_state(RunFolder(tmp_path / "run"))[0].step == 2
 
 
@@ -466,7 +466,7 @@ def test_what_only_the_machine_can_tell_is_refused_too(monkeypatch):
 @pytest.mark.parametrize(
     "word", ["--optimizer adamw", "--fused_backward False", "--weights_dtype fp32", "--ema_decay 0.5"]
 )
-def test_a_resumed_run_keeps_its_way_of_learning(word, tmp_path):
+def test_a_resumed_run_keeps_its_optimizer_and_precision(word, tmp_path):
     options = make_options(optimizer="adafactor", fused_backward=True, weights_dtype="bf16", ema_decay=0.9)
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(options)))
     given = parser.read_command_line(config.TrainingOptions, word.split())
