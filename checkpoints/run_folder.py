@@ -43,9 +43,6 @@ class RunFolder(os.PathLike):
     def __str__(self) -> str:
         return str(self.path)
 
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
     @property
     def name(self) -> str:
         """The run's id."""
@@ -116,6 +113,11 @@ class RunFolder(os.PathLike):
     @property
     def upload(self) -> Path:
         return self.path / "upload"
+
+    @property
+    def fetch_lock(self) -> Path:
+        """The lock file of a download into this folder: several processes may start at once."""
+        return self.path / ".fetch.lock"
 
     def lock(self) -> filelock.AcquireReturnProxy:
         """The run's lock, held: a context manager that lets go. UserError if another process holds it.
