@@ -1,6 +1,7 @@
 """mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
