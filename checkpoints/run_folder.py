@@ -1,4 +1,4 @@
-"""The layout of a run's folder: every path in it has its name here, and nowhere else. And the lock on it.
+"""The layout of a run's folder, named here and nowhere else, and the lock on it. (wandb/ and tensorboard/ are theirs.)
 
 runs/<run_id>/config.json        the options
               environment.json   commit, libraries and device of each start
