@@ -17,6 +17,7 @@ import config
 import training
 from checkpoints import state
 from checkpoints import state as checkpoints_state
+from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common import randomness
 from common.errors import UserError
@@ -64,7 +65,7 @@ def digest(path):
 
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = state.read_position(run)
+    _, folder = state.read_state(RunFolder(run))
     return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
 
 
