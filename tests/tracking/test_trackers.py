@@ -544,9 +544,9 @@ def test_wandb_that_is_down_is_one_line_and_a_later_start_succeeds(tmp_path):
                 "-m",
                 "support.wandb_program",
                 """
-shorten_patience()
+shorten_timeout()
 answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
-tell()
+print_answer()
 input()
 tracker = connect()
 tracker.start(folder, {}, 0)
