@@ -1,4 +1,4 @@
-"""Each tracker by the calls that mirror.py and artifacts.py make, with the real libraries.
+"""Each tracker by the calls that uploader.py and artifacts.py make, with the real libraries.
 
 wandb keeps much in its process, so it runs in processes of its own, online against the stand-in on loopback.
 """
@@ -68,7 +68,7 @@ def make_folder(parent, name="folder", **files):
 # What they have in common
 
 
-def test_blaming_makes_one_line_without_the_key(monkeypatch):
+def test_an_error_becomes_one_line_without_the_key(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
         raise RuntimeError(f"bad\n  request\t{KEY} and\r\n{KEY}")
@@ -85,7 +85,7 @@ def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, place):
     assert KEY[:4] not in str(caught.value)
 
 
-def test_blaming_says_something_of_an_error_without_words_and_hands_ours_on(monkeypatch):
+def test_an_error_without_words_has_its_name_and_ours_pass_unchanged(monkeypatch):
     with pytest.raises(TrackerError, match=r"^trackio: TimeoutError$"), trackers.tracker_errors("trackio"):
         raise TimeoutError
     monkeypatch.setenv("WANDB_API_KEY", "")  # nothing to hide
@@ -278,7 +278,7 @@ def test_trackio_lists_every_version_of_every_run(options, tmp_path):
             folder = make_folder(tmp_path, str(number), a=str(number))
             tracker.publish(VERSIONS, folder, [f"{run_id}-v{number}", f"{run_id}-latest"], {"n": number})
             tracker.publish(STATES, folder, [f"{run_id}-latest"], {"n": -1})
-    listed = trackers.connect(options, "listing").listing(VERSIONS)
+    listed = trackers.connect(options, "listing").list_artifacts(VERSIONS)
     assert [artifact.metadata["n"] for artifact in listed] == [0, 1, 2]
     ours = [{alias for alias in artifact.aliases if alias != "latest"} for artifact in listed]
     assert ours == [{"one-v0"}, {"two-v1", "two-latest"}, {"one-v2", "one-latest"}]
@@ -296,7 +296,7 @@ def test_trackio_scores_a_version_of_long_ago(options):
         assert tracker.last_step() == 3
     stranger = trackers.connect(options, "two")
     with pytest.raises(TrackerError, match=r"^trackio: Run 'two' does not exist"):
-        stranger.score(2, {"fid": 1.0})
+        stranger.log_scores(2, {"fid": 1.0})
 
 
 def test_trackio_that_fails_is_blamed(options, tmp_path):
