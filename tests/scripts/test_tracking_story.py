@@ -107,11 +107,8 @@ def wait_until(happened, process):
 
 def published(run, tracker):
     path = run / "published.json"
-    return (
-        [has for location, has in json.loads(path.read_text()).items() if location.startswith(tracker)]
-        if path.exists()
-        else []
-    )
+    has = json.loads(path.read_text()) if path.exists() else {}
+    return [has[location] for location in has if location.startswith(tracker)]
 
 
 @pytest.mark.slow

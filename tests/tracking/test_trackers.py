@@ -76,11 +76,11 @@ def test_an_error_becomes_one_line_without_the_key(monkeypatch):
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("place", range(150, 220, 7))
-def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, place):
+@pytest.mark.parametrize("offset", range(150, 220, 7))
+def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, offset):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
-        raise RuntimeError("x" * place + KEY + "y" * 500)
+        raise RuntimeError("x" * offset + KEY + "y" * 500)
     assert len(str(caught.value)) <= 210
     assert KEY[:4] not in str(caught.value)
 
@@ -171,7 +171,7 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path, picture):
 
 @pytest.mark.parametrize("resumed", [0, 4])
 def test_tensorboard_begins_anew_at_each_start(tmp_path, resumed):
-    """All is written again from metrics.jsonl, so what a killed run told after its last save is gone."""
+    """All is written again from metrics.jsonl, so what a killed run logged after its last save is gone."""
 
     def start(step):
         tracker = trackers.connect(RunsOptions(tracker="tensorboard"), "one")
@@ -352,7 +352,7 @@ def test_a_key_in_the_netrc_that_the_environment_names_is_found(tmp_path, monkey
 
 
 @pytest.mark.parametrize("key", [KEY[:39], "x"])
-def test_a_key_that_is_too_short_is_not_sent_and_not_told(monkeypatch, key):
+def test_a_key_that_is_too_short_is_not_sent_and_not_shown(monkeypatch, key):
     monkeypatch.setenv("WANDB_API_KEY", key)
     with pytest.raises(UserError, match=r"^the wandb key is too short") as caught:
         trackers.connect(RunsOptions(), "one")
