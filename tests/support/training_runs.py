@@ -29,7 +29,7 @@ def digest(path):
 
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = read_state(RunFolder(pathlib.Path(run)))
+    _, folder = read_state(RunFolder(run))
     return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
 
 
