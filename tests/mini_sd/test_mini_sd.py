@@ -261,7 +261,7 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
         (["--denoiser_steps", "0"], "--denoiser_steps 0: expected at least 1"),
         (["--denoizer_steps", "9"], "did you mean --denoiser_steps"),
         (["--autoencoder_steps", "500"], "was made with --autoencoder_steps 4000, and now it is 500"),
-        (["--out", "."], "is there already"),
+        (["--out", "."], "exists already"),
     ],
 )
 def test_mistakes_are_one_line_before_any_work(words, message, tmp_path):
