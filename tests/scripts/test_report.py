@@ -12,7 +12,7 @@ import report
 import training
 from checkpoints import scores
 from common.errors import UserError
-from generation import version
+from generation import covers
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
 SETTINGS = {name: 1 for name in scores.MUST_MATCH} | {
@@ -310,7 +310,7 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
     ],
 )
 def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
-    monkeypatch.setattr(version, "load_version", lambda *_: pytest.fail("mistakes come before the long work"))
+    monkeypatch.setattr(covers, "load_version", lambda *_: pytest.fail("mistakes come before the long work"))
     with pytest.raises(UserError, match=message):
         make(trained, tmp_path / "r.html", *more)
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-from checkpoints import state
+from checkpoints.run_folder import RunFolder
+from checkpoints.state import read_state
 from experiments import regimes
 from support import processes
 
@@ -28,7 +29,7 @@ def digest(path):
 
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = state.read_position(run)
+    _, folder = read_state(RunFolder(pathlib.Path(run)))
     return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
 
 
