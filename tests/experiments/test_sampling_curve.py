@@ -1,4 +1,4 @@
-"""experiments.sampling_curve: each combination is scored once by the real script, and told in a table."""
+"""experiments.sampling_curve: each combination is scored once by the real script and listed in a table."""
 
 import importlib
 

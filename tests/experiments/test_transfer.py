@@ -1,4 +1,4 @@
-"""experiments.transfer: three regimes trained and scored by the real scripts, a table, a picture; again without work."""
+"""experiments.transfer: three regimes trained and scored by the real scripts, a table, a picture; again for free."""
 
 import importlib
 import json
