@@ -1,7 +1,7 @@
 """What a run's JSON files hold, as records: versions.json -> VersionIndex, state/*/position.json -> TrainingState.
 
-Keys on disk are those of the first runs ("ledger", "window"): old runs load, and what is written is what was always
-written. Whatever else stands in a file is a UserError in one line that names the file.
+Keys on disk are those of the first runs, so that old and new versions of the project read each other's: "window" is
+global_batch_size, "ledger" the version index. Any other shape is a UserError: one line that names the file.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) ->
     """The options, with the tracker that the run options.run_id was started with unless another was given."""
     if not options.run_id:
         return options
-    saved = catalog.run_path(options.output_dir, options.run_id) / "config.json"
+    saved = catalog.run_folder(options.output_dir, options.run_id).config
     return saved_options.inherit_tracker(config.RunsOptions, saved, given)
 
 
@@ -60,8 +60,8 @@ def print_listing(options: config.RunsOptions) -> int:
         also = f" and in {config.tracker(options)}" if config.tracker(options) in config.STORES else ""
         raise UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
     for name in chosen:
-        folder = catalog.run_path(options.output_dir, name)
-        on_disk = (folder / "config.json").exists()
+        folder = catalog.run_folder(options.output_dir, name)
+        on_disk = folder.config.exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
         print(scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))]))
         if options.run_id:

@@ -1,7 +1,7 @@
 """Runs of version 0.1, before the packages: they resume, draw, list and report as they did.
 
-tests/fixtures/runs_v0_1 was made by that version on tests/fixtures/book_dataset, four updates each: "plain" (text encoder,
-AdamW, with a score) and "everything" (UNet, cached latents, buckets, 8-bit moments, an average, accumulation).
+tests/fixtures/runs_v0_1 was made by that version on tests/fixtures/book_dataset, four updates each: "plain" (text
+encoder, AdamW, with a score) and "everything" (UNet, cached latents, buckets, 8-bit moments, an average, accumulation).
 expected.json has what that version itself logged when it went on to update 6.
 """
 

@@ -150,6 +150,7 @@ def colour_histogram(row):
     return np.sqrt(cells / cells.sum()), books.genre_of(row)
 
 
+@pytest.mark.slow
 def test_a_simple_classifier_tells_genres_apart():
     """Nearest centroid of colour histograms, taught on 100 covers and tried on 80 others; chance is 1 in 10."""
     features, genres = map(np.array, zip(*map(colour_histogram, range(180)), strict=True))
@@ -193,6 +194,7 @@ def test_contrast_closed_form():
     np.testing.assert_allclose(luminance(pixels), wcag_luminance(pixels), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_letters_are_there_and_can_be_read():
     """Letters change many pixels, only in their boxes, and stand out from the ground by WCAG's 4.5 to 1.
 
@@ -219,6 +221,7 @@ def test_letters_are_there_and_can_be_read():
         assert not change.any(), f"row {row}: letters outside of their boxes"
 
 
+@pytest.mark.slow
 def test_boxes_lie_inside_and_apart():
     for row in range(200):
         image, (title, author) = demo_data_folder.draw_row(row)

@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_told_with_a_remedy(capsys, closed_form):
     assert "give a lower --resolution" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_is_looked_for_where_cuda_alone_takes_the_card(capsys, monkeypatch):
     monkeypatch.setattr(advice, "suggest", lambda *_: pytest.fail("remedies were traced"))
     assert training.main([*PLAN, "--vram_gb", "0.4"]) == 0

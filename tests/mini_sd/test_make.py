@@ -8,13 +8,13 @@ import torch
 from common.errors import UserError
 from diffusion import pipeline
 from diffusion.parts import PARTS
-from mini_sd import make
+from mini_sd import build, make
 
 
 def test_a_saved_model_loads_again_in_half_precision(tmp_path, capsys):
     parts = pipeline.load_parts("mini")
     folder = tmp_path / "model"
-    make.save_model(parts, folder)
+    build.save_model(parts, folder)
     assert f"mini is in {folder}: " in capsys.readouterr().out
     loaded = pipeline.load_parts(str(folder))
     for name in ("vae", *PARTS):

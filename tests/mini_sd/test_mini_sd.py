@@ -1,6 +1,7 @@
 """mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -18,6 +19,8 @@ from diffusion import pipeline as diffusion_pipeline
 from diffusion.noise import normal, stratified_timesteps
 from diffusion.parts import PARTS, eval_mode
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
+
+ROOT = pathlib.Path(pipeline.__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -77,9 +77,8 @@ def test_the_drawing_command_gives_the_options_back(run):
 
 
 def test_a_version_is_to_be_scored_like_the_others(run):
-    def given(**settings):
-        score = Score({"score": "FD", **settings})
-        words = shlex.split(html.score_command(column(run=run), score))[3:]
+    def given(**score):
+        words = shlex.split(html.score_command(column(run=run), Score(score)))[3:]
         return parser.parse(config.InferenceOptions, words)[1]
 
     like = given(n=150, fid_features="efficientnet", fid_resize="clean", split="all", fid_stats_path="my stats.npz")

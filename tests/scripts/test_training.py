@@ -17,6 +17,7 @@ import config
 import training
 from checkpoints import state
 from checkpoints import state as checkpoints_state
+from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common import randomness
 from diffusion import pipeline

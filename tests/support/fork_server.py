@@ -44,9 +44,11 @@ def import_everything():
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as every script does first
     for name in ("accelerate", "bitsandbytes", "diffusers", "pandas", "torch", "torchvision", "transformers"):
         importlib.import_module(name)
-    for path in sorted(ROOT.glob("*.py")):
-        if path.stem not in SCRIPTS:
-            importlib.import_module(path.stem)
+    modules = [*ROOT.glob("*.py"), *(path for room in ROOT.glob("*/__init__.py") for path in room.parent.glob("*.py"))]
+    for path in sorted(modules):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name not in SCRIPTS and path.parent.name not in ("tests", "mini_sd", "bench", "experiments"):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a child's garbage collector leaves alone, and shared, what was there before
     if len(os.listdir("/proc/self/task")) > 1:
@@ -145,7 +147,7 @@ def main_of(request):
         return lambda: exec(compile(words[0], "<string>", "exec"), vars(module))
     sys.argv.insert(0, kind)
     sys.path[:] = [str(pathlib.Path(kind).parent), *given, *libraries]
-    return lambda: runpy.run_path(kind, run_name="__main__")
+    return lambda: runpy.run_folder(kind, run_name="__main__")
 
 
 def end(program):

@@ -73,7 +73,7 @@ def read(folder):
 
 
 def publish_all(options, run, *names):
-    """Send what is named, or all there is, to the tracker; as mirror.py does."""
+    """Send what is named, or all there is, to the tracker; as the uploader does."""
     tracker = trackers.connect(options, run.name)
     tracker.start(run, {}, 0)
     tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything

@@ -1,4 +1,4 @@
-"""Each tracker by the calls that mirror.py and artifacts.py make, with the real libraries.
+"""Each tracker by the calls that uploader.py and artifacts.py make, with the real libraries.
 
 wandb keeps much in its process, so it runs in processes of its own, online against the stand-in on loopback.
 """
