@@ -64,7 +64,7 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
 
 
 def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
-    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
+    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not trained on
     x = pictures.to_tensor(pixels)
     latents = encoding.encode_images(mini.vae, x, torch.zeros(24, *encoding.latent_shape(mini, posters.SIZE)))
     assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
@@ -73,7 +73,7 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
 
 
 def test_the_caption_helps_to_draw_a_poster(mini):
-    """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
+    """Right caption and wrong, on posters not trained on, in the noise in which colours and shapes are decided."""
     drawn = [posters.poster(row) for row in range(100_000, 100_032)]
     x = pictures.to_tensor(np.stack([np.asarray(image) for image, _ in drawn]))
     latents = encoding.encode_images(mini.vae, x, torch.zeros(32, *encoding.latent_shape(mini, posters.SIZE)))
@@ -90,7 +90,7 @@ def test_the_caption_helps_to_draw_a_poster(mini):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What it learned from
+# What it was trained on
 
 
 def test_a_poster_is_a_function_of_its_row():
@@ -245,9 +245,9 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
         *("--lr_scheduler", "cosine", "--validation_rows", 64),
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    told = [line["validation_loss"] for line in told if "validation_loss" in line]
-    assert told[-1] < told[0]
+    losses_logged = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    losses_logged = [line["validation_loss"] for line in losses_logged if "validation_loss" in line]
+    assert losses_logged[-1] < losses_logged[0]
 
     trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
     covers, first = before
