@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import processes
-from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update
+from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update, without_prefix
 
 import config
 import training
@@ -120,7 +120,7 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     # Adam divides each gradient by its own size: where that is nothing but rounding, so is what becomes of the weight
     compared = 0
     for name in PARTS:
-        trained = load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name])
+        trained = without_prefix(load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name]))
         began = dict(getattr(pipeline.build_tiny(), name).named_parameters())
         for key, wanted in getattr(parts, name).named_parameters():
             if steady[wanted] > 1e-5:
@@ -474,7 +474,7 @@ def test_versions_may_have_another_precision_than_training(arguments, runs, save
     dtypes = {tensor.dtype for tensor in load_file(version / WEIGHTS["unet"]).values()}
     assert dtypes == {torch.float16 if save_dtype == "fp16" else torch.float32}
     for part in ("vae", "text_encoder"):
-        saved = load_file(version / WEIGHTS[part])
+        saved = without_prefix(load_file(version / WEIGHTS[part]))
         for key, tensor in getattr(pipeline.build_tiny(), part).state_dict().items():
             assert torch.equal(saved[key], tensor)
     assert training.main(resume(runs, "--max_steps", 2)) == 0
