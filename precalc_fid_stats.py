@@ -9,7 +9,7 @@ import config
 from cli import launch, parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Measure the covers of --split and write --fid_stats_path."""
     options, _ = parser.parse(config.StatsOptions, argv)
 

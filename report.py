@@ -11,7 +11,7 @@ import config
 from cli import launch, parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Draw the covers that are missing, then write the page."""
     options, given = parser.parse(config.ReportOptions, argv)
 

@@ -6,7 +6,7 @@ import config
 from cli import launch, parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
     options, given = parser.parse(config.InferenceOptions, argv)
 

@@ -7,20 +7,26 @@ its last save ends, on a CPU, with the very bits of a run left alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import config
 from cli import checks, launch, parser
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
     given = parser.read_command_line(config.TrainingOptions, argv)
-    if not given.get("run_id"):
+    resuming = "run_id" in given
+    if not resuming:  # a resumed run is checked with the options that it has already
         checks.check(config.TrainingOptions(**given))
 
-    # The body: heavy libraries, for which --help and mistakes on the command line do not wait
+    # Heavy imports from here on: --help and mistakes on the command line do not wait for them
     from trainer import resume
 
-    options, run = resume.find_run_to_resume(given) if given.get("run_id") else (config.TrainingOptions(**given), None)
+    if resuming:
+        options, run = resume.find_run_to_resume(given)
+    else:
+        options, run = config.TrainingOptions(**given), None
     if options.plan:
         from memory import advice
 
@@ -28,8 +34,8 @@ def main(argv=None):
     return run_training(resume.with_tracker(options), run, argv)
 
 
-def run_training(options, run, argv):
-    """Train a run until it is complete or stopped. run: its folder, or None for a new one. Returns the exit status."""
+def run_training(options: config.TrainingOptions, run: Any, argv: list[str] | None) -> int:
+    """Train a run until it is complete or stopped; returns the exit status. run: its RunFolder, None for a new one."""
     import torch
 
     from memory import advice
@@ -45,14 +51,15 @@ def run_training(options, run, argv):
             if prepared.accelerator.is_main_process and not prepared.complete:
                 forecast = advice.announce_forecast(options, prepared.parts, prepared.accelerator.device)
             session = start(prepared)
-            with session.uploader, StopSignal() as stop:  # Ctrl-C leaves while the uploader is finishing
+            # StopSignal ends first, so that Ctrl-C interrupts the uploader's last wait
+            with session.uploader, StopSignal() as stop:
                 status = train(session, stop)
                 if forecast and prepared.accelerator.device.type == "cuda":
                     print(advice.compare_with_measured(forecast, prepared.accelerator.device, options.optimizer))
                 return status
     except torch.OutOfMemoryError:
-        parts, run = (prepared.parts, prepared.run) if prepared else (None, run)
-        raise advice.out_of_memory(options, parts, run) from None
+        parts = prepared.parts if prepared else None
+        raise advice.out_of_memory(options, parts, prepared.run if prepared else run) from None
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") 
                 f"there is no run in {output_dir}: train one first, or say where they are with --output_dir"
             )
         return runs[-1]
-    run = run_path(output_dir, run_id)
+    run = run_folder(output_dir, run_id)
     if run not in runs:
         names = ", ".join(run.name for run in runs[-8:]) or "none"
         existing = f"there: {names}" if len(runs) <= 8 else f"the last 8 of {len(runs)} there: {names}"
@@ -50,7 +50,7 @@ def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") 
     return run
 
 
-def run_path(output_dir: str | Path, run_id: str) -> RunFolder:
+def run_folder(output_dir: str | Path, run_id: str) -> RunFolder:
     """The folder of a run, whether it exists or not."""
     return RunFolder(Path(output_dir).expanduser() / run_id)
 

@@ -29,7 +29,7 @@ def open_run(
     """
     if run is None:
         run_id = options.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = catalog.run_path(options.output_dir, run_id)
+        run = catalog.run_folder(options.output_dir, run_id)
         if run.config.exists():
             raise UserError(f"run {run_id} is there already: resume it with --run_id {run_id}, or choose another name")
     require_space_for(run, options, state, parts, trainable)

@@ -1,4 +1,4 @@
-"""The layout of a run's folder: every path in it has its name here, and nowhere else. And the lock on it.
+"""The layout of a run's folder, named here and nowhere else, and the lock on it. (wandb/ and tensorboard/ are theirs.)
 
 runs/<run_id>/config.json        the options
               environment.json   commit, libraries and device of each start
@@ -42,9 +42,6 @@ class RunFolder(os.PathLike):
 
     def __str__(self) -> str:
         return str(self.path)
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
 
     @property
     def name(self) -> str:
@@ -116,6 +113,11 @@ class RunFolder(os.PathLike):
     @property
     def upload(self) -> Path:
         return self.path / "upload"
+
+    @property
+    def fetch_lock(self) -> Path:
+        """The lock file of a download into this folder: several processes may start at once."""
+        return self.path / ".fetch.lock"
 
     def lock(self) -> filelock.AcquireReturnProxy:
         """The run's lock, held: a context manager that lets go. UserError if another process holds it.

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Mapping, Sequence
 
-SCORES = "scores.json"
+    from checkpoints.run_folder import RunFolder
+
 MUST_MATCH = (  # settings that scores must share to be compared; versions differ in run, version and weights
     *("score", "n", "n_reference", "features_hash", "reference", "rows"),
     *config.setting_options("scoring"),
@@ -186,9 +187,9 @@ def read_score(path: pathlib.Path) -> Score | None:
         raise UserError(f"can't read {path} as a score: {problem}; {hint}") from None
 
 
-def read_scores(run: pathlib.Path) -> dict[str, dict[str, Score]]:
+def read_scores(run: RunFolder) -> dict[str, dict[str, Score]]:
     """{version: {name of the score: Score}} of a run, from its scores.json. UserError if that is damaged."""
-    path = run / SCORES
+    path = run.scores
     if not path.exists():
         return {}
     hint = "delete it, and score the run's versions again"
@@ -208,12 +209,12 @@ def read_scores(run: pathlib.Path) -> dict[str, dict[str, Score]]:
     return scores
 
 
-def add_score(run: pathlib.Path, version: str, score: Score) -> None:
+def add_score(run: RunFolder, version: str, score: Score) -> None:
     """Write the score into the run's scores.json, where it replaces the version's score of the same name."""
     scores = read_scores(run)
     scores.setdefault(version, {})[score.name] = score
     fields = {name: {key: each.to_json() for key, each in entries.items()} for name, entries in scores.items()}
-    write_json(run / SCORES, fields)
+    write_json(run.scores, fields)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

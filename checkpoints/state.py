@@ -169,7 +169,7 @@ def moments_nbytes(optimizer: str, weights: float) -> float:
 
     Adam has two moments, of a byte each (8-bit) or of four; Adafactor's are a row and a column of each weight.
     """
-    return weights * {"adamw": 2, "adafactor": 0}.get(optimizer, 0.5)
+    return weights * {"adamw": 2, "adamw8bit": 0.5, "paged_adamw8bit": 0.5, "adafactor": 0}[optimizer]
 
 
 def optimizer_nbytes(optimizer: OptimizerState) -> int:

@@ -110,7 +110,7 @@ def require_free_space(
         )
 
 
-def link_or_copy(source: pathlib.Path, destination: pathlib.Path) -> None:
+def link_or_copy(source: str | pathlib.Path, destination: str | pathlib.Path) -> None:
     """Make a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, destination)

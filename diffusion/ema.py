@@ -22,7 +22,7 @@ class EMA:
     long. (That class averages on the device and in the precision of the weights.)
     """
 
-    def __init__(self, trainable: Trainable, decay: float, device: str | torch.device | None = None):
+    def __init__(self, trainable: Trainable, decay: float, device: str | torch.device | None = None) -> None:
         """decay: 0 ... 1; device: of the average, None = that of the weights."""
         self.decay = decay
         self.weights = trainable.named_parameters()

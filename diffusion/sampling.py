@@ -37,7 +37,9 @@ def make_sampler(schedule_config: Mapping[str, Any], name: str) -> diffusers.Sch
     spacing = dict(timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
     if name == "ddim":
         return diffusers.DDIMScheduler(**schedule, **spacing, clip_sample=False)
-    return diffusers.PNDMScheduler(**schedule, **spacing, skip_prk_steps=True)
+    if name == "pndm":
+        return diffusers.PNDMScheduler(**schedule, **spacing, skip_prk_steps=True)
+    raise ValueError(f"no sampler {name!r}")
 
 
 def starting_latents(parts: Parts, seed: int, rows: Sequence[int], size: tuple[int, int]) -> torch.Tensor:

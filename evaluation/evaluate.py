@@ -34,7 +34,7 @@ def measure(inputs: EvaluationInputs) -> tuple[dict[str, ScoreValue], dict[str, 
     values: dict[str, ScoreValue] = {}
     skipped: dict[str, str] = {}
     wanted = chosen_metrics(inputs.options)
-    for key, (metric, function) in METRIC_FUNCTIONS.items():
+    for key, (metric, function, _) in METRIC_FUNCTIONS.items():
         if metric in wanted:
             try:
                 values |= function(inputs)
@@ -170,14 +170,14 @@ def measure_clip(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     return values
 
 
-METRIC_FUNCTIONS = {  # key: (name in --metrics, function)
-    "fid": ("fid", measure_frechet),
-    "fid_infinity": ("fid", measure_frechet_infinity),
-    "kid": ("kid", measure_kernel),
-    "precision": ("precision", measure_precision_recall),
-    "memorisation": ("memorisation", measure_memorisation),
-    "legibility": ("legibility", measure_legibility),
-    "clip": ("clip", measure_clip),
+METRIC_FUNCTIONS = {  # key: (name in --metrics, function, the first of the values that it gives)
+    "fid": ("fid", measure_frechet, "fid"),
+    "fid_infinity": ("fid", measure_frechet_infinity, "fid_infinity"),
+    "kid": ("kid", measure_kernel, "kid"),
+    "precision": ("precision", measure_precision_recall, "precision"),
+    "memorisation": ("memorisation", measure_memorisation, "memorisation"),
+    "legibility": ("legibility", measure_legibility, "title_accuracy"),
+    "clip": ("clip", measure_clip, "clip_score"),
 }
 
 
@@ -247,5 +247,5 @@ def merge_scores(
     must_match = ("weights", *scores.MUST_MATCH)
     if existing and all(existing.settings.get(name) == settings.get(name) for name in must_match):
         values = {**existing.values, **values}
-    skipped = {key: reason for key, reason in skipped.items() if not values.keys() & {key, f"{key}_score"}}
+    skipped = {key: reason for key, reason in skipped.items() if METRIC_FUNCTIONS[key][2] not in values}
     return Score(settings, values, skipped, values["fid"].value if "fid" in values else None)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import config
+    from checkpoints.run_folder import RunFolder
     from data.book import Book
     from data.folder import Data
     from evaluation.clip import Clip
@@ -33,7 +34,7 @@ class EvaluationInputs:
 
     options: config.InferenceOptions
     folder: pathlib.Path  # of the drawn covers, <row>.png
-    run: pathlib.Path | None  # the run that drew them; None for a model without a run
+    run: RunFolder | None  # the run that drew them; None for a model without a run
     data: Data
     books: Sequence[Book]  # whose covers were drawn
     prompts: Sequence[str]  # that their covers were drawn from, in the order of `books`
@@ -79,7 +80,7 @@ class EvaluationInputs:
 
     def training_books(self) -> list[Book]:
         """The books that the run was trained on; without a run, all of the training split."""
-        saved = read_json(self.run / "config.json") if self.run else {}
+        saved = read_json(self.run.config) if self.run else {}
         return self.data.books("train")[: saved.get("num_examples")]
 
 

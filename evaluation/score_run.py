@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from accelerate.state import AcceleratorState
 
+    from checkpoints.run_folder import RunFolder
     from data.book import Book
     from data.folder import Data
     from generation.version import Version
@@ -63,8 +64,8 @@ def draw_and_score(
         return
 
     # Measure
-    _, prompts = read_settings(folder / SETTINGS)
-    prompts = [prompts[str(book.row)] for book in books]
+    _, prompt_of_row = read_settings(folder / SETTINGS)
+    prompts = [prompt_of_row[str(book.row)] for book in books]
     inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     values, skipped = evaluate.measure(inputs)
     if not values:
@@ -110,7 +111,7 @@ def print_score(score: scores.Score, version: Version) -> None:
         print("v0 has no score with these settings yet: give --version v0 to see where this run started")
 
 
-def record_score(options: config.InferenceOptions, version: Version, run: pathlib.Path, score: scores.Score) -> None:
+def record_score(options: config.InferenceOptions, version: Version, run: RunFolder, score: scores.Score) -> None:
     """Add the score to the run's scores.json and its tracker; a failure is only a warning.
 
     Values of other metrics of the same covers in scores.json stay, and so does a score of the same weights over more

@@ -21,7 +21,7 @@ from generation.version import Version, load_version
 
 def covers_folder(options: config.InferenceOptions, version: Version) -> pathlib.Path:
     """Where a version's covers are saved: under --save_dir, else in 'covers' of its run, else of the working folder."""
-    return pathlib.Path(options.save_dir or (version.run / "covers" if version.run else "covers")).expanduser()
+    return pathlib.Path(options.save_dir or (version.run.covers if version.run else "covers")).expanduser()
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -60,7 +60,7 @@ def choose_version(
 
 def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) -> config.InferenceOptions:
     """Fetches the version from the run's tracker if it is not on disk; returns the options with that tracker."""
-    saved = catalog.run_path(options.output_dir, options.run_id).config
+    saved = catalog.run_folder(options.output_dir, options.run_id).config
     options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.fetch_version(options, options.run_id, options.version)

@@ -22,7 +22,7 @@ class LiveBytes(TorchDispatchMode):
     at that moment.
     """
 
-    def __init__(self, rounding: int, workspace: Callable[[Any, Any, Any], int] | None = None):
+    def __init__(self, rounding: int, workspace: Callable[[Any, Any, Any], int] | None = None) -> None:
         """rounding: bytes; sizes are rounded up to a multiple of it, as the device's allocator does.
 
         workspace(func, args, result): bytes that an operator allocates while it works, beside its result.

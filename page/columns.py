@@ -88,7 +88,7 @@ def inference_options(
 
 def lacks_version(options: config.ReportOptions, run_id: str | None, name: str) -> bool:
     """Whether the run exists and has no such version (yet)."""
-    run = catalog.run_path(options.output_dir, run_id)
+    run = catalog.run_folder(options.output_dir, run_id)
     return run.config.exists() and catalog.find_version(run, name)[1] is None
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import config
 from checkpoints import catalog, metrics_log
+from checkpoints.environment import environment_lines
 from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.files import read_json
@@ -209,6 +210,7 @@ def run_facts(run: RunFolder, columns: Sequence[Column]) -> dict[str, Any]:
         name=run.name,
         command=saved_options.command(config.TrainingOptions, saved),
         settings=sorted((name, "none" if value is None else value) for name, value in saved.items()),
+        environments=environment_lines(run),
         versions=[version_facts(column, run) for column in columns if run in column.runs],
     )
 

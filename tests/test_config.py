@@ -241,6 +241,7 @@ def test_a_file_that_is_no_json_object_is_one_short_line(text, tmp_path):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+@pytest.mark.script
 def test_a_script_exits_2_with_one_line(run_script, tmp_path):
     path = tmp_path / "options.json"
     path.write_text('{"batch_size": [4]}')

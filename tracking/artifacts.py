@@ -31,7 +31,6 @@ from tracking.base import Artifact, ArtifactTracker, Collection
 from tracking.published import STATE, read_published, record_published
 
 ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
-LOCK = ".fetch.lock"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Upload: from the run's folder to the tracker
@@ -56,8 +55,8 @@ def pack(run: RunFolder, name: str, folder: pathlib.Path) -> list[str]:
         aliases = [name, *version_index.aliases_of(name)]
     shutil.copytree(source, folder, copy_function=link_or_copy)
     if name == STATE:
-        for extra in (CONFIG, METRICS):
-            shutil.copy2(run / extra, folder)
+        for extra in (run.config, run.metrics):
+            shutil.copy2(extra, folder)
     # trackers store an artifact whose files are all known under the name that it had first: `sent` makes each differ
     kind, sent = (STATE if name == STATE else "version"), datetime.datetime.now(datetime.UTC).isoformat()
     write_json(folder / ABOUT, {"run_id": run.name, "kind": kind, "sent": sent, **about})
@@ -105,7 +104,7 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     where it was. UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing
     is on disk.
     """
-    run = catalog.run_path(options.output_dir, run_id)
+    run = catalog.run_folder(options.output_dir, run_id)
     try:
         tracker = trackers.connect(options, run_id)
         found = find_artifact(tracker, trackers.STATES, run_id, "latest")
@@ -127,7 +126,7 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
 def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
     """Download a training state and the version that it continues from, unless another process has just done so."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run / LOCK):  # several processes may start at once
+    with filelock.FileLock(run.fetch_lock):  # several processes may start at once
         if info.step in run.saved_steps():
             return
         found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
@@ -201,9 +200,9 @@ def fetch_version(options: config.TrainingOptions | config.InferenceOptions, run
     If the run is trained on this machine, what is on disk comes first; else the tracker says what the alias means, and
     if it can't be reached, what it meant the last time. A training that goes on meanwhile is not disturbed.
     """
-    run = catalog.run_path(options.output_dir, run_id)
+    run = catalog.run_folder(options.output_dir, run_id)
     name, home = catalog.find_version(run, version)
-    on_disk = (home.version(name)).is_dir() if home else version == "v0" and (run.config).exists()
+    on_disk = (home.version(name)).is_dir() if home else version == "v0" and run.config.exists()
     trained_here = bool(run.saved_steps())
     if on_disk and (trained_here or version not in ("latest", "best")):
         return
@@ -219,7 +218,7 @@ def fetch_version(options: config.TrainingOptions | config.InferenceOptions, run
         if on_disk:
             return
         raise
-    if info and not (run.config).exists():
+    if info and not run.config.exists():
         if info.options is None:
             raise not_ours(f"{tracker.name} has {info.version} of run {run_id} without the run's options")
         write_json(run.config, info.options)
@@ -234,7 +233,7 @@ def download_beside_run(tracker: ArtifactTracker, run: RunFolder, version: str) 
         return None
     artifact, info = found
     home.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home / LOCK):  # several processes may draw at once
+    with filelock.FileLock(home.fetch_lock):  # several processes may draw at once
         download_version(tracker, home, artifact, info)
         index = catalog.read_version_index(home)
         saved = SavedVersion(info.step, info.validation_loss)

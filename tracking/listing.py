@@ -12,6 +12,7 @@ import config
 from checkpoints import catalog, scores
 from checkpoints.environment import environment_lines
 from checkpoints.run_folder import RunFolder
+from checkpoints.scores import Score
 from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
@@ -34,14 +35,14 @@ class ListedVersion:
     aliases: list[str]  # latest, best, or none
     where: list[str]  # disk, names of trackers; of v0 the pretrained model
     size: int | None  # bytes: on disk without hard links to frozen parts, in a tracker of all files; None if unknown
-    scores: Mapping[str, dict]  # kind of features -> newest score, as in scores.json
+    scores: Mapping[str, Score]  # kind of features -> newest score, as in scores.json
 
 
 def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) -> config.RunsOptions:
     """The options, with the tracker that the run options.run_id was started with unless another was given."""
     if not options.run_id:
         return options
-    saved = catalog.run_path(options.output_dir, options.run_id) / "config.json"
+    saved = catalog.run_folder(options.output_dir, options.run_id).config
     return saved_options.inherit_tracker(config.RunsOptions, saved, given)
 
 
@@ -60,8 +61,8 @@ def print_listing(options: config.RunsOptions) -> int:
         also = f" and in {config.tracker(options)}" if config.tracker(options) in config.STORES else ""
         raise UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
     for name in chosen:
-        folder = catalog.run_path(options.output_dir, name)
-        on_disk = (folder / "config.json").exists()
+        folder = catalog.run_folder(options.output_dir, name)
+        on_disk = folder.config.exists()
         print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
         print(scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))]))
         if options.run_id:

@@ -12,7 +12,6 @@ from common.errors import UserError
 from common.files import read_json, write_json
 
 STATE = "state"  # stands beside the names of versions
-PUBLISHED = "published.json"
 REMEDY = "delete it: what it records is then uploaded or downloaded once more"
 
 

@@ -29,7 +29,6 @@ from tracking import artifacts, trackers
 from tracking.published import STATE, forget_version, read_all_published, read_published, record_published
 
 INTERVAL = 2.0  # seconds between looks at metrics.jsonl
-UPLOAD = "upload"  # folder in the run's folder, for what is being uploaded
 
 
 class Uploader:
@@ -62,7 +61,7 @@ class Uploader:
         """Connect and start the thread. UserError if published.json is damaged: known before the long work."""
         read_all_published(self.run)
         if self.name != "none":
-            remove(self.run / UPLOAD)  # left by a killed process
+            remove(self.run.upload)  # left by a killed process
             self.attempt(lambda: None)  # connects
             self.thread.start()
         return self
@@ -166,7 +165,7 @@ class Uploader:
                 f"{self.name} has a newer state of run {self.run.name}, of update {newest[1].step}, from another "
                 "machine: nothing is sent over it"
             )
-        tracker.start(self.run, config.to_json(self.options), self.step)
+        tracker.start(self.run.path, config.to_json(self.options), self.step)
         self.say(f"{self.name}: {tracker.how_to_view}")
         self.metrics_tail = MetricsTail(self.run.metrics, after=tracker.last_step())
         self.unsent: collections.deque[tuple[int, dict]] = collections.deque()  # steps that were read, but not logged
@@ -183,7 +182,7 @@ class Uploader:
 
     def log_step(self, step: int, values: dict) -> None:
         """Log the values of one step: numbers, lists of numbers as name/0, name/1 ..., and pictures by their path."""
-        paths = {name: self.run / value for name, value in values.items() if isinstance(value, str)}
+        paths = {name: self.run.path / value for name, value in values.items() if isinstance(value, str)}
         pictures = {name: path for name, path in paths.items() if path.is_file()}  # others are on another machine
         lists = {name: value for name, value in values.items() if isinstance(value, list)}
         numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
@@ -193,20 +192,20 @@ class Uploader:
     def upload_next(self) -> bool:
         """Upload something that the tracker lacks; False if it lacks nothing. First of all the newest state, and just
         before it the version that it continues from: with these two another machine can take over."""
-        remove(self.run / UPLOAD)
+        remove(self.run.upload)
         with self.files_lock:  # so that the two belong together
             names = self.missing()
             if STATE in names:
                 latest = catalog.read_version_index(self.run).aliases["latest"]
                 names = [name for name in names if name in (latest, STATE)]
-            aliases = {name: artifacts.pack(self.run, name, self.run / UPLOAD / name) for name in names[:2]}
+            aliases = {name: artifacts.pack(self.run, name, self.run.upload / name) for name in names[:2]}
         for name in aliases:
-            folder = self.run / UPLOAD / name
+            folder = self.run.upload / name
             self.require_store_space(folder)
             step = artifacts.send(self.tracker, folder, aliases[name])
             with self.files_lock:
                 record_published(self.run, self.tracker.location, name, step, aliases[name])
-        remove(self.run / UPLOAD)
+        remove(self.run.upload)
         return bool(aliases)
 
     def require_store_space(self, folder: pathlib.Path) -> None:

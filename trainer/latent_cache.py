@@ -6,9 +6,9 @@ What is cached is not a sample but the posterior's mean and standard deviation, 
 anew, with the noise that belongs to the sample index, so the result differs from training on images by rounding alone.
 
 The key is a hash of everything else that the numbers depend on: size, resizing rule, the autoencoder's weights and
-settings, precision, kind of device, libraries. So what is out of date is never found and computed again, and nothing
-else is. (Another number of threads may round a few numbers differently, and is not in the key.) A file's name is the
-hash of its bytes: a damaged one no longer matches its name, and its covers are encoded again.
+settings, precision, kind of device, libraries. So whatever changed, and nothing else, is encoded again. (Another number
+of threads may round a few numbers differently, and is not in the key.) A file's name is the hash of its bytes: a
+damaged one no longer matches its name, and its covers are encoded again.
 """
 
 from __future__ import annotations

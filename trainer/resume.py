@@ -19,7 +19,7 @@ def find_run_to_resume(given: dict[str, Any]) -> tuple[config.TrainingOptions, R
     """
     cls, run_id = config.TrainingOptions, given["run_id"]
     output_dir = given.get("output_dir", cls.output_dir)
-    saved = catalog.run_path(output_dir, run_id).config
+    saved = catalog.run_folder(output_dir, run_id).config
     if saved.exists():
         saved_options.refuse_changes(cls, saved, given)
     asked = saved_options.inherit(cls, saved, given) if saved.exists() else cls(**given)

@@ -1,7 +1,7 @@
 """Everything that one process of a run works with, made in two steps.
 
 prepare() loads data and model and opens the run's folder: whatever can be wrong shows here, before the long work.
-start() encodes latents, moves the model to its device and makes what updates the weights.
+start() encodes latents, moves the model to its device and makes optimizer, average and learning rates.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Prepared:
     run: RunFolder
     lock: AbstractContextManager[Any]  # of that folder, held by the main process
     state: TrainingState
-    saved: Path | None  # the folder of the training state that is resumed
+    state_folder: Path | None  # of the training state that is resumed
     parts: Parts  # on the CPU, trained weights as they were saved
     trainable: Trainable
     noise_scheduler: DDPMScheduler  # the forward process
@@ -115,20 +115,21 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         accelerator.print(buckets.summary_line(train_sizes))
 
     # Model: from the pretrained source, or from the newest version and the trained weights of the saved state
-    previous, saved = read_state(run) if run else (None, None)
+    saved_state, state_folder = read_state(run) if run else (None, None)
     state = initial_state(options, precision, accelerator, data, train_books + val_books)
-    if run and previous and saved:
-        refuse_other_past(previous, state)
-        if previous.precision != precision:
-            accelerator.print(f"note: this run began in precision {previous.precision}, and now it is {precision}")
-        state = dataclasses.replace(previous, precision=precision, batch_size=previous.batch_size or state.batch_size)
+    if run and saved_state:
+        refuse_other_past(saved_state, state)
+        if saved_state.precision != precision:
+            accelerator.print(f"note: this run began in precision {saved_state.precision}, and now it is {precision}")
+        batch_size = saved_state.batch_size or state.batch_size
+        state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
     else:
         source = options.pretrained_model
     parts = pipeline.load_parts(source)
     trainable = set_trainable(parts, trained_parts(options))
-    if saved:
-        load_weights(saved, trainable)
+    if state_folder:
+        load_weights(state_folder, trainable)
     noise_scheduler = parts.noise_scheduler
     objective.require_supported_prediction_type(noise_scheduler)
     if options.grad_ckpt:
@@ -141,9 +142,9 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     # How long
     schedule = make_schedule(options, train_sizes, state)
     total = options.max_steps or options.epochs * schedule.updates
-    if previous and previous.total != total and options.lr_scheduler in ("linear", "cosine"):
+    if saved_state and saved_state.total != total and options.lr_scheduler in ("linear", "cosine"):
         accelerator.print(
-            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {previous.total}: "
+            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {saved_state.total}: "
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     state = dataclasses.replace(state, total=total)
@@ -157,7 +158,18 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
     return Prepared(
-        options, accelerator, run, lock, state, saved, parts, trainable, noise_scheduler, train_set, val_set, schedule
+        options,
+        accelerator,
+        run,
+        lock,
+        state,
+        state_folder,
+        parts,
+        trainable,
+        noise_scheduler,
+        train_set,
+        val_set,
+        schedule,
     )
 
 
@@ -202,7 +214,7 @@ def refuse_other_past(saved: TrainingState, now: TrainingState) -> None:
 
 
 def start(prepared: Prepared) -> Session:
-    """Encode latents where they are cached, move the model to its device, make or restore what updates the weights."""
+    """Encode latents where they are cached, move the model to its device, make or restore optimizer and average."""
     options, accelerator, state = prepared.options, prepared.accelerator, prepared.state
     parts, trainable = prepared.parts, prepared.trainable
     train_set, val_set = prepared.train_set, prepared.val_set
@@ -220,7 +232,7 @@ def start(prepared: Prepared) -> Session:
     if options.cache_latents:
         parts.vae.to("cpu")
 
-    # What updates the weights
+    # Optimizer, average, learning rates. get_scheduler also notes each group's initial_lr, which Optimizer.begin uses
     optimizer = optimizers.make(options, trainable, accelerator)
     ema = None
     if options.ema_decay:
@@ -231,9 +243,9 @@ def start(prepared: Prepared) -> Session:
         num_warmup_steps=options.warmup_steps,
         num_training_steps=state.total,
     )
-    if prepared.saved:
-        load_optimizer(prepared.saved, optimizer, accelerator.scaler)
-        load_ema(prepared.saved, ema)
+    if prepared.state_folder:
+        load_optimizer(prepared.state_folder, optimizer, accelerator.scaler)
+        load_ema(prepared.state_folder, ema)
 
     main_process = accelerator.is_main_process
     return Session(

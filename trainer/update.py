@@ -62,7 +62,9 @@ def check_largest_batch(session: Session) -> None:
 
     # The optimizer's moments do not exist before the first update: their memory is taken meanwhile
     weights = sum(4 * p.numel() for p in session.optimizer.parameters)
-    existing = session.optimizer.state or session.options.optimizer == "paged_adamw8bit"  # or they can make room
+    existing = (
+        session.optimizer.state or session.options.optimizer == "paged_adamw8bit"
+    )  # or paged moments leave the GPU
     moments = 0 if existing else moments_nbytes(session.options.optimizer, weights)
     reserved = torch.empty(int(moments), dtype=torch.uint8, device=session.accelerator.device)
     with session.optimizer.dry_run():

@@ -11,8 +11,8 @@ from bench import fid_speed
 def test_statistics_agree_to_the_digit_or_nearly(tmp_path, capsys):
     fid_speed.compare_statistics(tmp_path, types.SimpleNamespace(covers=6, resolution="64x96", batch_size=4, repeats=1))
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    told = {row[0]: row[3] for row in rows}
-    legacy, clean = (list(map(float, told[f"ours, --fid_resize {way}"].split(", "))) for way in ("legacy", "clean"))
+    found = {row[0]: row[3] for row in rows}
+    legacy, clean = (list(map(float, found[f"ours, --fid_resize {way}"].split(", "))) for way in ("legacy", "clean"))
     assert max(legacy) < 1e-6  # float32
     assert min(clean) > 1e-3  # antialiased
 

@@ -13,12 +13,12 @@ KNOWN = {field.name: field for field in dataclasses.fields(TrainingOptions)}
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_a_preset_sets_what_it_says_and_goes_together_with_both_parts_learning(name, capsys):
     options, given = parser.parse(TrainingOptions, ["--preset", name, "--train_unet", "--ema_decay", "0.999"])
-    told = capsys.readouterr().err
-    assert told.startswith(f"preset {name} sets --") and told.count("\n") == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"preset {name} sets --") and text.count("\n") == 1
     for flag, value in config.PRESETS[name].items():
         if flag in KNOWN:
             assert getattr(options, flag) == given[flag] == value
-            assert f"--{flag} {value}" in told
+            assert f"--{flag} {value}" in text
 
 
 @pytest.mark.parametrize("name", config.PRESETS)
@@ -28,8 +28,8 @@ def test_flags_that_are_given_win(name, capsys, tmp_path):
     words = ["--preset", name, "--batch_size", "3", "--no-grad_ckpt", "--config", str(path)]
     options, _ = parser.parse(TrainingOptions, words)
     assert (options.batch_size, options.grad_ckpt, options.ema_device) == (3, False, "auto")
-    told = capsys.readouterr().err
-    assert not any(flag in told for flag in ("--batch_size", "--grad_ckpt", "--ema_device"))
+    text = capsys.readouterr().err
+    assert not any(flag in text for flag in ("--batch_size", "--grad_ckpt", "--ema_device"))
 
 
 def test_a_preset_may_have_nothing_left_to_set(capsys):

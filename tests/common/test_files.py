@@ -41,8 +41,8 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path):
     ],
 )
 def test_a_full_disk_is_a_users_error_with_the_hint(tmp_path, problem):
-    told = pytest.raises(UserError, match=r"can't write .*a\.txt: .*; choose another folder$")
-    with told, atomic_write(tmp_path / "a.txt", "choose another folder") as temporary:
+    error = pytest.raises(UserError, match=r"can't write .*a\.txt: .*; choose another folder$")
+    with error, atomic_write(tmp_path / "a.txt", "choose another folder") as temporary:
         temporary.write_text("half")
         raise problem
     assert list(tmp_path.iterdir()) == []

@@ -125,6 +125,7 @@ def test_a_torch_that_can_not_be_imported(monkeypatch):
     assert "torch" in facts.torch_error
 
 
+@pytest.mark.script
 def test_importing_costs_nothing():
     """Neither torch nor anything else that is heavy."""
     code = "import sys, common.device, common.machine, common.environment; print('torch' in sys.modules)"

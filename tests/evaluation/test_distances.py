@@ -263,8 +263,8 @@ def test_errors_are_the_spread_of_repetitions():
     }
     ratios = {}
     for name, (measure, repetitions, _) in cases.items():
-        actual, told = spread_and_error(measure, repetitions)
-        ratios[name] = told / actual
+        actual, estimated = spread_and_error(measure, repetitions)
+        ratios[name] = estimated / actual
     print({name: round(float(ratio), 2) for name, ratio in ratios.items()})
     for name, (_, _, most) in cases.items():
         assert 0.8 < ratios[name] < most, name

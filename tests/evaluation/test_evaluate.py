@@ -39,8 +39,8 @@ def extractor(options):
 
 
 @pytest.fixture
-def sides(options, data, extractor, tmp_path):
-    """Makes Sides whose drawn covers are what `picture(book)` gives for each held-out book."""
+def make_inputs(options, data, extractor, tmp_path):
+    """Makes EvaluationInputs whose drawn covers are what `picture(book)` gives for each held-out book."""
 
     def make(picture, **changes):
         from common.png import save_png
@@ -66,8 +66,8 @@ def blank(book):
 
 
 @pytest.mark.slow
-def test_covers_that_are_the_real_ones(sides):
-    values, skipped = evaluate.measure(sides(real))
+def test_covers_that_are_the_real_ones(make_inputs):
+    values, skipped = evaluate.measure(make_inputs(real))
     assert values["fid"].value == pytest.approx(0, abs=1e-2)  # by rounding, see metrics.frechet_distance
     assert values["fid"].real > 1
     for key in ("precision", "recall", "coverage"):
@@ -86,35 +86,35 @@ def test_covers_that_are_the_real_ones(sides):
 
 
 @pytest.mark.slow
-def test_covers_that_are_copies_of_learned_ones(sides, data):
-    learned = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
-    values, _ = evaluate.measure(sides(lambda book: real(learned[book.row])))
+def test_covers_that_are_copies_of_training_covers(make_inputs, data):
+    training = dict(zip((book.row for book in data.books("test")), data.books("train"), strict=True))
+    values, _ = evaluate.measure(make_inputs(lambda book: real(training[book.row])))
     assert values["memorisation"].value == 1 and values["memorisation"].real == pytest.approx(1 / 14)
     first = data.books("test")[0].row
     assert values["memorisation"].note.endswith(
-        f"the nearest: {first}.png to the real cover of row {learned[first].row}"
+        f"the nearest: {first}.png to the real cover of row {training[first].row}"
     )
-    assert values["fid"].value == pytest.approx(values["fid"].real, rel=1e-3)  # the floor's very covers
+    assert values["fid"].value == pytest.approx(values["fid"].real, rel=1e-3)  # the very covers of the real baseline
 
 
-def test_covers_without_anything_on_them(sides):
-    values, _ = evaluate.measure(sides(blank))
+def test_covers_without_anything_on_them(make_inputs):
+    values, _ = evaluate.measure(make_inputs(blank))
     assert values["fid"].value > 5 * values["fid"].real
     assert values["precision"].value == values["coverage"].value == 0
     assert values["title_accuracy"].value == values["titles_read"].value == 0
 
 
-def test_a_run_remembers_on_what_it_learned(sides, data, tmp_path):
+def test_a_run_remembers_its_training_covers(make_inputs, data, tmp_path):
     """Covers that this run never saw can't be memorised by it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
-    assert sides(blank, run=tmp_path / "run").training_books() == data.books("train")[:2]
-    assert sides(blank).training_books() == data.books("train")
+    assert make_inputs(blank, run=tmp_path / "run").training_books() == data.books("train")[:2]
+    assert make_inputs(blank).training_books() == data.books("train")
 
 
-def test_only_what_was_asked_for_is_measured(sides, options):
+def test_only_what_was_asked_for_is_measured(make_inputs, options):
     chosen = dataclasses.replace(options, metrics="precision, legibility")
-    values, skipped = evaluate.measure(sides(blank, options=chosen))
+    values, skipped = evaluate.measure(make_inputs(blank, options=chosen))
     assert list(values) == [
         "precision",
         "recall",
@@ -127,23 +127,23 @@ def test_only_what_was_asked_for_is_measured(sides, options):
     assert skipped == {}
 
 
-def test_the_floor_shares_no_book_and_has_as_many_where_it_can(data):
+def test_the_real_baseline_shares_no_book_and_has_as_many_where_it_can(data):
     ours, reference = baseline_books(data, "test", 5)
     assert len(ours) == 5 and reference == data.books("test") and not {b.row for b in ours} & {b.row for b in reference}
     halves = baseline_books(data, "all", 20)
     assert [len(half) for half in halves] == [13, 13] and not {b.row for b in halves[0]} & {b.row for b in halves[1]}
 
 
-def test_a_floor_of_other_numbers_is_said(sides, options):
-    made = sides(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
+def test_a_real_baseline_of_other_sizes_is_noted(make_inputs, options):
+    made = make_inputs(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
     made = dataclasses.replace(made, reference=dataclasses.replace(made.reference, n=26))
     values, _ = evaluate.measure(made)
     assert values["fid"].note == "real: 13 covers against 13"
-    assert evaluate.baseline_note(sides(blank)) is None
+    assert evaluate.baseline_note(make_inputs(blank)) is None
 
 
-def test_usual_names_are_for_the_official_network_alone(sides, extractor):
-    made = sides(blank)
+def test_usual_names_are_for_the_official_network_alone(make_inputs, extractor):
+    made = make_inputs(blank)
     assert evaluate.metric_name(made, "KD", "KID") == "KD (EfficientNet-Lite0)"
     official = dataclasses.replace(made, extractor=dataclasses.replace(extractor, score_name="FID"))
     assert evaluate.metric_name(official, "KD", "KID") == "KID" and evaluate.metric_name(official, "recall") == "recall"
@@ -159,17 +159,17 @@ def test_metrics_of_the_same_settings_gather():
     assert evaluate.merge_scores(both, {"n": 3}, {}, {"kid": "why", "clip": "why"}).skipped == {"clip": "why"}
 
 
-def test_without_ocr_the_other_metrics_stand(sides, monkeypatch):
+def test_without_ocr_the_other_metrics_stand(make_inputs, monkeypatch):
     def none(*_):
         raise ocr.OCRUnavailable("no OCR here")
 
     monkeypatch.setattr(ocr, "read_covers", none)
-    values, skipped = evaluate.measure(sides(blank))
+    values, skipped = evaluate.measure(make_inputs(blank))
     assert values["fid"].value > 0 and "title_accuracy" not in values
     assert skipped["legibility"] == "no OCR here"
 
 
-def test_clip_scores_stand_with_their_ceiling(sides, options, tmp_path_factory):
+def test_clip_scores_have_their_upper_limit(make_inputs, options, tmp_path_factory):
     """A CLIP by hand: the embedding of a cover is its mean colour, of a text always red."""
 
     class Clip:
@@ -187,13 +187,13 @@ def test_clip_scores_stand_with_their_ceiling(sides, options, tmp_path_factory):
         return np.broadcast_to(np.array([200, 0, 0], np.uint8), (96, 64, 3)).copy()
 
     chosen = dataclasses.replace(options, metrics="clip")
-    values, skipped = evaluate.measure(sides(red, options=chosen, clip=Clip()))
+    values, skipped = evaluate.measure(make_inputs(red, options=chosen, clip=Clip()))
     assert values["clip_score"].value == pytest.approx(100) and values["clip_score"].real < 99
     assert values["cmmd"].value > values["cmmd"].real and skipped == {}
 
 
-def test_jpeg_in_disguise_and_mixed_sizes_are_refused(sides, data):
-    made = sides(real)
+def test_jpeg_in_disguise_and_mixed_sizes_are_refused(make_inputs, data):
+    made = make_inputs(real)
     first, second = (made.folder / f"{book.row}.png" for book in data.books("test")[:2])
     shutil.copy(data.books("test")[0].image, first)
     with pytest.raises(UserError, match=f"can't read {first} as a PNG image"):

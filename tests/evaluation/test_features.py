@@ -123,7 +123,7 @@ def test_legacy_statistics_are_pytorch_fids(weights, hub, tmp_path, monkeypatch)
     images = np.stack([read_png(path) for path in png_paths(folder, range(5))])
     legacy = options(fid_resize="legacy", fid_weights=str(weights))
     fast = features.load_extractor(legacy, CPU)(images)
-    monkeypatch.setattr(features, "layout", lambda device: torch.contiguous_format)
+    monkeypatch.setattr(features, "memory_format", lambda device: torch.contiguous_format)
     ours = features.load_extractor(legacy, CPU)(images)
     assert ours.dtype == fast.dtype == np.float64
     assert 0 < np.abs(fast - ours).max() < 2e-6 * np.abs(ours).max()

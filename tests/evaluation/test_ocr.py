@@ -155,9 +155,9 @@ def unread(monkeypatch):
 
 def refused(tmp_path, match):
     """read_covers says why there is no OCR, in one line, before it makes a file."""
-    with pytest.raises(ocr.OCRUnavailable, match=match) as told:
+    with pytest.raises(ocr.OCRUnavailable, match=match) as caught:
         ocr.read_covers(some_covers(1), 1, tmp_path / "cache")
-    assert isinstance(told.value, UserError) and "\n" not in str(told.value)
+    assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
 
 

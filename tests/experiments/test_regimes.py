@@ -196,8 +196,8 @@ def test_regimes_are_trained_scored_and_shown(small_data, tmp_path, monkeypatch,
     again = []
     monkeypatch.setattr(regimes, "run_script", lambda *words: (again.append(words), real(*words)))
     assert regimes.main(words.split()) == 0
-    told = capfd.readouterr().out
-    assert "== 1 of 2: unet-8x3000, 3 covers, 1 epochs" in told and "is complete at update 1" in told
+    text = capfd.readouterr().out
+    assert "== 1 of 2: unet-8x3000, 3 covers, 1 epochs" in text and "is complete at update 1" in text
     identities = [(word, words[words.index(word) + 1]) for words in again for word in words if word == "--run_name"]
     assert identities == [("--run_name", "both-8x5000")]  # the first regime goes on, the second begins
     options = json.loads((tmp_path / "runs" / "both-8x5000" / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""experiments.sampling_curve: each combination is scored once by the real script, and told in a table."""
+"""experiments.sampling_curve: each combination is scored once by the real script and listed in a table."""
 
 import importlib
 
@@ -37,5 +37,5 @@ def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
 
 @pytest.mark.parametrize("words", [["--steps", "3"], ["--scheduler", "ddim"], ["--save_dir", "x"]])
 def test_what_it_tries_itself_can_not_be_given(words, tmp_path):
-    with pytest.raises(UserError, match="are what this tries"):
+    with pytest.raises(UserError, match="are what this varies"):
         sampling_curve.main(["--out", str(tmp_path), *words])

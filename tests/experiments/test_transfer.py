@@ -1,4 +1,4 @@
-"""bench.transfer: three regimes trained and scored by the real scripts, a table, a picture; and again without work."""
+"""experiments.transfer: three regimes trained and scored by the real scripts, a table, a picture; again for free."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import processes
 
-import config
+from common.errors import UserError
 from experiments import regimes, transfer
 
 
@@ -72,7 +72,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(words, message, tm
         options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
         options |= dict(lr=1e-3, lr_text_encoder=4e-4)
         (tmp_path / "asked.json").write_text(json.dumps(options))
-    with pytest.raises(config.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
 
 
@@ -86,7 +86,7 @@ def test_an_error_in_drawing_processes_is_the_script_s_own(small_data, tmp_path,
 
 @pytest.mark.script
 def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
-    command = [sys.executable, "-m", "bench.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
+    command = [sys.executable, "-m", "experiments.transfer", "--out", tmp_path, "--data_root", tmp_path / "none"]
     done = processes.run(command, cwd=regimes.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
 

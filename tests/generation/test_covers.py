@@ -32,8 +32,8 @@ def runs(tmp_path):
     (version / "model_index.json").write_text("{}")
     run = tmp_path / "runs" / "one"
     (run / "config.json").write_text(json.dumps({"pretrained_model": "tiny", "steps": 7, "seed": 3, "batch_size": 9}))
-    ledger = {"versions": {"v1": {"step": 5, "validation_loss": 0.5}}, "aliases": {"latest": "v1", "best": "v1"}}
-    (run / "versions.json").write_text(json.dumps(ledger))
+    version_index = {"versions": {"v1": {"step": 5, "validation_loss": 0.5}}, "aliases": {"latest": "v1", "best": "v1"}}
+    (run / "versions.json").write_text(json.dumps(version_index))
     return tmp_path / "runs"
 
 

@@ -180,13 +180,13 @@ def test_forecast_of_tiny_is_what_is_measured(tiny, small_data, tmp_path, words)
 def test_the_sampling_phase_is_what_a_preview_takes(tiny, precision):
     words = dict(resolution="128x192", num_samples=1, steps=2, optimizer="adamw", mixed_precision=precision, **BOTH)
     options = TrainingOptions(**words)
-    made = forecast.trace(options, tiny, "cpu")["sampling"]
+    expected = forecast.trace(options, tiny, "cpu")["sampling"]
     parts = to_device(pipeline.build_tiny(), "cpu", precision, PARTS)
     set_trainable(parts, PARTS)
     live = LiveBytes(64, device_rules.cpu_workspace)
     with live, eval_mode(parts), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         sampling.draw_images(parts, ["A book cover"], [0], options)
-    assert live.peak == pytest.approx(made["activations"], rel=0.1)
+    assert live.peak == pytest.approx(expected["activations"], rel=0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

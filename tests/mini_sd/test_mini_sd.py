@@ -1,6 +1,7 @@
 """mini: the pipeline is whole and small, its making can be resumed, and fine-tuning it works in every regime."""
 
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -18,6 +19,8 @@ from diffusion import pipeline as diffusion_pipeline
 from diffusion.noise import normal, stratified_timesteps
 from diffusion.parts import PARTS, eval_mode
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
+
+ROOT = pathlib.Path(pipeline.__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
 
 
 def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mini):
-    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not learned from
+    pixels = np.stack([np.asarray(posters.poster(row)[0]) for row in range(100_000, 100_024)])  # not trained on
     x = pictures.to_tensor(pixels)
     latents = encoding.encode_images(mini.vae, x, torch.zeros(24, *encoding.latent_shape(mini, posters.SIZE)))
     assert latents.std() == pytest.approx(autoencoder.DEVIATION, rel=0.2)
@@ -70,7 +73,7 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
 
 
 def test_the_caption_helps_to_draw_a_poster(mini):
-    """Right caption and wrong, on posters not learned from, in the noise in which colours and shapes are decided."""
+    """Right caption and wrong, on posters not trained on, in the noise in which colours and shapes are decided."""
     drawn = [posters.poster(row) for row in range(100_000, 100_032)]
     x = pictures.to_tensor(np.stack([np.asarray(image) for image, _ in drawn]))
     latents = encoding.encode_images(mini.vae, x, torch.zeros(32, *encoding.latent_shape(mini, posters.SIZE)))
@@ -87,7 +90,7 @@ def test_the_caption_helps_to_draw_a_poster(mini):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What it learned from
+# What it was trained on
 
 
 def test_a_poster_is_a_function_of_its_row():
@@ -242,9 +245,9 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
         *("--lr_scheduler", "cosine", "--validation_rows", 64),
     )
     assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    told = [line["validation_loss"] for line in told if "validation_loss" in line]
-    assert told[-1] < told[0]
+    losses_logged = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    losses_logged = [line["validation_loss"] for line in losses_logged if "validation_loss" in line]
+    assert losses_logged[-1] < losses_logged[0]
 
     trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
     covers, first = before
@@ -261,7 +264,7 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
         (["--denoiser_steps", "0"], "--denoiser_steps 0: expected at least 1"),
         (["--denoizer_steps", "9"], "did you mean --denoiser_steps"),
         (["--autoencoder_steps", "500"], "was made with --autoencoder_steps 4000, and now it is 500"),
-        (["--out", "."], "is there already"),
+        (["--out", "."], "exists already"),
     ],
 )
 def test_mistakes_are_one_line_before_any_work(words, message, tmp_path):

@@ -10,7 +10,7 @@ from page import charts
 BANDS = [1.0, 0.8, 0.5, 0.2]
 
 
-def told(updates, **more):
+def log(updates, **more):
     lines = [{"step": 0, "validation_loss": 1.0}]
     lines += [{"step": i, "loss": 1 / i} for i in range(1, updates + 1)]
     return [*lines, {"step": updates, "validation_loss": 0.5, **more}]
@@ -21,7 +21,7 @@ def parse(svg):
 
 
 def test_each_run_is_a_line_in_each_chart():
-    made = charts.draw_charts({"a": told(9), "b": told(5)}, [("v1", 5)])
+    made = charts.draw_charts({"a": log(9), "b": log(5)}, [("v1", 5)])
     assert [title for title, _, _ in made] == ["Training loss", "Validation loss"]
     for _, _, svg in made:
         lines = [line for line in parse(svg).iter("polyline") if "faint" not in line.get("class")]
@@ -51,7 +51,7 @@ def test_bands_are_shares_of_their_first_value():
     "bands", [None, [], [1.0, 2.0], [1.0, math.nan, 1.0, 1.0], [None] * 4, "abcd", [0.0, 1.0, 1.0, 1.0]]
 )
 def test_runs_without_bands_leave_them_out(bands):
-    assert charts.timestep_lines(told(3, validation_bands=bands)) == []
+    assert charts.timestep_lines(log(3, validation_bands=bands)) == []
 
 
 def test_smooth_is_the_mean_of_the_last_ones():
@@ -117,7 +117,7 @@ def test_version_labels_never_overlap():
 
 def test_names_are_data_in_svg_too():
     evil = '"><script>alert(1)</script>&'
-    for _, _, svg in charts.draw_charts({evil: told(5)}, [(evil, 3)]):
+    for _, _, svg in charts.draw_charts({evil: log(5)}, [(evil, 3)]):
         root = parse(svg)  # well-formed
         assert not list(root.iter("script"))
         assert evil in [text.text for text in root.iter("text")] and evil in root.get("aria-label")

@@ -64,8 +64,8 @@ def test_scores_of_different_settings_are_refused_by_name(name):
 
 def test_a_setting_that_a_score_does_not_tell_is_unknown():
     old = Score({key: value for key, value in score().settings.items() if key not in ("rows", "steps")})
-    told = comparison.describe(comparison.differences({"v0": score(), "v1": old}))
-    assert told == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
+    described = comparison.describe(comparison.differences({"v0": score(), "v1": old}))
+    assert described == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
 
 
 def test_every_setting_that_is_no_option_has_words():

@@ -13,6 +13,7 @@ from PIL import Image
 
 import config
 from checkpoints.run_folder import RunFolder
+from checkpoints.scores import Score
 from cli import parser
 from generation.settings import DrawingSettings
 from generation.version import Version
@@ -77,7 +78,7 @@ def test_the_drawing_command_gives_the_options_back(run):
 
 def test_a_version_is_to_be_scored_like_the_others(run):
     def given(**score):
-        words = shlex.split(html.score_command(column(run=run), score))[3:]
+        words = shlex.split(html.score_command(column(run=run), Score(score)))[3:]
         return parser.parse(config.InferenceOptions, words)[1]
 
     like = given(n=150, fid_features="efficientnet", fid_resize="clean", split="all", fid_stats_path="my stats.npz")

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_found_before_the_long_work(root, tmp_path, monkeypatch
     def long_work(*_):
         raise AssertionError("the long work has begun")
 
-    monkeypatch.setattr(feature_cache, "of_books", long_work)
+    monkeypatch.setattr(feature_cache, "real_features", long_work)
     (tmp_path / "file").touch()
     wrong = {
         "must end in .npz": words(root, tmp_path / "stats.txt"),

@@ -12,7 +12,7 @@ import report
 import training
 from checkpoints import scores
 from common.errors import UserError
-from generation import version
+from generation import covers
 
 SCRIPT, BREAKOUT = "<script>alert(1)</script> & Sons", '"><img src=x onerror=alert(2)>'
 SETTINGS = {name: 1 for name in scores.MUST_MATCH} | {
@@ -143,7 +143,7 @@ def test_enlarging_and_arrow_keys(look):
     assert shown(page) == ("v0", titles[0], sources[1])
     assert "title " + titles[0][:20] in page.text_content("#viewer-prompt")
     assert "seed 5" in page.text_content("#viewer-about") and "2 steps of dpm++" in page.text_content("#viewer-about")
-    place = page.locator("#viewer-image").bounding_box()
+    box = page.locator("#viewer-image").bounding_box()
     for key, label, row, source in (
         ("ArrowRight", "v1", 0, 2),
         ("ArrowRight", "v2", 0, 3),
@@ -155,7 +155,7 @@ def test_enlarging_and_arrow_keys(look):
     ):
         page.keyboard.press(key)
         assert shown(page) == (label, titles[row], sources[source])
-        assert page.locator("#viewer-image").bounding_box() == place  # the eye compares: nothing may move
+        assert page.locator("#viewer-image").bounding_box() == box  # the eye compares: nothing may move
     page.keyboard.press("Escape")
     assert shown(page) is None
     where_we_were = "source => document.activeElement.querySelector('img')?.src === source"
@@ -309,8 +309,8 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
         (["--save_dir", "/proc/nowhere", "--version", "v1"], "can't make /proc/nowhere"),
     ],
 )
-def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
-    monkeypatch.setattr(version, "load_version", lambda *_: pytest.fail("mistakes come before the long work"))
+def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(covers, "load_version", lambda *_: pytest.fail("mistakes come before the long work"))
     with pytest.raises(UserError, match=message):
         make(trained, tmp_path / "r.html", *more)
     assert list(tmp_path.iterdir()) == []
@@ -318,12 +318,12 @@ def test_mistakes_are_told(trained, tmp_path, monkeypatch, more, message):
 
 def test_scores_of_other_settings_are_refused_unless_asked(runs, tmp_path):
     add_score(runs / "run", "v1", 70.0, n=20, seed=3)
-    told = "the number of covers is 4 for v0 and 20 for v1; seed is 1 for v0 and 3 for v1"
-    with pytest.raises(UserError, match=f"{told}; .*--mixed"):
+    differences = "the number of covers is 4 for v0 and 20 for v1; seed is 1 for v0 and 3 for v1"
+    with pytest.raises(UserError, match=f"{differences}; .*--mixed"):
         make(runs, tmp_path / "r.html", "--version", "v0,v1")
     assert not (runs / "run" / "covers" / "v1" / "0.png").exists()
     text = make(runs, tmp_path / "r.html", "--version", "v0,v1", "--mixed", "True", "--num_samples", 1)
-    assert "Not measured alike" in text and told in text
+    assert "Not measured alike" in text and differences in text
     assert '<small class="better">' not in text and "nothing is called better" in text and "Against v0" not in text
 
 
@@ -344,13 +344,13 @@ def test_a_score_that_is_not_shown_is_not_judged(runs, tmp_path):
 
 
 @pytest.mark.parametrize("scores", [{"v0": 3}, {"v0": {"FID": 3}}, [3]])
-def test_scores_of_another_shape_are_told(runs, tmp_path, scores):
+def test_scores_of_another_shape_are_refused(runs, tmp_path, scores):
     (runs / "run" / "scores.json").write_text(json.dumps(scores))
     with pytest.raises(UserError, match=f"can't read {runs}/run/scores.json"):
         make(runs, tmp_path / "r.html", "--version", "v0")
 
 
-def test_the_size_is_told(runs, tmp_path, capsys):
+def test_the_size_is_printed(runs, tmp_path, capsys):
     text = make(runs, tmp_path / "r.html", "--version", "v0", "--num_samples", 1)
     size = len(text.encode())
     assert 1000 < size < 999_000 and f"; {size / 1000:.0f} KB; open it" in capsys.readouterr().out

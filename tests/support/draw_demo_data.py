@@ -2,7 +2,7 @@
 
 import sys
 
-from demo_data import folder
+from demo_data.folder import ensure_demo_data
 
 if __name__ == "__main__":
-    print(folder.ensure(sys.argv[1], int(sys.argv[2])))
+    print(ensure_demo_data(sys.argv[1], int(sys.argv[2])))

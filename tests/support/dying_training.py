@@ -1,6 +1,7 @@
 """Training that is killed just before a rename: python -m support.dying_training NAME TIMES WORDS...
 
-NAME: of the file or folder that would appear, or how it ends, as in .npy. TIMES: before the how manieth rename to it.
+NAME: of the file or folder that would appear, or how it ends, as in .npy. TIMES: which of the renames to it is not
+made, 1 = the first.
 """
 
 import os
