@@ -75,9 +75,9 @@ class VersionIndex:
         versions = {}
         for name, entry in found.items():
             require(SAVED_VERSION.fullmatch(name) is not None, f"{name!r} is no version")
-            ok = isinstance(entry, dict) and is_count(entry.get("step"))
-            require(ok and is_loss(entry.get("validation_loss")), f"what it says of {name} is damaged")
-            versions[name] = SavedVersion(entry["step"], entry.get("validation_loss"))
+            ok = isinstance(entry, dict) and is_count(entry.get("step")) and "validation_loss" in entry
+            require(ok and is_loss(entry["validation_loss"]), f"what it says of {name} is damaged")
+            versions[name] = SavedVersion(entry["step"], entry["validation_loss"])
         for alias, name in aliases.items():
             require(alias in ALIASES and isinstance(name, str) and name in versions, f"the alias {alias!r} is damaged")
         return cls(versions, dict(aliases))

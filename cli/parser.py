@@ -194,8 +194,8 @@ def preset_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dic
             "--preset is for a new run, and a resumed one keeps what it has: leave it out, or give options that may "
             "change (--batch_size with --grad_acc_steps, --grad_ckpt, --ema_device, --vae_tiling)"
         )
-    known = {field.name for field in dataclasses.fields(cls)} - given.keys()
-    values = {name: value for name, value in config.PRESETS[preset].items() if name in known}
+    possible = {field.name for field in dataclasses.fields(cls)} - given.keys()
+    values = {name: value for name, value in config.PRESETS[preset].items() if name in possible}  # in the table's order
     summary = " ".join(f"--{name} {value}" for name, value in values.items()) or "nothing, since all was given"
     print(f"preset {preset} sets {summary}", file=sys.stderr)
     return values

@@ -13,6 +13,11 @@ from common.files import read_json, write_json
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 
+# Before every key of a text encoder's file, as in the hub's files of Stable Diffusion 1.x. transformers 5.6 dropped it
+# from CLIPTextModel and from what save_pretrained writes, and reads both; older ones, and tools that read the file
+# themselves, find no weights without it.
+CLIP_PREFIX = "text_model."
+
 
 def weights_nbytes(parts: Parts, names: Sequence[str], dtype: str = "fp32") -> int:
     """Bytes that the weights of the named networks take on disk in that precision; see placement.DTYPES."""
@@ -36,7 +41,10 @@ def networks_hash(*networks: torch.nn.Module) -> str:
 
 
 def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """Save a network as its library does, with weights of `dtype`; the network itself stays as and where it is."""
+    """Save a network as its library does, with weights of `dtype`; the network itself stays as and where it is.
+
+    But a text encoder's keys begin with CLIP_PREFIX.
+    """
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     with torch.device("meta"):  # a copy without memory, so that nothing is cast or copied on the GPU
         if from_transformers:
@@ -45,7 +53,11 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
             copy = type(network).from_config({**network.config, "_name_or_path": ""})  # no path of this machine
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     copy.load_state_dict(weights, assign=True)
-    copy.save_pretrained(folder)
+    if isinstance(network, transformers.CLIPTextModel):
+        weights = {CLIP_PREFIX + name: tensor for name, tensor in weights.items()}
+        copy.save_pretrained(folder, state_dict=weights, save_original_format=False)  # these very names
+    else:
+        copy.save_pretrained(folder)
     if from_transformers:
         # diffusers loads any weights in fp32 by default, transformers in what config.json says: make both alike, so
         # that from_pretrained(folder) works without an argument for the precision

@@ -62,11 +62,11 @@ def the_real_forecast():
 
 @pytest.fixture(autouse=True)
 def forecast_of_this_test(request, the_real_forecast, monkeypatch):
-    from memory import advice
+    from memory import advice, suggestions
     from memory import forecast as memory_forecast
 
     if request.node.get_closest_marker("real_forecast"):
-        for module in (memory_forecast, advice):
+        for module in (memory_forecast, advice, suggestions):
             monkeypatch.setattr(module, "forecast_memory", the_real_forecast or memory_forecast.forecast_memory)
 
 

@@ -12,6 +12,7 @@ import config
 from checkpoints import catalog, scores
 from checkpoints.environment import environment_lines
 from checkpoints.run_folder import RunFolder
+from checkpoints.scores import Score
 from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
@@ -34,7 +35,7 @@ class ListedVersion:
     aliases: list[str]  # latest, best, or none
     where: list[str]  # disk, names of trackers; of v0 the pretrained model
     size: int | None  # bytes: on disk without hard links to frozen parts, in a tracker of all files; None if unknown
-    scores: Mapping[str, dict]  # kind of features -> newest score, as in scores.json
+    scores: Mapping[str, Score]  # kind of features -> newest score, as in scores.json
 
 
 def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) -> config.RunsOptions:

@@ -165,7 +165,7 @@ class Uploader:
                 f"{self.name} has a newer state of run {self.run.name}, of update {newest[1].step}, from another "
                 "machine: nothing is sent over it"
             )
-        tracker.start(self.run, config.to_json(self.options), self.step)
+        tracker.start(self.run.path, config.to_json(self.options), self.step)
         self.say(f"{self.name}: {tracker.how_to_view}")
         self.metrics_tail = MetricsTail(self.run.metrics, after=tracker.last_step())
         self.unsent: collections.deque[tuple[int, dict]] = collections.deque()  # steps that were read, but not logged

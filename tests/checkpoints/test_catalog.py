@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from checkpoints import catalog, scores
-from checkpoints import scores as checkpoints_scores
+from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 
 
@@ -22,14 +22,14 @@ def make_versions(home, aliases, **steps):
 
 @pytest.fixture
 def run(tmp_path):
-    run = tmp_path / "runs" / "one"
+    run = RunFolder(tmp_path / "runs" / "one")
     make_versions(run, {"latest": "v2", "best": "v1"}, v1=10, v2=20)
     (run / "config.json").write_text('{"pretrained_model": "tiny"}')
     return run
 
 
 def test_names_lead_to_folders(run):
-    output_dir = str(run.parent)
+    output_dir = str(run.path.parent)
     for version, name in {"latest": "v2", "best": "v1", "v1": "v1", str(run / "versions" / "v2"): "v2"}.items():
         for run_id in ("one", None):
             folder = str(run / "versions" / name)
@@ -44,7 +44,7 @@ def test_a_version_that_lies_elsewhere_belongs_to_no_run(run, tmp_path):
 
 
 def test_names_that_are_not_there(run, tmp_path):
-    output_dir = str(run.parent)
+    output_dir = str(run.path.parent)
     with pytest.raises(UserError, match="there is no run in"):
         catalog.resolve_version(str(tmp_path / "empty"), None, "latest", "tiny")
     assert catalog.resolve_version(str(tmp_path / "empty"), None, "v0", "tiny") == ("v0", "tiny", None)
@@ -61,20 +61,20 @@ def test_names_that_are_not_there(run, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"versions": [], "aliases": {}}'])
-def test_a_damaged_ledger_is_named(run, text):
+def test_a_damaged_version_index_is_named(run, text):
     (run / "versions.json").write_text(text)
     with pytest.raises(UserError, match=r"can't read .*versions\.json"):
-        catalog.resolve_version(str(run.parent), "one", "latest", "tiny")
+        catalog.resolve_version(str(run.path.parent), "one", "latest", "tiny")
 
 
 def test_a_version_whose_folder_was_deleted_is_named(run):
     shutil.rmtree(run / "versions" / "v2")
     with pytest.raises(UserError, match=r"^version v2 should be in .*v2, and that folder is gone"):
-        catalog.resolve_version(str(run.parent), "one", "latest", "tiny")
+        catalog.resolve_version(str(run.path.parent), "one", "latest", "tiny")
 
 
 def test_fetched_versions_stand_in_where_the_run_has_no_files(run):
-    fetched = run / catalog.FETCHED
+    fetched = run.fetched
     make_versions(fetched, {"latest": "v3", "best": "v3"}, v1=10, v3=30)
     assert catalog.find_version(run, "v1") == ("v1", run)
     assert catalog.find_version(run, "v3") == ("v3", fetched)
@@ -84,15 +84,15 @@ def test_fetched_versions_stand_in_where_the_run_has_no_files(run):
     (run / "versions.json").unlink()
     assert catalog.find_version(run, "best") == ("v3", fetched)
     assert catalog.find_version(run, "v2") == ("v2", None)
-    assert catalog.version_entry(run, "v3")["step"] == 30 and catalog.version_entry(run, "v0")["step"] == 0
+    assert catalog.version_entry(run, "v3").step == 30 and catalog.version_entry(run, "v0").step == 0
 
 
 def test_runs_are_listed_in_the_order_of_their_last_start(run):
-    other = run.parent / "two"
-    other.mkdir()
+    other = RunFolder(run.path.parent / "two")
+    other.path.mkdir()
     (other / "config.json").write_text("{}")
     os.utime(other / "config.json", (1, 1))
-    assert catalog.list_runs(run.parent) == [other, run] and catalog.find_run(run.parent, None) == run
+    assert catalog.list_runs(run.path.parent) == [other, run] and catalog.find_run(run.path.parent, None) == run
 
 
 def test_only_complete_states_count(run):
@@ -100,17 +100,17 @@ def test_only_complete_states_count(run):
         folder = run / "state" / f"{step:09d}"
         folder.mkdir(parents=True)
         if complete:
-            (folder / catalog.POSITION).write_text("{}")
-    assert catalog.RunFolder(run).saved_steps() == [10]
+            (folder / "position.json").write_text("{}")
+    assert run.saved_steps() == [10]
 
 
 def test_scores_are_kept_for_each_version_and_kind(run):
-    assert checkpoints_scores.read_scores(run) == {}
+    assert scores.read_scores(run) == {}
     for version, name, distance in (("v1", "FID", 9.0), ("v1", "FD", 5.0), ("v2", "FID", 8.0), ("v1", "FID", 7.0)):
         score = {"score": name, "distance": distance, "n": 4}
-        checkpoints_scores.add_score(run, version, checkpoints_scores.Score.from_json(score))
-    scores = {v: {name: s.distance for name, s in of.items()} for v, of in checkpoints_scores.read_scores(run).items()}
-    assert scores == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
+        scores.add_score(run, version, scores.Score.from_json(score))
+    found = {v: {name: s.distance for name, s in of.items()} for v, of in scores.read_scores(run).items()}
+    assert found == {"v1": {"FID": 7.0, "FD": 5.0}, "v2": {"FID": 8.0}}
 
 
 @pytest.mark.parametrize("text", ['{"v0": 3}', '{"v0": {"FID": 4.5}}', "[]"])

@@ -58,7 +58,7 @@ def path(tmp_path):
     return tmp_path / "metrics.jsonl"
 
 
-def test_the_tail_tells_each_step_once_and_holds_the_newest_back(path):
+def test_the_tail_yields_each_step_once_and_holds_the_newest_back(path):
     tail = MetricsTail(path, after=-1)
     write(path, {"step": 0, "validation_loss": 1.5}, {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0})
     assert list(tail.steps()) == [(0, {"validation_loss": 1.5}), (1, {"loss": 1.0})]
@@ -114,10 +114,10 @@ def test_a_file_that_is_not_there_yet(path):
 
 def test_the_tail_reads_what_the_log_writes(path):
     tail, log = MetricsTail(path, after=-1), MetricsLog(path, 0)
-    told = []
+    read = []
     for step in range(1, 8):
         log.log(step, loss=step / 10, title="Ä\u2028")
         if step % 3 == 0:
-            told += tail.steps()
-    told += tail.steps(complete=True)
-    assert told == [(step, {"loss": step / 10, "title": "Ä\u2028"}) for step in range(1, 8)]
+            read += tail.steps()
+    read += tail.steps(complete=True)
+    assert read == [(step, {"loss": step / 10, "title": "Ä\u2028"}) for step in range(1, 8)]

@@ -70,12 +70,13 @@ def test_no_name_of_a_version_leads_out_of_the_run(name):
         *(None, [], 3, {}, {"versions": {}}, {"aliases": {}}),
         {"versions": {"v1": 3}, "aliases": {}},
         {"versions": {"v1": {}}, "aliases": {}},
+        {"versions": {"v1": {"step": 1}}, "aliases": {}},
         {"versions": {"v1": {"step": "1", "validation_loss": None}}, "aliases": {}},
         {"versions": {"v1": {"step": 1, "validation_loss": "low"}}, "aliases": {}},
         {"versions": {"v1": {"step": 1, "validation_loss": math.nan}}, "aliases": {}},
         {"versions": {}, "aliases": {"latest": "v1"}},
-        {"versions": {"v1": {"step": 1}}, "aliases": {"newest": "v1"}},
-        {"versions": {"v1": {"step": 1}}, "aliases": {"latest": ["v1"]}},
+        {"versions": INDEX["versions"], "aliases": {"newest": "v1"}},
+        {"versions": INDEX["versions"], "aliases": {"latest": ["v1"]}},
     ],
 )
 def test_a_damaged_index_is_one_line(value):

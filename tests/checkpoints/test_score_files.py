@@ -8,7 +8,7 @@ from checkpoints import scores
 from checkpoints.scores import Score, ScoreValue
 from common.errors import UserError
 from common.files import write_json
-from tracking.listing import print_scores
+from tracking.listing import ListedVersion, print_scores
 
 VALUE = {"name": "FID", "value": 12.5, "error": 0.5, "real": 3.25, "n": 50, "better": "lower", "note": None}
 SCORE = {
@@ -140,6 +140,7 @@ def test_the_listing_exits_2_without_a_traceback(run_script, tmp_path):
 
 def test_a_version_that_only_a_tracker_has_stands_beside_scored_ones(capsys):
     """It comes without scores."""
-    versions = {"v2": {"step": 2, "scores": {"FID": Score.from_json(SCORE)}}, "v1": {"step": 1}}
+    scored = ListedVersion("v2", 2, 0.5, ["latest"], ["disk"], 9000, {"FID": Score.from_json(SCORE)})
+    versions = {"v2": scored, "v1": ListedVersion("v1", 1, 0.5, [], ["wandb"], 9000, {})}
     print_scores(versions)
     assert capsys.readouterr().out.splitlines()[0].split() == ["metric", "v2", "real", "covers"]

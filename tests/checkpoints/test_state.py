@@ -1,22 +1,33 @@
+"""A run folder is made, a version and a training state are saved and read, whatever happens in between."""
+
+import dataclasses
 import errno
 import json
 import os
+import shutil
 
 import pytest
 import torch
 
-from checkpoints import state, versions
-from checkpoints.run_folder import lock_run, open_run
+from checkpoints import state
+from checkpoints.open_run import open_run
+from checkpoints.records import TrainingState, VersionIndex
+from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from config import TrainingOptions
 from diffusion import pipeline
-from diffusion import weights as diffusion_weights
-from diffusion.parts import set_trainable
+from diffusion.trainable import set_trainable
+from diffusion.weights import weights_nbytes
 
 
 @pytest.fixture(scope="module")
 def parts():
-    return set_trainable(pipeline.build_tiny(), ["text_encoder"])
+    return pipeline.build_tiny()
+
+
+@pytest.fixture(scope="module")
+def trainable(parts):
+    return set_trainable(parts, ["text_encoder"])
 
 
 @pytest.fixture
@@ -24,16 +35,16 @@ def options(tmp_path):
     return TrainingOptions(output_dir=str(tmp_path / "runs"), pretrained_model="tiny", run_name="one")
 
 
-def new_position():
-    return {"step": 0, "precision": "no", "save_dtype": "no", "ledger": {"versions": {}, "aliases": {}}}
+def new_state(step=0):
+    return TrainingState(step, 8, "no", "no", "of the data", VersionIndex(), total=10, start_loss=0.5)
 
 
-def ledger_of(*losses, keep=0):
-    ledger, names = {"versions": {}, "aliases": {}}, []
+def index_of(*losses, keep=0):
+    index, names = VersionIndex(), []
     for step, loss in enumerate(losses, 1):
-        ledger, name = versions.add_version(ledger, step, loss, keep)
+        index, name = index.with_version(step, loss, keep)
         names.append(name)
-    return ledger, names
+    return index, names
 
 
 @pytest.mark.parametrize(
@@ -49,25 +60,24 @@ def ledger_of(*losses, keep=0):
     ],
 )
 def test_aliases_and_pruning(losses, keep, versions, best):
-    ledger, names = ledger_of(*losses, keep=keep)
+    index, names = index_of(*losses, keep=keep)
     assert names == [f"v{i + 1}" for i in range(len(losses))]  # numbers are never used twice
-    assert list(ledger["versions"]) == versions
-    assert ledger["aliases"].get("best") == best and ledger["aliases"]["latest"] == names[-1]
+    assert list(index.versions) == versions
+    assert index.aliases.get("best") == best and index.aliases["latest"] == names[-1]
 
 
-def save(run, position, parts, loss=1.0):
-    optimizer = torch.optim.AdamW(parts.text_encoder.parameters())
-    return state.save(run, position, parts, ["text_encoder"], optimizer, None, loss, 1)
+def save(run, at, trainable, optimizer=None):
+    """(state, name of the version) of a save in state `at`."""
+    optimizer = optimizer or torch.optim.AdamW(trainable.parameters())
+    return state.save_checkpoint(run, at, trainable, optimizer, None, None, validation_loss=1.0, keep_versions=1)
 
 
-def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, options):
+def test_a_version_loads_as_a_pipeline_and_shares_the_frozen_parts(parts, trainable, options):
     from diffusers import StableDiffusionPipeline
 
-    position = new_position()
-    run, lock = open_run(None, options, position, parts, ["text_encoder"])
+    run, lock = open_run(None, options, new_state(), parts, trainable)
     with lock:
-        position["step"] = 3
-        assert save(run, position, parts) == "v1"
+        assert save(run, new_state(3), trainable)[1] == "v1"
     folder = run / "versions" / "v1"
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     assert type(pipeline.scheduler).__name__ == "PNDMScheduler"
@@ -77,113 +87,110 @@ def test_a_version_loads_as_a_pipeline_and_shares_what_was_not_touched(parts, op
     weights = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".safetensors")]
     assert {path.suffix for path in weights} == {".safetensors"}
     unet = "unet/diffusion_pytorch_model.safetensors"
-    assert os.path.samefile(folder / unet, run / "untouched" / unet)
-    assert not (run / "untouched" / "text_encoder").exists()
+    assert os.path.samefile(folder / unet, run / "frozen" / unet)
+    assert not (run / "frozen" / "text_encoder").exists()
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (folder / "tokenizer").iterdir()}
 
 
-def test_state_comes_back_as_it_was(parts, options):
-    position = new_position()
-    run, lock = open_run(None, options, position, parts, ["text_encoder"])
+def test_state_comes_back_as_it_was(parts, trainable, options):
+    run, lock = open_run(None, options, new_state(), parts, trainable)
     optimizer = torch.optim.AdamW(parts.text_encoder.parameters(), lr=0.1)
     for p in parts.text_encoder.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
     with lock:
-        position["step"] = 7
-        state.save(run, position, parts, ["text_encoder"], optimizer, None, 1.0, 1)
-    saved, folder = state.read_position(run)
-    assert saved == position
-    assert position == {**new_position(), "step": 7, "ledger": json.loads((run / "versions.json").read_text())}
+        now, _ = save(run, new_state(7), trainable, optimizer)
+    saved, folder = state.read_state(run)
+    assert saved == now
+    assert now.to_json() == {**new_state(7).to_json(), "ledger": json.loads((run / "versions.json").read_text())}
+    assert now == dataclasses.replace(new_state(7), version_index=VersionIndex().with_version(7, 1.0, 1)[0])
     other = set_trainable(pipeline.build_tiny(), ["text_encoder"])
-    fresh = torch.optim.AdamW(other.text_encoder.parameters(), lr=0.1)
-    state.load_weights(folder, other, ["text_encoder"])
+    fresh = torch.optim.AdamW(other.parameters(), lr=0.1)
+    state.load_weights(folder, other)
     state.load_optimizer(folder, fresh)
-    for a, b in zip(parts.text_encoder.parameters(), other.text_encoder.parameters(), strict=True):
+    for a, b in zip(trainable.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
 
 
-def test_a_second_process_is_refused_while_the_first_trains(parts, options):
-    run, lock = open_run(None, options, new_position(), parts, ["text_encoder"])
+def test_a_second_process_is_refused_while_the_first_trains(parts, trainable, options):
+    run, lock = open_run(None, options, new_state(), parts, trainable)
     with lock, pytest.raises(UserError, match="another process is training run one"):
-        lock_run(run)
-    with lock_run(run):
+        RunFolder(run.path).lock()
+    with run.lock():
         pass  # free again
 
 
-def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, options):
-    position = new_position()
-    run, lock = open_run(None, options, position, parts, ["text_encoder"])
-    position["step"] = 1
+def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, trainable, options):
+    run, lock = open_run(None, options, new_state(), parts, trainable)
     with lock:
-        save(run, position, parts)
-    (run / "versions" / "v2").mkdir()  # published, but the state that speaks of it never was
+        save(run, new_state(1), trainable)
+    (run / "versions" / "v2").mkdir()  # complete, but the state that lists it never was
     (run / "versions" / ".v3.1.tmp").mkdir()
     (run / "state" / ".9.1.tmp").mkdir()
-    saved, _ = state.read_position(run)
-    with open_run(run, options, saved, parts, ["text_encoder"])[1]:
+    saved, _ = state.read_state(run)
+    with open_run(run, options, saved, parts, trainable)[1]:
         pass
     assert [path.name for path in (run / "versions").iterdir()] == ["v1"]
 
 
-def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, options, monkeypatch):
-    position = new_position()
-    run, lock = open_run(None, options, position, parts, ["text_encoder"])
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, trainable, options, monkeypatch):
+    run, lock = open_run(None, options, new_state(), parts, trainable)
     with lock:
-        position["step"] = 1
-        save(run, position, parts)
-        before = sorted(path for path in run.rglob("*"))
+        first, _ = save(run, new_state(1), trainable)
+        before = sorted(path for path in run.path.rglob("*"))
 
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        position["step"] = 2
+        second = dataclasses.replace(first, step=2)
         with monkeypatch.context() as patch:
             patch.setattr(state, "save_file", full)
             with pytest.raises(UserError, match=r"No space left on device; what was saved before is intact"):
-                save(run, position, parts)
-        saved, _ = state.read_position(run)
-        assert saved["step"] == 1
-        assert not [path for path in run.rglob(".*.tmp")]
-        assert {path for path in before} <= {*run.rglob("*")}
+                save(run, second, trainable)
+        saved, _ = state.read_state(run)
+        assert saved == first
+        assert not [path for path in run.path.rglob(".*.tmp")]
+        assert {path for path in before} <= {*run.path.rglob("*")}
 
-        usage = state.shutil.disk_usage(run)
-        monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        usage = shutil.disk_usage(run)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with pytest.raises(UserError, match=r"the next version needs .* GiB are free: free some space"):
-            save(run, position, parts)
+            save(run, second, trainable)
 
 
-def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, options, monkeypatch):
-    usage = state.shutil.disk_usage("/")
-    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, trainable, options, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="this run with its first version needs"):
-        open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_state(), parts, trainable)
 
 
-def test_the_name_of_a_run_is_taken_once(parts, options):
-    _, lock = open_run(None, options, new_position(), parts, ["text_encoder"])
+def test_the_name_of_a_run_is_taken_once(parts, trainable, options):
+    _, lock = open_run(None, options, new_state(), parts, trainable)
     with lock:
         pass
     with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
-        open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_state(), parts, trainable)
 
 
-def test_an_output_dir_that_can_not_be_made(parts, options, tmp_path):
+def test_an_output_dir_that_can_not_be_made(parts, trainable, options, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose another --output_dir"):
-        open_run(None, options, new_position(), parts, ["text_encoder"])
+        open_run(None, options, new_state(), parts, trainable)
 
 
 @pytest.mark.parametrize("name", ["adamw8bit", "adamw"])
-def test_the_moments_count_in_the_room_that_is_needed(name):
+def test_the_moments_count_in_the_space_that_is_needed(name):
     from trainer import optimizers
 
-    parts = set_trainable(pipeline.build_tiny(), ["unet"])
-    optimizer = optimizers.build(TrainingOptions(optimizer=name), parts, ["unet"])
-    for p in parts.unet.parameters():
+    parts = pipeline.build_tiny()
+    unet = set_trainable(parts, ["unet"])
+    optimizer = optimizers.build(TrainingOptions(optimizer=name), unet)
+    for p in unet.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    weights = diffusion_weights.weights_nbytes(parts, ["unet"])
+    weights = weights_nbytes(parts, ["unet"])
+    assert weights == unet.nbytes()
     moments = state.optimizer_nbytes(optimizer)
     assert (2 if name == "adamw" else 0.5) * weights <= moments < 2.5 * weights

@@ -14,7 +14,8 @@ from support.training_runs import digest, final_state, read_log, run_in_two, sta
 
 import config
 import training
-from checkpoints import state
+from checkpoints.run_folder import RunFolder
+from checkpoints.state import read_state
 from cli import saved_options
 from data import buckets
 from data.book import Book
@@ -22,9 +23,10 @@ from data.folder import open_data
 from data.images import fitted_size
 from data.summary import summarize
 from memory import advice
-from trainer import losses
+from trainer import loop
 from trainer.batches import BucketedSchedule, split_batches
-from trainer.losses import check_largest_batch
+from trainer.losses import Objective
+from trainer.update import check_largest_batch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -91,60 +93,63 @@ def test_covers_keep_their_shape_better_and_none_is_cropped():
 SIZES = [(32, 48)] * 13 + [(48, 32)] * 6 + [(32, 32)] * 2 + [(32, 48)]
 
 
-def one_epoch(plan, epoch):
+def one_epoch(schedule, epoch):
     """The pieces of all updates of an epoch."""
-    return [plan.pieces(step) for step in range(epoch * plan.updates, (epoch + 1) * plan.updates)]
+    return [schedule.pieces(step) for step in range(epoch * schedule.updates, (epoch + 1) * schedule.updates)]
 
 
-@pytest.mark.parametrize(("window", "batch_size"), [(4, 4), (8, 4), (3, 1), (12, 4), (100, 50)])
-def test_the_places_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(window, batch_size):
-    plan = BucketedSchedule(SIZES, window, batch_size, seed=0)
+@pytest.mark.parametrize(("global_batch_size", "batch_size"), [(4, 4), (8, 4), (3, 1), (12, 4), (100, 50)])
+def test_the_samples_of_two_epochs_are_taken_once_each_and_a_batch_has_one_size(global_batch_size, batch_size):
+    schedule = BucketedSchedule(SIZES, global_batch_size, batch_size, seed=0)
     for epoch in (0, 1):
-        made = one_epoch(plan, epoch)
+        made = one_epoch(schedule, epoch)
         assert [p for pieces in made for piece in pieces for p in piece] == [*range(epoch * 22, (epoch + 1) * 22)]
-        batches = [plan.indexes(piece) for pieces in made for piece in pieces]
+        batches = [schedule.dataset_indexes(piece) for pieces in made for piece in pieces]
         assert sorted(index for batch in batches for index in batch) == list(range(22))
         assert all(len({SIZES[index] for index in batch}) == 1 for batch in batches)
         lengths = {size: [len(batch) for batch in batches if SIZES[batch[0]] == size] for size in set(SIZES)}
         for size, count in (((32, 48), 14), ((48, 32), 6), ((32, 32), 2)):
             whole, rest = divmod(count, batch_size)
             assert sorted(lengths[size]) == sorted([batch_size] * whole + [rest] * (rest > 0))
-        assert {len(pieces) for pieces in made[:-1]} <= {window // batch_size}
-        assert 1 <= len(made[-1]) <= window // batch_size
+        assert {len(pieces) for pieces in made[:-1]} <= {global_batch_size // batch_size}
+        assert 1 <= len(made[-1]) <= global_batch_size // batch_size
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch, batch_size=4):
-        plan = BucketedSchedule(SIZES, 8, batch_size, seed)
-        return [plan.indexes(piece) for pieces in one_epoch(plan, epoch) for piece in pieces]
+        schedule = BucketedSchedule(SIZES, 8, batch_size, seed)
+        return [schedule.dataset_indexes(piece) for pieces in one_epoch(schedule, epoch) for piece in pieces]
 
     orders = [order(0, 0), order(0, 1), order(1, 0), order(0, 0, batch_size=2)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    plan = BucketedSchedule(SIZES, 8, 4, seed=0)
-    assert [plan.indexes(p) for pieces in reversed(one_epoch(plan, 1)) for p in reversed(pieces)] == orders[1][::-1]
-    assert [plan.indexes(p) for pieces in one_epoch(plan, 0) for p in pieces] == orders[0]  # asked for in any order
+    schedule = BucketedSchedule(SIZES, 8, 4, seed=0)
+    pieces = [piece for epoch in (0, 1) for update in one_epoch(schedule, epoch) for piece in update]
+    backwards = [schedule.dataset_indexes(piece) for piece in reversed(pieces)]
+    assert backwards[::-1] == orders[0] + orders[1]
+    assert [schedule.dataset_indexes(piece) for piece in pieces] == orders[0] + orders[1]  # asked for in any order
 
 
 def test_shuffled_are_batches_and_covers_within_a_size():
     """Over many epochs each cover stands first about as often as any other."""
-    plan = BucketedSchedule(SIZES, 2, 2, seed=0)
-    first = [plan.indexes(plan.pieces(epoch * plan.updates)[0])[0] for epoch in range(2200)]
+    schedule = BucketedSchedule(SIZES, 2, 2, seed=0)
+    first = [schedule.dataset_indexes(schedule.pieces(epoch * schedule.updates)[0])[0] for epoch in range(2200)]
     counts = np.bincount(first, minlength=22)
     assert counts.min() > 60 and counts.max() < 145  # 100 expected, standard deviation 10
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_and_smaller_batches_share_the_same_update(processes):
-    plan = BucketedSchedule(SIZES, 12, 4, seed=0)
+    schedule = BucketedSchedule(SIZES, 12, 4, seed=0)
     ranks = [types.SimpleNamespace(process_index=i, num_processes=processes) for i in range(processes)]
-    for pieces in one_epoch(plan, 0):
+    for pieces in one_epoch(schedule, 0):
         for batch_size in (4, 3, 1):
             batches = [split_batches(pieces, batch_size, rank) for rank in ranks]
             assert sorted(p for own in batches for batch in own for p in batch) == [
                 p for piece in pieces for p in piece
             ]
             for batch in (batch for own in batches for batch in own):
-                assert len(batch) <= batch_size and len({SIZES[index] for index in plan.indexes(batch)}) == 1
+                assert len(batch) <= batch_size
+                assert len({SIZES[index] for index in schedule.dataset_indexes(batch)}) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,18 +179,18 @@ def losses_of(run, names=("loss", "validation_loss")):
 
 
 def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_data, monkeypatch, capsys):
-    seen, training_loss = [], losses.training_loss
+    seen, training_losses = [], Objective.training_losses
 
-    def noting(session, batch, places):
-        seen.append((tuple(batch["pixel_values"].shape), batch["row"].tolist(), list(places)))
-        return training_loss(session, batch, places)
+    def noting(self, batch, sample_indexes):
+        seen.append((tuple(batch["pixel_values"].shape), batch["row"].tolist(), list(sample_indexes)))
+        return training_losses(self, batch, sample_indexes)
 
-    monkeypatch.setattr(losses, "training_loss", noting)
+    monkeypatch.setattr(Objective, "training_losses", noting)
     assert training.main(arguments("--epochs", 1)) == 0
     assert "buckets: 32x48 14, 48x32 8" in capsys.readouterr().out
-    shape, rows, places = seen[0]  # the check of the largest
-    assert shape == (4, 3, 48, 32) and all(row % 3 for row in rows) and places == [0, 1, 2, 3]
-    assert [place for _, _, places in seen[1:] for place in places] == list(range(22))
+    shape, rows, samples = seen[0]  # the check of the largest
+    assert shape == (4, 3, 48, 32) and all(row % 3 for row in rows) and samples == [0, 1, 2, 3]
+    assert [sample for _, _, samples in seen[1:] for sample in samples] == list(range(22))
     assert sorted(row for _, rows, _ in seen[1:] for row in rows) == list(range(22))
     for shape, rows, _ in seen[1:]:
         assert {row % 3 == 0 for row in rows} == {shape[2:] == (32, 48)} and shape[0] == len(rows)
@@ -213,7 +218,7 @@ def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path):
     text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert "26 of 26 covers are in the cache" in text
-    stopped = state.read_position(runs / "run")[0]["step"]
+    stopped = read_state(RunFolder(runs / "run"))[0].step
     assert 2 <= stopped < 8
     shutil.rmtree(tmp_path / "cache")
     assert "26 to encode" in finish(["--run_id", "run", "--output_dir", str(runs), "--max_steps", "8"])
@@ -265,29 +270,29 @@ def test_validation_does_not_depend_on_the_batches(arguments, runs):
 def test_the_check_of_the_largest_changes_nothing(arguments, runs, monkeypatch, more):
     assert training.main(arguments("--max_steps", 2, *more)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(losses, "check_largest_batch", lambda _: None)
+        patch.setattr(loop, "check_largest_batch", lambda _: None)
         assert training.main(arguments("--max_steps", 2, *more, name="unchecked")) == 0
     assert final_state(runs / "run") == final_state(runs / "unchecked")
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "there", "room"),
+    ("optimizer", "existing", "reserved"),
     [("adamw", {}, 2 * 4 * 20), ("adamw", {"weight": "moments"}, 0), ("paged_adamw8bit", {}, 0)],
 )
-def test_the_check_leaves_room_for_moments(monkeypatch, optimizer, there, room):
-    """20 weights, two moments of fp32 each; none if they are there already, or can leave the GPU."""
+def test_the_check_leaves_memory_for_moments(monkeypatch, optimizer, existing, reserved):
+    """20 weights, two moments of fp32 each; none if they exist already, or can leave the GPU."""
     weight = torch.nn.Parameter(torch.zeros(20))
     session = types.SimpleNamespace(
-        covers=OneCover(),
+        train_set=OneCover(),
+        objective=types.SimpleNamespace(training_losses=lambda *_: torch.zeros(1)),
         options=config.TrainingOptions(batch_size=1, optimizer=optimizer),
-        optimizer=types.SimpleNamespace(parameters=[weight], state=there, rehearsal=contextlib.nullcontext),
+        optimizer=types.SimpleNamespace(parameters=[weight], state=existing, dry_run=contextlib.nullcontext),
         accelerator=types.SimpleNamespace(device="cpu", backward=lambda loss: None),
     )
     taken, empty = [], torch.empty
-    monkeypatch.setattr(losses, "training_loss", lambda *_: torch.zeros(1))
     monkeypatch.setattr(torch, "empty", lambda size, **words: taken.append(size) or empty(size, **words))
     check_largest_batch(session)
-    assert taken == [room]
+    assert taken == [reserved]
 
 
 class OneCover:
@@ -300,11 +305,11 @@ class OneCover:
 def test_what_does_not_fit_fails_before_anything_else(arguments, runs, monkeypatch):
     """The batch of the largest area is the first thing that is computed."""
 
-    def too_much(session, batch, *_):
+    def too_much(self, batch, *_):
         assert batch["pixel_values"].shape == (4, 3, 48, 32)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(losses, "training_loss", too_much)
+    monkeypatch.setattr(Objective, "training_losses", too_much)
     monkeypatch.setattr(advice, "suggest", lambda *_: ([], None))
     with pytest.raises(config.UserError, match="the GPU's memory is full: use a lower --resolution"):
         training.main(arguments("--max_steps", 1))
@@ -321,16 +326,17 @@ def test_the_largest_is_the_batch_with_most_pixels(wide, first):
         def __getitem__(self, key):
             raise LookupError(key)
 
-    optimizer = types.SimpleNamespace(parameters=[], state={"there": 1}, rehearsal=contextlib.nullcontext)
+    optimizer = types.SimpleNamespace(parameters=[], state={"weight": "moments"}, dry_run=contextlib.nullcontext)
     session = types.SimpleNamespace(
-        covers=Covers(),
+        train_set=Covers(),
+        objective=types.SimpleNamespace(training_losses=None),
         optimizer=optimizer,
         options=types.SimpleNamespace(batch_size=4),
         accelerator=types.SimpleNamespace(device="cpu"),
     )
     with pytest.raises(LookupError) as asked:
         check_largest_batch(session)
-    assert asked.value.args[0] == (first, 0)  # the first cover of the batch, at the first place
+    assert asked.value.args[0] == (first, 0)  # the first cover of the batch, as the first sample
 
 
 def test_buckets_stay_as_they_began(arguments, runs):

@@ -66,6 +66,7 @@ def test_an_unknown_prediction_type_is_refused():
         objective.loss(PlainUNet(), make_scheduler("sample"), latents, text, noise, timesteps)
 
 
+@pytest.mark.script
 def test_the_random_numbers_of_a_run_come_without_torch():
     """What only needs the order of an epoch does not wait for torch: 0.3 s instead of several."""
     code = "import sys, common.randomness; print(sorted({'torch', 'diffusers', 'transformers'} & sys.modules.keys()))"

@@ -1,7 +1,6 @@
 """The listing, --publish and --prune, on runs made by hand; with the real trackio, and wandb against its stand-in."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -10,13 +9,21 @@ import sys
 
 import pytest
 from support import processes
-from support.tracker_runs import SHARED, add_version, make_run, own_trackio, publish_all, read, write_state
+from support.tracker_runs import (
+    SHARED,
+    add_version,
+    make_run,
+    own_trackio,
+    publish_all,
+    read,
+    write_index,
+    write_state,
+)
 from support.wandb_stand_in import KEY, StandIn
 
 import runs
 from checkpoints import catalog, scores
-from checkpoints import versions as checkpoints_versions
-from checkpoints.run_folder import lock_run
+from checkpoints.records import VersionIndex
 from common.errors import UserError
 from config import TrainingOptions
 from tracking import trackers
@@ -50,7 +57,7 @@ def shared_options(options):
 
 @pytest.fixture
 def listing(options, capsys):
-    """A function: arguments -> what `python -m runs` prints, as blocks {run: (what it says of it, rows of texts)}."""
+    """A function: arguments -> what `python -m runs` prints, as blocks {run: (description, rows of texts)}."""
 
     def listed(*words):
         capsys.readouterr()
@@ -66,10 +73,10 @@ def parse(text):
     blocks = {}
     for block in text.strip("\n").split("\n\n"):
         head, columns, *lines = block.split("\n")
-        name, told = head.split("  ", 1)
+        name, description = head.split("  ", 1)
         starts = [columns.index(word) for word in COLUMNS]
         cells = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
-        blocks[name] = (told, {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells})
+        blocks[name] = (description, {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells})
     return blocks
 
 
@@ -90,7 +97,7 @@ def test_no_run(options, tracker):
 
 def test_one_run(options, listing):
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.123456, None))
-    told, rows = listing()["one"]
+    description, rows = listing()["one"]
     assert list(rows) == ["v0", "v1", "v2", "v3"]
     assert [row["update"] for row in rows.values()] == ["0", "10", "20", "30"]
     assert [row["validation"] for row in rows.values()] == ["1.00000", "0.50000", "0.12346", ""]
@@ -101,7 +108,7 @@ def test_one_run(options, listing):
     assert {row["score"] for row in rows.values()} == {""}
     whole = sum(SHARED.values()) + 3 * 9000 + bytes_in(run / "state")
     whole += sum((run / name).stat().st_size for name in ("config.json", "versions.json", "metrics.jsonl"))
-    assert told == f"(text_encoder from tiny, update 30 of 100, {whole / 1000:.0f} KB on disk)"
+    assert description == f"(text_encoder from tiny, update 30 of 100, {whole / 1000:.0f} KB on disk)"
 
 
 def test_a_run_before_its_first_version(options, listing):
@@ -109,12 +116,12 @@ def test_a_run_before_its_first_version(options, listing):
     shutil.rmtree(run / "versions")
     shutil.rmtree(run / "state")
     (run / "versions.json").unlink()
-    told, rows = listing()["one"]
-    assert "no training state here" in told and list(rows) == ["v0"]
+    description, rows = listing()["one"]
+    assert "no training state here" in description and list(rows) == ["v0"]
     assert rows["v0"]["validation"] == rows["v0"]["size"] == ""
 
 
-def test_both_parts_that_learn_are_named(options, listing):
+def test_both_trained_parts_are_named(options, listing):
     make_run(dataclasses.replace(options, train_unet=True))
     assert listing()["one"][0].startswith("(unet and text_encoder from tiny, ")
 
@@ -142,23 +149,23 @@ def test_one_run_shows_every_metric_of_its_versions(options, listing, capsys):
         "v0",
         scores.Score.from_json({"score": "FD", "n": 50, "distance": 301.0, "values": {"fid": value("FD", 301.0)}}),
     )
-    assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
+    assert runs.main(["--output_dir", str(run.path.parent), "--run_id", run.name]) == 0
     lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     rows = {words[1]: [word.strip() for word in words[2:] if word] for words in lines if len(words) > 2}
     assert rows["metric"] == ["v0", "v2", "real covers"]
     assert rows["FD"] == ["301.00 ± 1.5", "20.00"] and rows["KD"] == ["0.25 ± 1.5", "20.00"]
     assert "not comparable" not in "".join(map(str, lines))
     scores.add_score(run, "v1", scores.Score.from_json({"score": "FD", "n": 9, "values": {"kid": value("KD", 0.5)}}))
-    assert runs.main(["--output_dir", str(run.parent), "--run_id", run.name]) == 0
+    assert runs.main(["--output_dir", str(run.path.parent), "--run_id", run.name]) == 0
     assert "measured with different settings, so not comparable: n\n" in capsys.readouterr().out
-    assert runs.main(["--output_dir", str(run.parent)]) == 0
+    assert runs.main(["--output_dir", str(run.path.parent)]) == 0
     assert "real covers" not in capsys.readouterr().out  # of all runs just the listing
 
 
 def test_several_runs_the_last_one_started_at_the_end(options, listing):
-    for place, run_id in enumerate(["b", "a", "c"]):
+    for index, run_id in enumerate(["b", "a", "c"]):
         config = make_run(options, run_id) / "config.json"
-        os.utime(config, ns=(place * 10**9, place * 10**9))
+        os.utime(config, ns=(index * 10**9, index * 10**9))
     assert list(listing()) == ["b", "a", "c"]
     assert list(listing("--run_id", "a")) == ["a"]
 
@@ -190,8 +197,8 @@ def test_runs_that_only_the_tracker_has(options, shared_options, listing):
     words = ("--tracker", "trackio", "--wandb_project", options.wandb_project)
     blocks = listing(*words)
     assert sorted(blocks) == ["one", "two"]
-    told, rows = blocks["one"]
-    assert told == "(in trackio alone)"
+    description, rows = blocks["one"]
+    assert description == "(in trackio alone)"
     assert [row["version"] for row in rows.values()] == ["v1", "v2", "v3"]
     assert [row["update"] for row in rows.values()] == ["10", "20", "30"]
     assert [row["aliases"] for row in rows.values()] == ["", "best", "latest"]
@@ -313,8 +320,8 @@ def test_publishing_brings_what_is_missing_and_then_nothing(options, shared_opti
 def test_the_run_says_which_tracker(options, shared_options):
     run = make_run(dataclasses.replace(shared_options, upload="versions"))
     assert publish(options) == 0
-    ((place, has),) = read_all_published(run).items()
-    assert place == trackers.location(shared_options)
+    ((location, has),) = read_all_published(run).items()
+    assert location == trackers.location(shared_options)
     assert (has.versions, has.state) == ({"v1": 10, "v2": 20}, None)
 
 
@@ -344,7 +351,7 @@ def test_curves_that_fail_are_a_failure_too(options, shared_options, monkeypatch
 
 def test_a_run_that_trains_is_left_to_its_own_process(options, shared_options):
     run = make_run(shared_options)
-    with lock_run(run), pytest.raises(UserError, match="another process is training run one"):
+    with run.lock(), pytest.raises(UserError, match="another process is training run one"):
         publish(options)
 
 
@@ -413,12 +420,12 @@ def test_wandb_lists_publishes_and_loses_what_nothing_names(options, tmp_path):
         assert (len(versions), len(states)) == (5, 2)
 
         # one goes on: v4, and its list keeps v2 (best), v3 and v4
-        ledger, name = checkpoints_versions.add_version(catalog.read_version_index(run), 40, 0.9, 1)
-        assert list(ledger["versions"]) == ["v2", "v3", "v4"]
+        index, name = catalog.read_version_index(run).with_version(40, 0.9, 1)
+        assert list(index.versions) == ["v2", "v3", "v4"]
         add_version(run, name)
         shutil.rmtree(run / "versions" / "v1")
-        write_state(run, ledger, 40)
-        (run / "versions.json").write_text(json.dumps(ledger))
+        write_state(run, index, 40)
+        write_index(run, index)
         prune = "--run_id one --prune"
         published, pruned, again, listed = wandb_process(
             server, tmp_path, "--run_id one --publish", prune, prune, "rm runs/one", "--upload all"
@@ -471,9 +478,8 @@ def test_pruning_keeps_the_newest_states_version_and_what_somebody_named_by_hand
         wandb_process(server, tmp_path, "--run_id one --publish")
         (mine,) = (a for a in server.artifacts[trackers.VERSIONS[0]] if a["metadata"]["version"] == "v1")
         mine["aliases"].append("shown-to-the-publisher")
-        ledger = catalog.read_version_index(run)
-        ledger = {"versions": {"v2": ledger["versions"]["v2"]}, "aliases": {"best": "v2"}}  # all others were dropped
-        (run / "versions.json").write_text(json.dumps(ledger))
+        entry = catalog.read_version_index(run).versions["v2"]
+        write_index(run, VersionIndex({"v2": entry}, {"best": "v2"}))  # all others were dropped
         (pruned,) = wandb_process(server, tmp_path, "--run_id one --prune")
         assert pruned.splitlines() == ["deleted v3 of update 30 from wandb"]
         assert names_in(server) == (["v1", "v2", "v4"], 1)

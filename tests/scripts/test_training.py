@@ -11,16 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import processes
-from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update
+from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update, without_prefix
 
 import config
 import training
-from checkpoints import state
-from checkpoints import state as checkpoints_state
 from checkpoints.run_folder import RunFolder
+from checkpoints.state import read_state
 from cli import saved_options
 from common import randomness
-from diffusion import pipeline
+from diffusion import pipeline, weights
 from diffusion.noise import normal, uniform_timesteps
 from diffusion.parts import PARTS
 
@@ -29,7 +28,7 @@ BOTH = ("--train_unet", "--train_text_encoder")
 
 @pytest.fixture
 def arguments(small_data, tmp_path):
-    """Words for a short run: 22 covers, 5 a window, so an epoch has 5 updates and the last takes 2 covers."""
+    """Words for a short run: 22 covers, 5 an update, so an epoch has 5 updates and the last takes 2 covers."""
 
     def words(*more, name="run"):
         fixed = f"""--data_root {small_data} --output_dir {tmp_path}/runs --pretrained_model tiny --resolution 32x48
@@ -66,7 +65,7 @@ def resume(runs, *more, name="run"):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is learned
+# What is trained
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -93,14 +92,14 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     plain = []  # (loss, norm of the gradient) of each update
     steady = {}  # weight -> least size of its gradient in any update
-    for positions in ([*range(0, 6)], [*range(6, 12)], [*range(12, 18)], [*range(18, 22)], [*range(22, 28)]):
-        order = randomness.epoch_order(0, positions[0] // 22, 22)
-        batch = [covers[int(order[p % 22]), p] for p in positions]
+    for sample_indexes in ([*range(0, 6)], [*range(6, 12)], [*range(12, 18)], [*range(18, 22)], [*range(22, 28)]):
+        order = randomness.epoch_order(0, sample_indexes[0] // 22, 22)
+        batch = [covers[int(order[p % 22]), p] for p in sample_indexes]
         images, ids = (torch.stack([item[name] for item in batch]) for name in ("pixel_values", "input_ids"))
-        noise = normal(0, randomness.NOISE, positions, (4, 6, 4))
-        timesteps = uniform_timesteps(0, positions, 1000)
+        noise = normal(0, randomness.NOISE, sample_indexes, (4, 6, 4))
+        timesteps = uniform_timesteps(0, sample_indexes, 1000)
         posterior = parts.vae.encode(images).latent_dist
-        draws = normal(0, randomness.POSTERIOR, positions, (4, 6, 4))
+        draws = normal(0, randomness.POSTERIOR, sample_indexes, (4, 6, 4))
         latents = ((posterior.mean + posterior.std * draws) * parts.vae.config.scaling_factor).detach()
         prediction = parts.unet(
             scheduler.add_noise(latents, noise, timesteps), timesteps, parts.text_encoder(ids).last_hidden_state
@@ -121,7 +120,7 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     # Adam divides each gradient by its own size: where that is nothing but rounding, so is what becomes of the weight
     compared = 0
     for name in PARTS:
-        trained = load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name])
+        trained = without_prefix(load_file(runs / "run" / "versions" / "v1" / WEIGHTS[name]))
         began = dict(getattr(pipeline.build_tiny(), name).named_parameters())
         for key, wanted in getattr(parts, name).named_parameters():
             if steady[wanted] > 1e-5:
@@ -131,14 +130,14 @@ def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_typ
     assert compared > 0.75 * sum(p.numel() for p in steady)
 
 
-@pytest.mark.parametrize("learning", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
-def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, learning):
-    words = [f"--train_{name}={name in learning}" for name in PARTS]
+@pytest.mark.parametrize("trained", [["unet"], ["text_encoder"], ["unet", "text_encoder"]])
+def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, trained):
+    words = [f"--train_{name}={name in trained}" for name in PARTS]
     assert training.main(arguments(*words, "--max_steps", 2)) == 0
-    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "v0")
     for name, file in WEIGHTS.items():
+        weights.save_network(getattr(pipeline.build_tiny(), name), tmp_path / "v0" / name, torch.float32)
         same = digest(tmp_path / "v0" / file) == digest(runs / "run" / "versions" / "v1" / file)
-        assert same == (name not in learning), name
+        assert same == (name not in trained), name
 
 
 def test_accumulated_batches_give_the_same_update_as_one(arguments, runs):
@@ -173,7 +172,7 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     done = subprocess.run(
         [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
-    assert state.read_position(runs / "two")[0]["window"] == 6
+    assert read_state(RunFolder(runs / "two"))[0].global_batch_size == 6
     assert done.returncode == 0, done.stderr
     for name in ("loss", "validation_loss", "grad_norm"):
         one, two = ([line[name] for line in read_log(runs / run) if name in line] for run in ("one", "two"))
@@ -186,12 +185,12 @@ def test_validation_is_fixed_and_best_goes_by_it(arguments, runs):
     losses = [line["validation_loss"] for line in read_log(runs / "run") if "validation_loss" in line]
     assert len(losses) == 5  # v0 and each update
     assert losses == pytest.approx([losses[0]] * 5, rel=1e-6)  # the same covers, noise and timesteps each time
-    bands = [line["validation_bands"] for line in read_log(runs / "run") if "validation_loss" in line]
-    assert [sum(four) / 4 for four in bands] == pytest.approx(losses) and len(bands[0]) == 4  # of one cover each
-    ledger = json.loads((runs / "run" / "versions.json").read_text())
-    scores = {name: version["validation_loss"] for name, version in ledger["versions"].items()}
+    bins = [line["validation_bands"] for line in read_log(runs / "run") if "validation_loss" in line]
+    assert [sum(four) / 4 for four in bins] == pytest.approx(losses) and len(bins[0]) == 4  # of one cover each
+    index = json.loads((runs / "run" / "versions.json").read_text())
+    scores = {name: version["validation_loss"] for name, version in index["versions"].items()}
     assert scores == {"v1": losses[2], "v2": losses[4]}
-    assert scores[ledger["aliases"]["best"]] == min(scores.values())
+    assert scores[index["aliases"]["best"]] == min(scores.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -264,7 +263,7 @@ def test_killed_inside_a_save_is_bit_identical(unbroken, runs, name, times):
         timeout=280,
     )
     assert process.returncode == 9, process.stderr
-    assert state.read_position(runs / "run")[0]["step"] == (6 if name == "versions.json" else 3)
+    assert read_state(RunFolder(runs / "run"))[0].step == (6 if name == "versions.json" else 3)
     assert training.main(resume(runs, "--num_workers", 0)) == 0
     assert_equals_unbroken(runs / "run", reference)
 
@@ -280,7 +279,7 @@ def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
     assert process.returncode == code, output
     assert "Traceback" not in output
     assert f"python -m training --output_dir {runs} --run_id run" in output
-    stopped = state.read_position(runs / "run")[0]["step"]
+    stopped = read_state(RunFolder(runs / "run"))[0].step
     assert 3 <= stopped < 12
     assert training.main(resume(runs, "--save_every", 3, "--num_workers", 0)) == 0
     assert final_state(runs / "run") == final_state(reference)
@@ -339,14 +338,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_version(arguments, r
     error = done.stderr.splitlines()[-1]
     assert error.startswith("error: update ") and "is not finite; rows [" in error
     assert "Traceback" not in done.stderr
-    ledger = json.loads((runs / "run" / "versions.json").read_text())
-    latest = ledger["aliases"]["latest"]
+    index = json.loads((runs / "run" / "versions.json").read_text())
+    latest = index["aliases"]["latest"]
     assert f"the last good version is {latest}" in error
     for name in PARTS:
         for tensor in load_file(runs / "run" / "versions" / latest / WEIGHTS[name]).values():
             assert tensor.isfinite().all()
     update, rows = error.split("update ")[1].split(":")[0], error.split("rows [")[1].split("]")[0]
-    assert int(update) == ledger["versions"][latest]["step"] + 1
+    assert int(update) == index["versions"][latest]["step"] + 1
     assert {int(row) for row in rows.split(",")} <= set(range(22))
 
 
@@ -365,7 +364,7 @@ def test_a_run_without_its_state_keeps_its_versions(begun, runs):
 
 @pytest.mark.parametrize("file", ["position.json", "optimizer.pt", "text_encoder.safetensors"])
 def test_a_damaged_state_is_named(begun, runs, file):
-    path = state.read_position(runs / "run")[1] / file
+    path = read_state(RunFolder(runs / "run"))[1] / file
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(config.UserError, match=f"{file}"):
         training.main(resume(runs, "--max_steps", 2))
@@ -383,7 +382,7 @@ def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs)
 
 def test_epochs_given_on_resume_win_over_the_runs_max_steps(begun, runs):
     assert training.main(resume(runs, "--epochs", 1)) == 0
-    assert state.read_position(runs / "run")[0]["step"] == 5
+    assert read_state(RunFolder(runs / "run"))[0].step == 5
 
 
 def test_a_longer_cosine_is_said(arguments, runs, capsys):
@@ -393,9 +392,9 @@ def test_a_longer_cosine_is_said(arguments, runs, capsys):
 
 
 def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
-    usage = state.shutil.disk_usage("/")
+    usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
-        patch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
         with pytest.raises(config.UserError, match="nothing was written"):
             training.main(arguments("--max_steps", 1))
     assert not runs.exists()
@@ -448,7 +447,7 @@ def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
     train(*arguments(*words, "--max_steps", 2, "--sample_every", 1))
     version = runs / "run" / "versions" / "v1"
     unet = load_file(version / WEIGHTS["unet"])
-    state = load_file(checkpoints_state.read_position(runs / "run")[1] / "unet.safetensors")
+    state = load_file(read_state(RunFolder(runs / "run"))[1] / "unet.safetensors")
     assert {tensor.dtype for tensor in unet.values()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert all(torch.equal(state[key].bfloat16(), unet[key]) for key in unet)
@@ -456,7 +455,7 @@ def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
     vae = load_file(version / WEIGHTS["vae"])
     for key, tensor in pipeline.build_tiny().vae.state_dict().items():
         assert torch.equal(vae[key], tensor.bfloat16())
-    assert os.path.samefile(version / WEIGHTS["vae"], runs / "run" / "untouched" / WEIGHTS["vae"])
+    assert os.path.samefile(version / WEIGHTS["vae"], runs / "run" / "frozen" / WEIGHTS["vae"])
 
     train(*resume(runs, "--max_steps", 4))
     train(*arguments(*words, "--max_steps", 4, "--save_every", 2, name="whole"))
@@ -468,14 +467,14 @@ def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
 
 @pytest.mark.parametrize("save_dtype", ["fp16", "fp32"])
 def test_versions_may_have_another_precision_than_training(arguments, runs, save_dtype):
-    """What does not learn then stays as it came, since a resumed run works with it."""
+    """What is not trained then stays as it came, since a resumed run works with it."""
     words = ("--train_unet", "--train_text_encoder", "False", "--save_dtype", save_dtype)
     assert training.main(arguments(*words, "--max_steps", 1)) == 0
     version = runs / "run" / "versions" / "v1"
     dtypes = {tensor.dtype for tensor in load_file(version / WEIGHTS["unet"]).values()}
     assert dtypes == {torch.float16 if save_dtype == "fp16" else torch.float32}
     for part in ("vae", "text_encoder"):
-        saved = load_file(version / WEIGHTS[part])
+        saved = without_prefix(load_file(version / WEIGHTS[part]))
         for key, tensor in getattr(pipeline.build_tiny(), part).state_dict().items():
             assert torch.equal(saved[key], tensor)
     assert training.main(resume(runs, "--max_steps", 2)) == 0

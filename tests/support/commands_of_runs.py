@@ -6,8 +6,8 @@
 import shutil
 import sys
 
-import config
 import runs
+from common.errors import UserError
 
 
 def main(*commands):
@@ -17,7 +17,7 @@ def main(*commands):
             continue
         try:
             status = runs.main(["--output_dir", "runs", "--tracker", "wandb", "--wandb_project", "p", *words])
-        except config.UserError as problem:
+        except UserError as problem:
             print("refused:", problem)
             status = 2
         print("status", status, "\n---")

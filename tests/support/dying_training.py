@@ -1,6 +1,7 @@
 """Training that is killed just before a rename: python -m support.dying_training NAME TIMES WORDS...
 
-NAME: of the file or folder that would appear, or how it ends, as in .npy. TIMES: before the how manieth rename to it.
+NAME: of the file or folder that would appear, or how it ends, as in .npy. TIMES: which of the renames to it is not
+made, 1 = the first.
 """
 
 import os
@@ -25,7 +26,7 @@ def main(name, times, *words):
         return replace(source, destination)
 
     os.replace = dying
-    latent_cache.BLOCK = 4
+    latent_cache.COVERS_PER_FILE = 4
     return training.main(list(words))
 
 

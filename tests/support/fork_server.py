@@ -185,7 +185,7 @@ def main():
         request = serve(listener, import_everything if len(sys.argv) == 2 else None)
     if request is None:
         return None
-    if "memory" in sys.modules and not os.environ.get(forecast.REAL):
+    if "memory.forecast" in sys.modules and not os.environ.get(forecast.REAL):
         forecast.stand_in()
     return main_of(request)
 

@@ -2,8 +2,8 @@
 
 import training
 from cli import launch
-from tracking import trackers
+from tracking import wandb_tracker
 
 if __name__ == "__main__":
-    trackers.REACHED = 5
+    wandb_tracker.CONNECT_TIMEOUT = 5
     launch.run_script(training.main)

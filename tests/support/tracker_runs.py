@@ -8,12 +8,13 @@ import shutil
 import sys
 
 import config
-from checkpoints import catalog, versions
+from checkpoints import catalog
+from checkpoints.records import TrainingState, VersionIndex
 from tracking import artifacts, trackers
 from tracking.published import record_published
 
 SHARED = {"model_index.json": 300, "unet/weights.safetensors": 40_000, "tokenizer/vocab.json": 2000}  # path: bytes
-LEARNED = "text_encoder/model.safetensors"
+TRAINED = "text_encoder/model.safetensors"
 
 
 def own_trackio(tmp_path_factory):
@@ -34,50 +35,57 @@ def noise(size, *seed):
 
 def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
     """A run's folder as training leaves it, but for the contents of the weights: a version for each of `steps`."""
-    run = pathlib.Path(options.output_dir) / run_id
-    ledger = {"versions": {}, "aliases": {}}
+    run, index = catalog.run_path(options.output_dir, run_id), VersionIndex()
     for path, size in SHARED.items():
-        (run / "untouched" / path).parent.mkdir(parents=True, exist_ok=True)
-        (run / "untouched" / path).write_bytes(noise(size, path))
+        (run / "frozen" / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / "frozen" / path).write_bytes(noise(size, path))
     for step, loss in zip(steps, losses, strict=True):
-        ledger, name = versions.add_version(ledger, step, loss, keep_versions=9)
+        index, name = index.with_version(step, loss, keep_versions=9)
         add_version(run, name, seed)
     (run / "config.json").write_text(json.dumps(config.to_json(options)))
-    (run / "versions.json").write_text(json.dumps(ledger))
-    write_state(run, ledger, steps[-1], seed)
+    write_index(run, index)
+    write_state(run, index, steps[-1], seed)
     lines = [{"step": 0, "validation_loss": 1.0}, *({"step": s, "loss": s / 100} for s in range(1, steps[-1] + 1))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
 
+def write_index(run, index):
+    (run / "versions.json").write_text(json.dumps(index.to_json()))
+
+
 def add_version(run, name, seed=0):
     folder = run / "versions" / name
-    shutil.copytree(run / "untouched", folder, copy_function=os.link)
-    (folder / LEARNED).parent.mkdir()
-    (folder / LEARNED).write_bytes(noise(9000, name, seed))
+    shutil.copytree(run / "frozen", folder, copy_function=os.link)
+    (folder / TRAINED).parent.mkdir()
+    (folder / TRAINED).write_bytes(noise(9000, name, seed))
 
 
-def write_state(run, ledger, step, seed=0):
+def write_state(run, index, step, seed=0):
     shutil.rmtree(run / "state", ignore_errors=True)
-    state = run / "state" / f"{step:09d}"
-    state.mkdir(parents=True)
-    position = {"step": step, "total": 100, "start_loss": 1.0, "ledger": ledger}
-    (state / "position.json").write_text(json.dumps(position))
-    (state / "text_encoder.safetensors").write_bytes(noise(18_000, step, seed))
-    (state / "optimizer.pt").write_bytes(noise(7000, step, seed))
+    folder = run / "state" / f"{step:09d}"
+    folder.mkdir(parents=True)
+    state = TrainingState(step, 8, "no", "no", "of the data", index, total=100, start_loss=1.0)
+    (folder / "position.json").write_text(json.dumps(state.to_json()))
+    (folder / "text_encoder.safetensors").write_bytes(noise(18_000, step, seed))
+    (folder / "optimizer.pt").write_bytes(noise(7000, step, seed))
 
 
 def read(folder):
     """{path: bytes} of the files under a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in pathlib.Path(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def publish_all(options, run, *names):
     """Send what is named, or all there is, to the tracker; as the uploader does."""
     tracker = trackers.connect(options, run.name)
-    tracker.start(run, {}, 0)
+    tracker.start(run.path, {}, 0)
     tracker.log(max(0, tracker.last_step()), {"loss": 1.0}, {})  # trackio finds no run that never logged anything
-    for name in names or [*catalog.read_version_index(run)["versions"], "state"]:
+    for name in names or [*catalog.read_version_index(run).versions, "state"]:
         folder = run / "upload"
         aliases = artifacts.pack(run, name, folder)
         record_published(run, tracker.location, name, artifacts.send(tracker, folder, aliases), aliases)

@@ -27,9 +27,14 @@ def digest(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
+def without_prefix(tensors):
+    """{name in the network: tensor}: in a text encoder's file `text_model.` stands before each name."""
+    return {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+
+
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
-    _, folder = read_state(RunFolder(pathlib.Path(run)))
+    _, folder = read_state(RunFolder(run))
     return {path.name: digest(path) for path in folder.iterdir() if path.name != "position.json"}
 
 

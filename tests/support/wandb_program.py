@@ -9,7 +9,7 @@ import sys
 import time
 
 import config
-from tracking import trackers
+from tracking import trackers, wandb_tracker
 
 
 def main(code, run_id, folder, entity):
@@ -28,19 +28,21 @@ def main(code, run_id, folder, entity):
         except trackers.TrackerError as problem:
             return str(problem)
 
-    def tell():
+    def print_answer():
         print(json.dumps(answer), flush=True)
 
     def connect():
         return trackers.connect(options, run_id)
 
-    def shorten_patience():
-        trackers.REACHED = 2
+    def shorten_timeout():
+        wandb_tracker.CONNECT_TIMEOUT = 2
 
-    known = dict(answer=answer, folder=folder, make=make, refused=refused, tell=tell, time=time, connect=connect)
+    known = dict(
+        answer=answer, folder=folder, make=make, refused=refused, print_answer=print_answer, time=time, connect=connect
+    )
     known |= dict(tracker=connect(), VERSIONS=trackers.VERSIONS, STATES=trackers.STATES)
-    exec(code, known | dict(shorten_patience=shorten_patience))
-    tell()
+    exec(code, known | dict(shorten_timeout=shorten_timeout))
+    print_answer()
 
 
 if __name__ == "__main__":

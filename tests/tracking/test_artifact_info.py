@@ -1,19 +1,19 @@
 """What artifacts say of themselves is not trusted: names of versions and files become paths; with the real trackio."""
 
 import json
-import pathlib
 import re
 import shutil
 
 import pytest
-from test_artifacts import make_run, own_trackio, publish_all, read
+from support.tracker_runs import make_run, own_trackio, publish_all, read
 
 import runs
 from checkpoints import catalog
+from checkpoints.records import SavedVersion, VersionIndex
 from common.errors import UserError
 from config import TrainingOptions
 from tracking import artifacts, trackers
-from tracking.artifact_info import ArtifactInfo, FileInfo, require_version_index
+from tracking.artifact_info import ArtifactInfo, FileInfo
 from tracking.published import read_all_published
 from tracking.uploader import Uploader
 
@@ -87,9 +87,10 @@ def options(tmp_path):
 @pytest.fixture
 def run(options):
     """Where the run would be; beside it lies what no download may touch."""
-    run = pathlib.Path(options.output_dir) / "one"
-    (run.parent.parent / "prey").mkdir()
-    (run.parent.parent / "prey" / "precious").write_text("all that I have")
+    run = catalog.run_path(options.output_dir, "one")
+    prey = run.path.parent.parent / "prey"
+    prey.mkdir()
+    (prey / "precious").write_text("all that I have")
     return run
 
 
@@ -141,7 +142,7 @@ def test_a_foreign_artifact_writes_and_removes_nothing(options, run, tmp_path, c
         if collection == trackers.STATES:
             artifacts.fetch_run(options, "one")
         else:
-            artifacts.download_version(options, "one", "latest")
+            artifacts.fetch_version(options, "one", "latest")
     assert files_but_locks(tmp_path) == before
 
 
@@ -206,17 +207,6 @@ BAD_INDEX = {
 }
 
 
-def test_a_version_index_passes():
-    require_version_index(INDEX, "v2", "the state")
-
-
-@pytest.mark.parametrize("index", BAD_INDEX.values(), ids=BAD_INDEX)
-def test_any_other_version_index_is_one_line(index):
-    with pytest.raises(UserError, match=r"^the state .*: that is none of ours$") as caught:
-        require_version_index(index, "v2", "the state")
-    assert "\n" not in str(caught.value)
-
-
 def publish_state_with(options, run, change):
     """Publish a run whose state's position.json has the change, then let the machine lose everything."""
     path = run / "state" / "000000020" / "position.json"
@@ -227,15 +217,33 @@ def publish_state_with(options, run, change):
     (folder / "position.json").unlink()  # a hard link
     (folder / "position.json").write_text(json.dumps(position))
     tracker = trackers.connect(options, "one")
-    tracker.start(run, {}, 20)
+    tracker.start(run.path, {}, 20)
     artifacts.send(tracker, folder, aliases)
     tracker.finish()
     shutil.rmtree(run)
 
 
+def test_a_version_index_passes(options, run):
+    publish_state_with(options, make_run(options), {"ledger": INDEX})
+    artifacts.fetch_run(options, "one")
+    versions = {"v1": SavedVersion(10, 0.5), "v2": SavedVersion(20, None)}
+    assert catalog.read_version_index(run) == VersionIndex(versions, INDEX["aliases"])
+
+
+@pytest.mark.parametrize("index", BAD_INDEX.values(), ids=BAD_INDEX)
+def test_any_other_version_index_is_one_line(options, run, tmp_path, index):
+    publish_state_with(options, make_run(options), {"ledger": index})
+    with pytest.raises(UserError) as caught:
+        artifacts.fetch_run(options, "one")
+    # one line: . matches no line feed
+    assert re.fullmatch(r"the state of update 20 of run one in trackio .*: that is none of ours", str(caught.value))
+    assert not list(run.path.glob("state/*")) and not (run / "versions.json").exists()
+    assert (tmp_path / "prey" / "precious").read_text() == "all that I have"
+
+
 def test_a_state_that_names_a_folder_outside_deletes_nothing(options, run, tmp_path):
     make_run(options)
-    index = catalog.read_version_index(run)
+    index = catalog.read_version_index(run).to_json()
     index["versions"]["../../../prey"] = {"step": 1, "validation_loss": None}
     publish_state_with(options, run, {"ledger": index})
     assert (run / "versions" / "../../../prey").resolve() == (tmp_path / "prey").resolve()  # where it aims at
@@ -244,21 +252,28 @@ def test_a_state_that_names_a_folder_outside_deletes_nothing(options, run, tmp_p
     before = read(old)
     with pytest.raises(UserError) as caught:
         artifacts.fetch_run(options, "one")
-    line = "the state of update 20 of run one in trackio lists a version called '../../../prey': that is none of ours"
-    assert str(caught.value) == line
+    line = r"the state of update 20 of run one in trackio is damaged \(can't read .*position\.json: "
+    line += r"'\.\./\.\./\.\./prey' is no version; run one can't be resumed from it\): that is none of ours"
+    assert re.fullmatch(line, str(caught.value))  # one line: . matches no line feed
     assert (tmp_path / "prey" / "precious").read_text() == "all that I have"
     after = {path: data for path, data in files_but_locks(old).items() if not path.startswith("versions/v2/")}
     published = after.pop("published.json")  # v2, which came first and was sound
     assert after == before and b"v2" in published
-    assert not list(old.rglob(".*.tmp"))
+    assert not list(old.path.rglob(".*.tmp"))
 
 
-@pytest.mark.parametrize("change", [{"step": 30}, {"ledger": None}, {"ledger": {"versions": {}, "aliases": {}}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"step": 30}, {"ledger": None}, {"ledger": {"versions": {}, "aliases": {}}}),
+        *({"window": 0}, {"precision": "fp8"}, {"total": "100"}, {"start_loss": None}, {"fingerprint": 3}),
+    ],
+)
 def test_a_state_that_contradicts_its_artifact_is_refused(options, run, change):
     publish_state_with(options, make_run(options), change)
     with pytest.raises(UserError, match=r"that is none of ours$"):
         artifacts.fetch_run(options, "one")
-    assert not list(run.glob("state/*")) and not (run / "versions.json").exists() and not (run / "untouched").exists()
+    assert not list(run.path.glob("state/*")) and not (run / "versions.json").exists() and not (run / "frozen").exists()
 
 
 @pytest.mark.parametrize("name", ["position.json", "config.json", "metrics.jsonl"])
@@ -269,7 +284,7 @@ def test_a_state_without_its_files_is_refused(options, run, name):
     aliases = artifacts.pack(run, "state", folder)
     (folder / name).unlink()
     tracker = trackers.connect(options, "one")
-    tracker.start(run, {}, 20)
+    tracker.start(run.path, {}, 20)
     artifacts.send(tracker, folder, aliases)
     tracker.finish()
     shutil.rmtree(run)

@@ -13,21 +13,26 @@ from collections import Counter
 import pytest
 from support import processes
 from support.tracker_runs import (
-    LEARNED,
     SHARED,
+    TRAINED,
     add_version,
     make_run,
     noise,
     own_trackio,
     publish_all,
     read,
+    write_index,
 )
 
 import config
-from checkpoints import catalog, state, versions
-from config import TrainingOptions, UserError
+from checkpoints import catalog, versions
+from checkpoints.records import SavedVersion, VersionIndex
+from checkpoints.run_folder import RunFolder
+from checkpoints.state import read_state
+from common.errors import UserError
+from config import TrainingOptions
 from tracking import artifacts, trackers
-from tracking.published import forget_version, read_all_published, read_published, record_published
+from tracking.published import Published, forget_version, read_all_published, read_published, record_published
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +100,7 @@ def test_a_packed_version_costs_no_space_and_says_what_it_is(options):
         "validation_loss": 0.25,
     }
     shutil.rmtree(version)  # pruned meanwhile
-    assert (folder / LEARNED).read_bytes() == noise(9000, "v2", 0)
+    assert (folder / TRAINED).read_bytes() == noise(9000, "v2", 0)
 
 
 def test_a_packed_state_has_what_a_resumed_run_begins_from(options):
@@ -163,24 +168,26 @@ def test_runs_with_equal_weights_stay_apart_and_share_the_files(options, store):
 # published.json
 
 
-def test_what_was_published_is_remembered_for_each_place(tmp_path):
-    def has(place):
-        return read_published(tmp_path, place)
+def test_what_was_published_is_recorded_for_each_tracker(tmp_path):
+    run = RunFolder(tmp_path)
 
-    record_published(tmp_path, "here", "v1", 10, ["v1", "latest", "best"])
-    record_published(tmp_path, "here", "state", 10, ["latest"])
-    record_published(tmp_path, "there", "v1", 10)
-    assert has("here")["aliases"] == {"v1": "v1", "latest": "v1", "best": "v1"}
-    record_published(tmp_path, "here", "v2", 20, ["v2", "latest"])
+    def has(location):
+        return read_published(run, location)
+
+    record_published(run, "here", "v1", 10, ["v1", "latest", "best"])
+    record_published(run, "here", "state", 10, ["latest"])
+    record_published(run, "there", "v1", 10)
+    assert has("here").aliases == {"v1": "v1", "latest": "v1", "best": "v1"}
+    record_published(run, "here", "v2", 20, ["v2", "latest"])
     aliases = {"v1": "v1", "v2": "v2", "latest": "v2", "best": "v1"}  # an alias leaves the version that had it
-    assert has("here") == {"versions": {"v1": 10, "v2": 20}, "aliases": aliases, "state": 10}
-    assert has("there") == {"versions": {"v1": 10}, "aliases": {}, "state": None}
-    assert has("nowhere") == {"versions": {}, "aliases": {}, "state": None}
-    forget_version(tmp_path, "v1")
-    assert has("here")["versions"] == {"v2": 20} and has("here")["state"] == 10
-    assert has("there") == {"versions": {}, "aliases": {}, "state": None}
-    forget_version(tmp_path, "v9")
-    assert read_all_published(tmp_path).keys() == {"here", "there"}
+    assert has("here") == Published({"v1": 10, "v2": 20}, aliases, 10)
+    assert has("there") == Published({"v1": 10}, {}, None)
+    assert has("nowhere") == Published({}, {}, None)
+    forget_version(run, "v1")
+    assert has("here").versions == {"v2": 20} and has("here").state == 10
+    assert has("there") == Published({}, {}, None)
+    forget_version(run, "v9")
+    assert read_all_published(run).keys() == {"here", "there"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -191,31 +198,31 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
     run = make_run(options)
     publish_all(options, run)
     artifacts.fetch_run(elsewhere, "one")
-    came = pathlib.Path(elsewhere.output_dir) / "one"
+    came = catalog.run_path(elsewhere.output_dir, "one")
     for name in ("versions/v2", "state"):
         assert read(came / name) == read(run / name)
-    assert read(came / "untouched") == read(run / "untouched")
-    assert os.path.samefile(came / "untouched/unet/weights.safetensors", came / "versions/v2/unet/weights.safetensors")
+    assert read(came / "frozen") == read(run / "frozen")
+    assert os.path.samefile(came / "frozen/unet/weights.safetensors", came / "versions/v2/unet/weights.safetensors")
     for name in ("config.json", "metrics.jsonl"):
         assert (came / name).read_bytes() == (run / name).read_bytes()
     assert catalog.read_version_index(came) == catalog.read_version_index(run)
-    assert state.read_position(came)[0]["step"] == 20
+    assert read_state(came)[0].step == 20
     has = read_published(came, trackers.location(elsewhere))
-    assert (has["versions"], has["state"]) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
+    assert (has.versions, has.state) == ({"v1": 10, "v2": 20}, 20)  # v1 is in the tracker, too
     assert downloads == {("model", "v2"): 1, ("state", "v2"): 1}
     artifacts.fetch_run(elsewhere, "one")
     assert downloads.total() == 2
-    assert not [path for path in came.rglob(".*.tmp")]
+    assert not [path for path in came.path.rglob(".*.tmp")]
 
 
 def test_the_newer_of_disk_and_tracker_counts(options, elsewhere, downloads):
     publish_all(options, make_run(options))
     old = make_run(elsewhere, steps=(10,), losses=(0.5,))
     artifacts.fetch_run(elsewhere, "one")
-    assert state.read_position(old)[0]["step"] == 20
-    assert catalog.read_version_index(old)["aliases"]["latest"] == "v2"
+    assert read_state(old)[0].step == 20
+    assert catalog.read_version_index(old).aliases["latest"] == "v2"
     assert len((old / "metrics.jsonl").read_text().splitlines()) == 21
-    assert (old / "versions" / "v2" / LEARNED).read_bytes() == noise(9000, "v2", 0)
+    assert (old / "versions" / "v2" / TRAINED).read_bytes() == noise(9000, "v2", 0)
 
     shutil.rmtree(old)
     newer = make_run(elsewhere, steps=(10, 20, 30), losses=(3, 2, 1), seed=5)
@@ -257,10 +264,10 @@ def test_a_tracker_out_of_reach(options, elsewhere, outage):
     assert read(run) == before
 
 
-def test_no_room_for_what_would_come(options, elsewhere, monkeypatch):
+def test_no_space_for_what_would_come(options, elsewhere, monkeypatch):
     publish_all(options, make_run(options))
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"v2 needs 0\.00 GiB in .* are free: free some space"):
         artifacts.fetch_run(elsewhere, "one")
     assert [path for path in read(pathlib.Path(elsewhere.output_dir)) if ".lock" not in path] == []
@@ -269,7 +276,7 @@ def test_no_room_for_what_would_come(options, elsewhere, monkeypatch):
 def test_a_fetch_that_was_cut_off_goes_on_where_it_was(options, elsewhere, downloads, monkeypatch):
     run = make_run(options)
     publish_all(options, run)
-    came = pathlib.Path(elsewhere.output_dir) / "one"
+    came = catalog.run_path(elsewhere.output_dir, "one")
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "download_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -306,8 +313,8 @@ def cut(path):
 def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, store, damage, message):
     run = make_run(options)
     publish_all(options, run)
-    came = pathlib.Path(elsewhere.output_dir) / "one"
-    spoilt = blob(store, options, (run / "versions/v2" / LEARNED).read_bytes())
+    came = catalog.run_path(elsewhere.output_dir, "one")
+    spoilt = blob(store, options, (run / "versions/v2" / TRAINED).read_bytes())
     good = spoilt.read_bytes()
     damage(spoilt)
     for bring in (
@@ -318,7 +325,7 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, st
             bring()
         assert "\n" not in str(caught.value)
         assert [path for path in read(came) if ".lock" not in path] == []
-        assert not (came / "versions" / "v2").exists() and not list(came.glob("versions/.*"))
+        assert not (came / "versions" / "v2").exists() and not list(came.path.glob("versions/.*"))
     artifacts.fetch_version(elsewhere, "one", "v1")  # is not concerned
 
     spoilt.write_bytes(good)
@@ -327,7 +334,7 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, st
     damage(optimizer)
     with pytest.raises(UserError, match=message):
         artifacts.fetch_run(elsewhere, "one")
-    assert not list(came.glob("state/*")) and not list(came.glob("state/.*"))
+    assert not list(came.path.glob("state/*")) and not list(came.path.glob("state/.*"))
     assert not (came / "metrics.jsonl").exists()
     optimizer.write_bytes(good)
     artifacts.fetch_run(elsewhere, "one")
@@ -383,15 +390,14 @@ def test_a_version_is_fetched_once(options, elsewhere, downloads, version, name)
         found, source, came = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
         assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
         assert downloads == {("model", name): 1}
-    assert catalog.read_version_index(came / "fetched") == {
-        "versions": {name: catalog.read_version_index(run)["versions"][name]},
-        "aliases": {} if version == name else {version: name},
-    }
+    assert catalog.read_version_index(came.fetched) == VersionIndex(
+        {name: catalog.read_version_index(run).versions[name]}, {} if version == name else {version: name}
+    )
     assert json.loads((came / "config.json").read_text()) == config.to_json(options)
-    assert {path.name for path in came.iterdir()} == {"config.json", "fetched"}  # nothing that training goes by
+    assert {path.name for path in came.path.iterdir()} == {"config.json", "fetched"}  # nothing that training goes by
     assert {path.name for path in (came / "fetched").glob("[!.]*")} == {"versions", "versions.json", "published.json"}
-    assert catalog.find_version(came, version) == (name, came / "fetched")
-    assert catalog.version_entry(came, version if version == name else name)["step"] == int(name[1:]) * 10
+    assert catalog.find_version(came, version) == (name, came.fetched)
+    assert catalog.version_entry(came, version if version == name else name).step == int(name[1:]) * 10
     artifacts.fetch_version(elsewhere, "one", name)
     assert downloads.total() == 1
 
@@ -406,18 +412,18 @@ def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhe
     for process in pair:
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=60) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], told
-    assert sorted(out for out, _ in told) == ["", "downloading\n"]
+    outputs = [process.communicate(timeout=60) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    assert sorted(out for out, _ in outputs) == ["", "downloading\n"]
     name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
     assert name == "v2" and read(pathlib.Path(source)) == read(run / "versions" / "v2")
-    assert not list(came.rglob("*.tmp"))
+    assert not list(came.path.rglob("*.tmp"))
 
 
 def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
     publish_all(options, make_run(options))
     artifacts.fetch_version(elsewhere, "one", "v0")
-    came = pathlib.Path(elsewhere.output_dir) / "one"
+    came = catalog.run_path(elsewhere.output_dir, "one")
     assert read(came).keys() == {"config.json"} and not downloads
     assert catalog.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
 
@@ -437,7 +443,7 @@ def test_an_alias_that_moved_in_the_tracker_is_followed(options, elsewhere, down
     publish_all(options, make_run(options))
     artifacts.fetch_version(elsewhere, "one", "best")
     name, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")
-    assert name == "v2" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 0)
+    assert name == "v2" and pathlib.Path(source, TRAINED).read_bytes() == noise(9000, "v2", 0)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1}
 
 
@@ -450,8 +456,8 @@ def test_a_name_that_was_used_again_is_fetched_again(options, elsewhere):
     publish_all(options, make_run(options, steps=(10, 25), seed=1), "v2", "state")
     artifacts.fetch_version(elsewhere, "one", "latest")
     name, source, came = catalog.resolve_version(elsewhere.output_dir, "one", "latest", "else")
-    assert catalog.version_entry(came, name)["step"] == 25
-    assert pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v2", 1)
+    assert catalog.version_entry(came, name).step == 25
+    assert pathlib.Path(source, TRAINED).read_bytes() == noise(9000, "v2", 1)
 
 
 def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(options, elsewhere):
@@ -463,7 +469,7 @@ def test_a_version_of_another_past_does_not_stand_in_for_the_one_that_comes(opti
         add_version(old, name, seed=3)
     publish_all(options, run)
     artifacts.fetch_run(elsewhere, "one")
-    assert state.read_position(old)[0]["step"] == 35
+    assert read_state(old)[0].step == 35
     # v2 of the other past is gone, and comes when it is asked for; v1 is of both
     assert sorted(path.name for path in (old / "versions").iterdir()) == ["v1", "v3"]
     for name in ("v1", "v3"):
@@ -484,20 +490,20 @@ def test_a_pruned_version_comes_back_beside_the_run_that_trains(options, downloa
     """Fetched for drawing while training goes on: its list and its pruning do not meet what was fetched."""
     run = make_run(options, steps=(10, 20, 30), losses=(0.5, 0.25, 0.75))
     publish_all(options, run)
-    ledger = catalog.read_version_index(run)
-    del ledger["versions"]["v1"]
-    (run / "versions.json").write_text(json.dumps(ledger))
-    versions.prune_versions(run, ledger)
+    index = catalog.read_version_index(run)
+    del index.versions["v1"]
+    write_index(run, index)
+    versions.prune_versions(run, index)
     before = read(run)
     artifacts.fetch_version(options, "one", "v1")
     assert downloads == {("model", "v1"): 1}
     after = read(run)
     assert {path: after[path] for path in before} == before
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"fetched"}
-    versions.prune_versions(run, ledger)  # as the next save does
+    versions.prune_versions(run, index)  # as the next save does
     name, source, _ = catalog.resolve_version(options.output_dir, "one", "v1", "else")
-    assert name == "v1" and pathlib.Path(source, LEARNED).read_bytes() == noise(9000, "v1", 0)
-    assert catalog.version_entry(run, "v1") == {"step": 10, "validation_loss": 0.5}
+    assert name == "v1" and pathlib.Path(source, TRAINED).read_bytes() == noise(9000, "v1", 0)
+    assert catalog.version_entry(run, "v1") == SavedVersion(10, 0.5)
     for alias in ("latest", "best"):  # are the run's own still
         assert catalog.find_version(run, alias)[1] == run
 

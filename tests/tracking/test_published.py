@@ -5,6 +5,7 @@ import json
 import pytest
 
 import runs
+from checkpoints.run_folder import RunFolder
 from cli import launch
 from common.errors import UserError
 from config import TrainingOptions
@@ -34,8 +35,8 @@ DAMAGED = {
 
 @pytest.fixture
 def run(tmp_path):
-    folder = tmp_path / "runs" / "one"
-    folder.mkdir(parents=True)
+    folder = RunFolder(tmp_path / "runs" / "one")
+    folder.path.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"pretrained_model": "tiny"}))
     return folder
 
@@ -85,7 +86,7 @@ def test_another_shape_is_one_line_with_the_file_and_the_remedy(run, value, reas
 @pytest.mark.parametrize(("value", "reason"), DAMAGED.values(), ids=DAMAGED)
 def test_the_listing_exits_with_2(run, value, reason, monkeypatch, capsys):
     write(run, value)
-    monkeypatch.setattr("sys.argv", ["runs", "--output_dir", str(run.parent)])
+    monkeypatch.setattr("sys.argv", ["runs", "--output_dir", str(run.path.parent)])
     with pytest.raises(SystemExit) as ended:
         launch.run_script(runs.main)
     shown = capsys.readouterr().err
@@ -96,6 +97,6 @@ def test_the_listing_exits_with_2(run, value, reason, monkeypatch, capsys):
 def test_training_learns_it_at_its_start(run, tracker):
     """Not at the first save, hours later."""
     write(run, {"wandb x": None})
-    options = TrainingOptions(output_dir=str(run.parent), tracker=tracker)
+    options = TrainingOptions(output_dir=str(run.path.parent), tracker=tracker)
     with pytest.raises(UserError, match=r"published\.json"), Uploader(run, options, 0):
         raise AssertionError("the training would have begun")

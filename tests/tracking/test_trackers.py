@@ -68,7 +68,7 @@ def make_folder(parent, name="folder", **files):
 # What they have in common
 
 
-def test_blaming_makes_one_line_without_the_key(monkeypatch):
+def test_an_error_becomes_one_line_without_the_key(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
         raise RuntimeError(f"bad\n  request\t{KEY} and\r\n{KEY}")
@@ -76,16 +76,16 @@ def test_blaming_makes_one_line_without_the_key(monkeypatch):
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("place", range(150, 220, 7))
-def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, place):
+@pytest.mark.parametrize("offset", range(150, 220, 7))
+def test_no_part_of_the_key_stays_where_the_line_is_cut(monkeypatch, offset):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(TrackerError) as caught, trackers.tracker_errors("wandb"):
-        raise RuntimeError("x" * place + KEY + "y" * 500)
+        raise RuntimeError("x" * offset + KEY + "y" * 500)
     assert len(str(caught.value)) <= 210
     assert KEY[:4] not in str(caught.value)
 
 
-def test_blaming_says_something_of_an_error_without_words_and_hands_ours_on(monkeypatch):
+def test_an_error_without_words_has_its_name_and_ours_pass_unchanged(monkeypatch):
     with pytest.raises(TrackerError, match=r"^trackio: TimeoutError$"), trackers.tracker_errors("trackio"):
         raise TimeoutError
     monkeypatch.setenv("WANDB_API_KEY", "")  # nothing to hide
@@ -171,7 +171,7 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path, picture):
 
 @pytest.mark.parametrize("resumed", [0, 4])
 def test_tensorboard_begins_anew_at_each_start(tmp_path, resumed):
-    """All is written again from metrics.jsonl, so what a killed run told after its last save is gone."""
+    """All is written again from metrics.jsonl, so what a killed run logged after its last save is gone."""
 
     def start(step):
         tracker = trackers.connect(RunsOptions(tracker="tensorboard"), "one")
@@ -278,7 +278,7 @@ def test_trackio_lists_every_version_of_every_run(options, tmp_path):
             folder = make_folder(tmp_path, str(number), a=str(number))
             tracker.publish(VERSIONS, folder, [f"{run_id}-v{number}", f"{run_id}-latest"], {"n": number})
             tracker.publish(STATES, folder, [f"{run_id}-latest"], {"n": -1})
-    listed = trackers.connect(options, "listing").listing(VERSIONS)
+    listed = trackers.connect(options, "listing").list_artifacts(VERSIONS)
     assert [artifact.metadata["n"] for artifact in listed] == [0, 1, 2]
     ours = [{alias for alias in artifact.aliases if alias != "latest"} for artifact in listed]
     assert ours == [{"one-v0"}, {"two-v1", "two-latest"}, {"one-v2", "one-latest"}]
@@ -296,7 +296,7 @@ def test_trackio_scores_a_version_of_long_ago(options):
         assert tracker.last_step() == 3
     stranger = trackers.connect(options, "two")
     with pytest.raises(TrackerError, match=r"^trackio: Run 'two' does not exist"):
-        stranger.score(2, {"fid": 1.0})
+        stranger.log_scores(2, {"fid": 1.0})
 
 
 def test_trackio_that_fails_is_blamed(options, tmp_path):
@@ -352,7 +352,7 @@ def test_a_key_in_the_netrc_that_the_environment_names_is_found(tmp_path, monkey
 
 
 @pytest.mark.parametrize("key", [KEY[:39], "x"])
-def test_a_key_that_is_too_short_is_not_sent_and_not_told(monkeypatch, key):
+def test_a_key_that_is_too_short_is_not_sent_and_not_shown(monkeypatch, key):
     monkeypatch.setenv("WANDB_API_KEY", key)
     with pytest.raises(UserError, match=r"^the wandb key is too short") as caught:
         trackers.connect(RunsOptions(), "one")
@@ -544,9 +544,9 @@ def test_wandb_that_is_down_is_one_line_and_a_later_start_succeeds(tmp_path):
                 "-m",
                 "support.wandb_program",
                 """
-shorten_patience()
+shorten_timeout()
 answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
-tell()
+print_answer()
 input()
 tracker = connect()
 tracker.start(folder, {}, 0)

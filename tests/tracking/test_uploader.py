@@ -13,9 +13,21 @@ import types
 from collections import Counter
 
 import pytest
-from support.tracker_runs import LEARNED, SHARED, add_version, make_run, noise, own_trackio, read, write_state
+from support.tracker_runs import (
+    SHARED,
+    TRAINED,
+    add_version,
+    make_run,
+    noise,
+    own_trackio,
+    read,
+    write_index,
+    write_state,
+)
 
-from checkpoints import catalog, state, versions
+from checkpoints import catalog
+from checkpoints.records import SavedVersion
+from checkpoints.state import read_state
 from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
 from tracking.published import Published, read_published, record_published
@@ -24,7 +36,7 @@ from tracking.uploader import Uploader
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
-    """A mirror that a test leaves at work would be seen by the next one."""
+    """An uploader that a test leaves at work would be seen by the next one."""
     yield
     for thread in threading.enumerate():
         if thread.name == "uploader":
@@ -56,7 +68,7 @@ def run(options):
 
 @pytest.fixture
 def said():
-    """Every line that the mirror says."""
+    """Every line that the uploader prints."""
     return []
 
 
@@ -158,11 +170,8 @@ def test_what_comes_while_it_runs_is_sent_at_once(run, options, said, published)
         wait_for(lambda: sending.missing() == [])
         append(run, {"step": 21, "loss": 9.0}, {"step": 21, "validation_loss": 8.0}, {"step": 22, "loss": 7.0})
         wait_for(lambda: len(logged(options)) == 22)  # 22 is held back: more of it may come
-        ledger, name = versions.add_version(catalog.read_version_index(run), 22, 0.9, 9)
         with sending.files_lock:
-            add_version(run, name)
-            write_state(run, ledger, 22)
-            (run / "versions.json").write_text(json.dumps(ledger))
+            name = save(run, 22, 0.9)
         sending.version_saved(name)
         wait_for(lambda: sending.missing() == [])
         assert sending.thread.is_alive()
@@ -220,7 +229,7 @@ def test_pictures_are_sent_if_they_are_there(run, options, said):
 
 
 @pytest.mark.parametrize("method", ["open", "log", "publish"])
-def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, said, published, monkeypatch, method):
+def test_an_outage_is_reported_once_and_nothing_is_lost_or_doubled(run, options, said, published, monkeypatch, method):
     outage = Outage(monkeypatch, method)
     with outage, Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.failing)
@@ -251,7 +260,7 @@ def test_an_outage_is_told_once_and_nothing_is_lost_or_doubled(run, options, sai
         (["publish"], "v1, v2, state"),
     ],
 )
-def test_an_outage_to_the_end_says_what_is_missing_and_another_mirror_brings_it(
+def test_an_outage_to_the_end_says_what_is_missing_and_another_uploader_sends_it(
     run, options, said, monkeypatch, methods, missing
 ):
     with Outage(monkeypatch, *methods), Uploader(run, options, 20, say=said.append) as sending:
@@ -274,7 +283,7 @@ def test_between_failures_and_saves_it_is_left_in_peace(run, options, said, monk
         assert outage.tries["log"] == tries
 
 
-def test_a_disk_that_fails_is_told_and_the_mirror_lives(run, options, said, monkeypatch):
+def test_a_disk_that_fails_is_reported_and_the_uploader_lives(run, options, said, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -294,13 +303,13 @@ def test_a_name_that_is_used_again_is_published_again(run, options, said, publis
     with Uploader(run, options, 20, say=said.append) as sending:
         wait_for(lambda: sending.missing() == [])
         with sending.files_lock:
-            ledger = catalog.read_version_index(run)
-            ledger["versions"]["v2"] = {"step": 15, "validation_loss": 0.75}
-            ledger["aliases"]["best"] = "v1"
+            index = catalog.read_version_index(run)
+            index.versions["v2"] = SavedVersion(15, 0.75)
+            index.aliases["best"] = "v1"
             shutil.rmtree(run / "versions" / "v2")
             add_version(run, "v2", seed=1)
-            (run / "versions.json").write_text(json.dumps(ledger))
-            write_state(run, ledger, 15)
+            write_index(run, index)
+            write_state(run, index, 15)
         sending.version_saved("v2")
         assert "v2" in sending.missing() or published["version", "v2"] == 2
     # v1 is the best again, and published once more to say so
@@ -308,7 +317,7 @@ def test_a_name_that_is_used_again_is_published_again(run, options, said, publis
     assert found(options, "one-v2").metadata["step"] == found(options, "one-latest").metadata["step"] == 15
     assert found(options, "one-best").metadata["version"] == "v1"
     found(options, "one-v2").download(str(run / "again"))
-    assert (run / "again" / LEARNED).read_bytes() == noise(9000, "v2", 1)
+    assert (run / "again" / TRAINED).read_bytes() == noise(9000, "v2", 1)
 
 
 def test_versions_that_were_pruned_are_passed_over(run, options, said, published):
@@ -323,10 +332,10 @@ def test_versions_that_were_pruned_are_passed_over(run, options, said, published
 
 def save(run, step, loss, seed=0):
     """What a save leaves in the run's folder; the name of its version."""
-    ledger, name = versions.add_version(catalog.read_version_index(run), step, loss, 9)
+    index, name = catalog.read_version_index(run).with_version(step, loss, 9)
     add_version(run, name, seed)
-    write_state(run, ledger, step)
-    (run / "versions.json").write_text(json.dumps(ledger))
+    write_state(run, index, step)
+    write_index(run, index)
     return name
 
 
@@ -360,7 +369,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     with Uploader(run, options, 20, say=said.append):
         pass
     artifacts.fetch_run(elsewhere, "one")
-    other = pathlib.Path(elsewhere.output_dir) / "one"
+    other = catalog.run_path(elsewhere.output_dir, "one")
     save(other, 30, 0.125)
     append(other, {"step": 30, "loss": 0.3})
     with Uploader(other, elsewhere, 20, say=said.append):
@@ -379,7 +388,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
         assert found(options, f"one-{alias}").metadata["step"] == 30
 
     artifacts.fetch_run(options, "one")
-    assert state.read_position(run)[0]["step"] == 30
+    assert read_state(run)[0].step == 30
     assert read(run / "versions" / "v3") == read(other / "versions" / "v3")
     said.clear()
     save(run, 40, 0.5)
@@ -390,7 +399,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     assert found(options, "one-v4").metadata["step"] == 40 and found(options, "one-best").metadata["step"] == 30
 
 
-def test_training_that_fails_waits_for_the_mirror(run, options, said, published):
+def test_training_that_fails_waits_for_the_uploader(run, options, said, published):
     with pytest.raises(ZeroDivisionError), Uploader(run, options, 20, say=said.append):
         raise ZeroDivisionError
     assert published.total() == 3
@@ -403,21 +412,21 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
         pass
     save(run, 30, 0.01)
     tracker = trackers.connect(options, "one")
-    tracker.start(run, {}, 20)
+    tracker.start(run.path, {}, 20)
     aliases = artifacts.pack(run, "v3", run / "upload")
     artifacts.send(tracker, run / "upload", aliases)
     tracker.finish()
     assert found(options, "one-best").metadata["step"] == 30
     artifacts.fetch_run(elsewhere, "one")
-    other = pathlib.Path(elsewhere.output_dir) / "one"
-    assert state.read_position(other)[0]["step"] == 20
+    other = catalog.run_path(elsewhere.output_dir, "one")
+    assert read_state(other)[0].step == 20
     save(other, 35, 0.9)
     with Uploader(other, elsewhere, 20, say=said.append) as sending:
         pass
     assert sending.missing() == []
-    ledger = catalog.read_version_index(other)
-    for alias, name in ledger["aliases"].items():
-        assert found(options, f"one-{alias}").metadata["step"] == ledger["versions"][name]["step"], alias
+    index = catalog.read_version_index(other)
+    for alias, name in index.aliases.items():
+        assert found(options, f"one-{alias}").metadata["step"] == index.versions[name].step, alias
 
 
 def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
@@ -432,7 +441,9 @@ def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
     sending.thread.join()
 
 
-def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, options, said, monkeypatch):
+def test_ctrl_c_while_the_uploader_finishes_after_training_leaves_at_once(run, options, said, monkeypatch):
+    import torch
+
     import training
     from trainer import loop, session
 
@@ -447,8 +458,10 @@ def test_ctrl_c_while_the_mirror_finishes_after_training_leaves_at_once(run, opt
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         return 0
 
-    parts = types.SimpleNamespace(lock=contextlib.nullcontext(), mirror=sending)
-    monkeypatch.setattr(session, "set_up", lambda *_: parts)
+    accelerator = types.SimpleNamespace(is_main_process=True, device=torch.device("cpu"))
+    prepared = types.SimpleNamespace(lock=contextlib.nullcontext(), accelerator=accelerator, complete=True)
+    monkeypatch.setattr(session, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(session, "start", lambda _: types.SimpleNamespace(uploader=sending))
     monkeypatch.setattr(loop, "train", train)
     with pytest.raises(KeyboardInterrupt):
         training.main(["--pretrained_model", "tiny", "--tracker", "trackio"])
@@ -476,7 +489,7 @@ def test_the_command_can_be_pasted(run, options, said):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Room in a store on this machine
+# Free space for a store on this machine
 
 
 def sizes(run, *names):
@@ -484,16 +497,16 @@ def sizes(run, *names):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, first):
-    """The first version brings all of its files; the next ones just what was learned."""
+def test_only_what_is_new_needs_space(run, options, said, monkeypatch, store, first):
+    """The first version brings all of its files; the next ones just what was trained."""
     if not first:
         record_published(run, trackers.location(options), "v1", 10)
     asked = {}
 
-    def require_room(folder, needed, what, *_):
+    def require_space(folder, needed, what, *_):
         asked.setdefault(what, []).append((pathlib.Path(folder), needed))
 
-    monkeypatch.setattr(uploader, "require_free_space", require_room)
+    monkeypatch.setattr(uploader, "require_free_space", require_space)
     with Uploader(run, options, 20, say=said.append):
         pass
     needed = [size for folder, size in asked["a copy for trackio"] if folder == store]
@@ -506,7 +519,7 @@ def test_only_what_is_new_needs_room(run, options, said, monkeypatch, store, fir
         assert at_least < size < at_least + 2 * extra
 
 
-def test_a_full_store_is_told_and_nothing_is_published(run, options, said, published, monkeypatch, store):
+def test_a_full_store_is_reported_and_nothing_is_published(run, options, said, published, monkeypatch, store):
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))

@@ -15,7 +15,7 @@ from support import processes
 from support.wandb_stand_in import ENTITY, KEY, GraphQLError, StandIn
 
 PROJECT = f"{ENTITY}/book_cover_generation"
-PATIENCE = 60  # seconds for one client process; each takes 2 to 10
+TIMEOUT = 60  # seconds for one client process; each takes 2 to 10
 
 
 def launch(server, home, code, **environment):
@@ -30,7 +30,7 @@ def launch(server, home, code, **environment):
 def finish(process):
     """What the process put into `answer`."""
     try:
-        out, errors = process.communicate(timeout=PATIENCE)
+        out, errors = process.communicate(timeout=TIMEOUT)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -120,7 +120,7 @@ def test_another_machine_goes_on_with_the_run_and_its_versions(story, tmp_path):
 run = start(resume="must")
 answer["resumed"], answer["first step"] = run.resumed, run.starting_step
 answer["config"], answer["fid"] = dict(run.config), run.summary["fid"]
-run.log({{"loss": 100.0}}, step=20)  # told before: the client drops it
+run.log({{"loss": 100.0}}, step=20)  # logged before: the client drops it
 run.log({{"loss": 0.5}}, step=34)
 artifact = run.use_artifact("sd:RUN1-latest", type="model")
 answer["metadata"], answer["files"] = artifact.metadata, read(artifact.download(root=str(HOME / "got")))
@@ -237,7 +237,7 @@ def wait_for(path, process):
 
 
 @pytest.mark.script
-def test_no_server_and_a_wrong_key_are_told(tmp_path):
+def test_no_server_and_a_wrong_key_are_reported(tmp_path):
     code = """
 try:
     start(resume="allow", settings=wandb.Settings(init_timeout=2))

@@ -1,0 +1,107 @@
+"""The text encoder's files have the keys of the hub's Stable Diffusion 1.x, which every tool finds; old files load."""
+
+import pathlib
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.training_runs import without_prefix
+from transformers import CLIPTextModel
+
+from checkpoints import versions
+from checkpoints.run_folder import RunFolder
+from diffusion import pipeline, weights
+from diffusion.parts import NETWORKS
+from diffusion.placement import DTYPES
+from diffusion.trainable import set_trainable
+
+FILE = "text_encoder/model.safetensors"
+OLD_RUN = pathlib.Path(__file__).parent.parent / "fixtures" / "runs_v0_1" / "plain"
+
+
+def names_in_transformers_4(layers):
+    """The names in CLIPTextModel's state_dict as transformers 4.54.1 has them."""
+    modules = ["layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"]
+    modules += [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    modules = [f"encoder.layers.{layer}.{module}" for layer in range(layers) for module in modules]
+    names = {f"text_model.{module}.{kind}" for module in [*modules, "final_layer_norm"] for kind in ("weight", "bias")}
+    return names | {f"text_model.embeddings.{kind}_embedding.weight" for kind in ("token", "position")}
+
+
+def assert_equal(tensors, wanted):
+    assert tensors.keys() == wanted.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == wanted[name].dtype and torch.equal(tensor, wanted[name]), name
+
+
+def save_model(parts, folder, dtype=torch.float32):
+    """A pipeline folder with networks as save_network writes them."""
+    parts.pipeline().save_config(folder)
+    for name in ("tokenizer", "scheduler"):
+        getattr(parts, name).save_pretrained(folder / name)
+    for name in NETWORKS:
+        weights.save_network(getattr(parts, name), folder / name, dtype)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return pipeline.load_parts("tiny")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_saved_text_encoder_has_the_keys_of_older_transformers(tiny, tmp_path, precision):
+    weights.save_network(tiny.text_encoder, tmp_path, DTYPES[precision])
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == names_in_transformers_4(layers=2)
+    wanted = {name: tensor.to(DTYPES[precision]) for name, tensor in tiny.text_encoder.state_dict().items()}
+    assert_equal(without_prefix(saved), wanted)
+
+
+@pytest.mark.parametrize("learning", [["unet"], ["text_encoder"]])
+def test_so_it_has_in_a_version_learned_or_not(tmp_path, learning):
+    parts, run = pipeline.build_tiny(), RunFolder(tmp_path)
+    trainable = set_trainable(parts, learning)
+    versions.save_frozen(run, parts, trainable, "fp32")
+    versions.save_version(run, "v1", trainable, "fp32")
+    saved = load_file(run.version("v1") / FILE)
+    assert saved.keys() == names_in_transformers_4(layers=2)
+    assert_equal(without_prefix(saved), parts.text_encoder.state_dict())
+
+
+def test_a_text_encoder_that_came_from_such_a_file_is_saved_alike(tiny, tmp_path):
+    """transformers remembers the prefix of the file that it loaded; it must not come twice."""
+    save_model(tiny, tmp_path / "first")
+    save_model(pipeline.load_parts(str(tmp_path / "first")), tmp_path / "second")
+    assert (tmp_path / "first" / FILE).read_bytes() == (tmp_path / "second" / FILE).read_bytes()
+
+
+def test_transformers_finds_every_weight(tiny, tmp_path):
+    weights.save_network(tiny.text_encoder, tmp_path, torch.float32)
+    loaded, info = CLIPTextModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info  # missing, unexpected and mismatched keys, errors
+    assert_equal(loaded.state_dict(), tiny.text_encoder.state_dict())
+
+
+def test_a_model_loads_alike_with_the_old_keys_and_the_new(tiny, tmp_path):
+    save_model(tiny, tmp_path)
+    new = pipeline.load_parts(str(tmp_path))
+    save_file(without_prefix(load_file(tmp_path / FILE)), tmp_path / FILE, metadata={"format": "pt"})
+    old = pipeline.load_parts(str(tmp_path))
+    for parts in (new, old):
+        assert_equal(parts.text_encoder.state_dict(), tiny.text_encoder.state_dict())
+        assert weights.weights_hash(parts) == weights.weights_hash(tiny)  # of the weights, not of the file
+
+
+def test_a_version_of_an_old_run_loads_with_all_weights():
+    folder = OLD_RUN / "versions" / "v1"
+    saved = load_file(folder / FILE)
+    assert not any(name.startswith("text_model.") for name in saved)
+    assert_equal(pipeline.load_parts(str(folder)).text_encoder.state_dict(), saved)
+
+
+def test_mini_has_these_keys_and_the_weights_that_it_always_had():
+    saved, parts = load_file(pipeline.MINI / FILE), pipeline.load_parts("mini")
+    assert saved.keys() == names_in_transformers_4(layers=3)
+    assert_equal(parts.text_encoder.half().state_dict(), without_prefix(saved))
+    assert weights.weights_hash(pipeline.load_parts("mini")) == "6b6adf895707e30e424965da59e53548"
