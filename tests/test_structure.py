@@ -26,7 +26,7 @@ ROOMS = {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints"),
         "tracking.artifacts",
     },
-    "evaluation": {"common", "config", "cli", "data", "diffusion", "checkpoints.scores"},
+    "evaluation": {"common", "config", "cli", "data", "diffusion", "checkpoints.scores", "checkpoints.run_folder"},
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},
     "trainer": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints", "tracking"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import config
+from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from cli import parser
 from common.errors import UserError
@@ -108,7 +109,7 @@ def test_a_run_remembers_its_training_covers(make_inputs, data, tmp_path):
     """Covers that this run never saw can't be memorised by it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
-    assert make_inputs(blank, run=tmp_path / "run").training_books() == data.books("train")[:2]
+    assert make_inputs(blank, run=RunFolder(tmp_path / "run")).training_books() == data.books("train")[:2]
     assert make_inputs(blank).training_books() == data.books("train")
 
 

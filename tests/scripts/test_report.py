@@ -11,6 +11,7 @@ import pytest
 import report
 import training
 from checkpoints import scores
+from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from generation import covers
 
@@ -26,7 +27,7 @@ SETTINGS = {name: 1 for name in scores.MUST_MATCH} | {
 def add_score(run, version, figure, **settings):
     value = {"name": "FD <b>", "value": figure, "error": 1.5, "n": 4, "real": 2.0, "better": "lower", "note": None}
     score = SETTINGS | {"values": {"fid": value}, "skipped": {"clip": "no <i>model</i>"}} | settings
-    scores.add_score(run, version, scores.Score.from_json(score))
+    scores.add_score(RunFolder(run), version, scores.Score.from_json(score))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import config
 import precalc_fid_stats
 import sd_inference
 import training
+from checkpoints.run_folder import RunFolder
 from cli import parser
 from common.errors import UserError
 from diffusion import pipeline
@@ -252,7 +253,7 @@ def test_a_score_is_never_lost_to_a_smaller_one(trained, stats, tmp_path, capsys
     def listed():
         from checkpoints import scores
 
-        return scores.read_scores(runs / "run")["v1"]["FD (EfficientNet-Lite0)"]
+        return scores.read_scores(RunFolder(runs / "run"))["v1"]["FD (EfficientNet-Lite0)"]
 
     runs = tmp_path / "runs"
     shutil.copytree(trained, runs)

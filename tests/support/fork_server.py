@@ -148,7 +148,7 @@ def main_of(request):
         return lambda: exec(compile(words[0], "<string>", "exec"), vars(module))
     sys.argv.insert(0, kind)
     sys.path[:] = [str(pathlib.Path(kind).parent), *given, *libraries]
-    return lambda: runpy.run_folder(kind, run_name="__main__")
+    return lambda: runpy.run_path(kind, run_name="__main__")
 
 
 def end(program):
