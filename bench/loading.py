@@ -26,6 +26,7 @@ from cli.parser import Parser
 from demo_data.folder import ensure_demo_data
 from trainer.batches import make_loader
 from trainer.session import prepare, start
+from trainer.workers import running_batches
 
 WAYS = {  # options of training
     "pictures, read by the training process": dict(cache_latents=False, num_workers=0),
@@ -77,9 +78,10 @@ def measure(folder: pathlib.Path, args: argparse.Namespace) -> dict[str, list[fl
     for _ in range(1 + args.repeats):  # the first turn warms up
         for way, session in sessions.items():
             samples = (session.schedule.pieces(step)[0] for step in itertools.count())
-            batches = zip(endless_loader(session), samples, strict=False)
-            first = next(batches)
-            speeds[way].append(images_per_s(session, batches, args.updates))
+            with running_batches(endless_loader(session), "close other programs") as read:
+                batches = zip(read, samples, strict=False)
+                first = next(batches)
+                speeds[way].append(images_per_s(session, batches, args.updates))
         speeds[BARE].append(images_per_s(session, itertools.repeat(first), args.updates))
     return {way: values[1:] for way, values in speeds.items()}
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from common.errors import UserError
+
+EXIT_SECONDS = 10  # after an error: what then still runs in threads, or is in a library's care, is cut off
 
 
 def launch_on_gpus(num_gpus: int, script: str, argv: Sequence[str] | None = None) -> None:
@@ -30,7 +35,8 @@ def launch_on_gpus(num_gpus: int, script: str, argv: Sequence[str] | None = None
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main() and exit with the status that it returns.
 
-    UserError and OSError: one line on standard error, exit status 2. Ctrl-C: exit status 130.
+    UserError and OSError: one line on standard error, exit status 2. Ctrl-C: exit status 130. After an error nothing
+    keeps the process for longer than EXIT_SECONDS.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about 4-bit kernels, which are not used here
     code: int | None
@@ -46,7 +52,27 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except OSError as problem:
         print(f"error: {problem}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as problem:  # StopSignal says by which signal
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = 128 + (problem.args[0] if problem.args else signal.SIGINT)
+    except Exception:  # the traceback is printed on the way out
+        exit_soon(1)
+        raise
+    if code:
+        exit_soon(code)
     sys.exit(code)
+
+
+def exit_soon(code: int) -> None:
+    """Exit with this status in EXIT_SECONDS, unless the process has ended by then: a thread whose read hangs, or a
+    library that waits for a server at exit, would keep it, and the GPU."""
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    timer = threading.Timer(EXIT_SECONDS, leave)
+    timer.daemon = True
+    timer.start()

@@ -30,6 +30,7 @@ from trainer.session import Session
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
 from trainer.validation import validate
+from trainer.workers import running_batches
 
 MAX_SKIPPED_UPDATES = 20  # in a row, by fp16's loss scaler: from its first value, 2^16, the scale is then below 1
 
@@ -63,10 +64,11 @@ def train(session: Session, stop: StopSignal) -> int:
 
     # One optimizer update after another
     steps = range(session.state.step, session.total)
-    batches = iter(make_loader(session.train_set, session.schedule, steps, options, accelerator))
+    loader = make_loader(session.train_set, session.schedule, steps, options, accelerator)
+    command = f"{saved_options.command_for_run('training', options, session.run)} --num_workers 0"
     skipped = 0  # updates in a row that fp16's loss scaler left out
     bar = tqdm(total=session.total, initial=session.state.step, unit="update", disable=not accelerator.is_main_process)
-    with bar:
+    with bar, running_batches(loader, f"go on without them: {command}") as batches:
         for step in steps:
             result = run_update(session, batches, step, stop)
             session.state = dataclasses.replace(session.state, step=step + 1)

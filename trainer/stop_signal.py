@@ -22,7 +22,7 @@ class StopSignal:
 
     def note(self, number: int, _frame: FrameType | None) -> None:
         if self.number:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)  # with which the script's exit status is made
         self.number = number
         print(
             f"\n{signal.Signals(number).name}: finishing this update, then saving; once more to leave at once",
