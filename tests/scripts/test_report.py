@@ -324,7 +324,7 @@ def test_scores_of_other_settings_are_refused_unless_asked(runs, tmp_path):
         make(runs, tmp_path / "r.html", "--version", "v0,v1")
     assert not (runs / "run" / "covers" / "v1" / "0.png").exists()
     text = make(runs, tmp_path / "r.html", "--version", "v0,v1", "--mixed", "True", "--num_samples", 1)
-    assert "Not measured alike" in text and differences in text
+    assert "Measured with different settings" in text and differences in text
     assert '<small class="better">' not in text and "nothing is called better" in text and "Against v0" not in text
 
 
@@ -338,7 +338,7 @@ def test_a_score_that_is_not_shown_is_not_judged(runs, tmp_path):
     """The run's v2 was scored otherwise, but with weights that are gone: nothing stands side by side."""
     add_score(runs / "run", "v2", 50.0, weights="of another training", n=20, rows="8ce8a6afc0208f81")
     text = make(runs, tmp_path / "r.html", "--version", "v0,v2", "--num_samples", 1)
-    assert "the score on disk is of other weights" in text and "Not measured alike" not in text
+    assert "the score on disk is of other weights" in text and "Measured with different settings" not in text
     add_score(runs / "run", "v1", 50.0, rows="8ce8a6afc0208f81")
     with pytest.raises(UserError, match=r"settings: the choice of books differs \(v0 / v1\); score them alike"):
         make(runs, tmp_path / "r.html", "--version", "v0,v1,v2", "--num_samples", 1)
