@@ -5,6 +5,7 @@ import json
 import pytest
 
 from checkpoints import scores
+from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from common.errors import UserError
 from common.files import write_json
@@ -50,8 +51,8 @@ def test_an_older_value_may_lack_its_note():
 
 def test_adding_a_score_leaves_the_others_as_they_are(tmp_path):
     write_json(tmp_path / "scores.json", {"v1": {"FD": {**SCORE, "score": "FD"}}, "v2": {"FID": SCORE}})
-    scores.add_score(tmp_path, "v2", Score.from_json({**SCORE, "n": 99}))
-    scores.add_score(tmp_path, "v3", Score.from_json(SCORE))
+    scores.add_score(RunFolder(tmp_path), "v2", Score.from_json({**SCORE, "n": 99}))
+    scores.add_score(RunFolder(tmp_path), "v3", Score.from_json(SCORE))
     expected = {"v1": {"FD": {**SCORE, "score": "FD"}}, "v2": {"FID": {**SCORE, "n": 99}}, "v3": {"FID": SCORE}}
     assert json.loads((tmp_path / "scores.json").read_text()) == expected
 
@@ -110,7 +111,7 @@ def test_a_score_of_another_shape_is_one_line_that_names_the_file(tmp_path, scor
 
     (tmp_path / "scores.json").write_text(json.dumps({"v1": {"FID": SCORE}, "v2\n": {"FID": score}}))
     with pytest.raises(UserError) as raised:
-        scores.read_scores(tmp_path)
+        scores.read_scores(RunFolder(tmp_path))
     message = str(raised.value)
     expected = f"can't read {tmp_path / 'scores.json'} as scores: score 'FID' of 'v2\\n': {problem}"
     assert message.startswith(expected) and "; delete it, and score" in message and "\n" not in message
@@ -120,7 +121,7 @@ def test_a_score_of_another_shape_is_one_line_that_names_the_file(tmp_path, scor
 def test_a_file_without_scores_says_what_to_do(tmp_path, text):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(UserError, match=r"^can't read .*/scores\.json.*; delete it, and score the run's versions"):
-        scores.read_scores(tmp_path)
+        scores.read_scores(RunFolder(tmp_path))
 
 
 @pytest.mark.script
