@@ -5,8 +5,6 @@ It opens from disk, needs no network, and holds everything: nothing else has to 
 
 from __future__ import annotations
 
-import pathlib
-
 import config
 from cli import launch, parser
 
@@ -17,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from page import report
 
-    report.require_writable(pathlib.Path(options.report_path).expanduser())
+    report.require_writable(options.report_path)
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
     report.write_report(options, given)
     return 0

@@ -7,16 +7,19 @@ its last save ends, on a CPU, with the very bits of a run left alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import config
 from cli import checks, launch, parser
+
+if TYPE_CHECKING:
+    from checkpoints.run_folder import RunFolder
 
 
 def main(argv: list[str] | None = None) -> int:
     """Start a run or resume one. Returns the exit status: 0 done, 130/143 stopped by a signal after saving."""
     given = parser.read_command_line(config.TrainingOptions, argv)
-    resuming = "run_id" in given
+    resuming = given.get("run_id") is not None
     if not resuming:  # a resumed run is checked with the options that it has already
         checks.check(config.TrainingOptions(**given))
 
@@ -34,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     return run_training(resume.with_tracker(options), run, argv)
 
 
-def run_training(options: config.TrainingOptions, run: Any, argv: list[str] | None) -> int:
-    """Train a run until it is complete or stopped; returns the exit status. run: its RunFolder, None for a new one."""
+def run_training(options: config.TrainingOptions, run: RunFolder | None, argv: list[str] | None) -> int:
+    """Train a run until it is complete or stopped; returns the exit status. run: None for a new one."""
+    launch.launch_on_gpus(options.num_gpus, __file__, argv)
+
     import torch
 
     from memory import advice
@@ -43,7 +48,6 @@ def run_training(options: config.TrainingOptions, run: Any, argv: list[str] | No
     from trainer.session import prepare, start
     from trainer.stop_signal import StopSignal
 
-    launch.launch_on_gpus(options.num_gpus, __file__, argv)
     prepared = forecast = None
     try:
         prepared = prepare(options, run)

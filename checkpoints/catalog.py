@@ -64,7 +64,9 @@ def read_version_index(run: RunFolder) -> VersionIndex:
     path = run.version_index
     if not path.exists():
         return VersionIndex()
-    return VersionIndex.from_json(read_json(path), path, f"resuming with --run_id {run.name} restores it")
+    fetched = not run.config.exists()  # of RunFolder.fetched, which is no run
+    remedy = "delete it: versions are fetched again" if fetched else f"resuming with --run_id {run.name} restores it"
+    return VersionIndex.from_json(read_json(path), path, remedy)
 
 
 def resolve_version(

@@ -14,7 +14,7 @@ import hashlib
 import io
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -26,6 +26,7 @@ import config
 from checkpoints import catalog, metrics_log
 from checkpoints.environment import environment_lines
 from checkpoints.run_folder import RunFolder
+from checkpoints.scores import Score
 from cli import saved_options
 from common.files import read_json
 from common.png import read_png
@@ -43,7 +44,7 @@ SMALL = 256 * 256  # pixels; images of at most this size are embedded losslessly
 MAX_GENRES = 8  # genres that are listed by name
 
 
-def render_page(columns: Sequence[Column], scores: dict[str, dict], data: Data, books: Sequence[Book]) -> str:
+def render_page(columns: Sequence[Column], scores: Mapping[str, Score], data: Data, books: Sequence[Book]) -> str:
     """The page as HTML text.
 
     columns: with their settings, and covers drawn; scores: {label: score}, see page.comparison.choose_scores; books:
@@ -160,7 +161,7 @@ def data_facts(data: Data) -> list[tuple[str, int, str]]:
     ]
 
 
-def score_facts(columns, scores):
+def score_facts(columns: Sequence[Column], scores: Mapping[str, Score]) -> dict[str, Any]:
     """The score table, its notes, and the versions without a score with the command that scores each.
 
     scores: {label: Score}, see comparison.choose_scores.
@@ -251,7 +252,7 @@ def drawing_words(column: Column) -> list[str]:
     return [*words, "--save_dir", str(column.folder.parent)]
 
 
-def score_command(column, like):
+def score_command(column: Column, like: Score | None) -> str:
     """The command that scores a version. like: the Score of another version, to score with its settings, or None."""
     words = [*drawing_words(column), "--calc_fid", "True"]
     if like:

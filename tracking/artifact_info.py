@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
-from checkpoints.records import SAVED_VERSION
+from checkpoints.records import SAVED_VERSION, is_loss
 from common.errors import UserError
 from tracking.published import is_step
 
@@ -121,11 +121,6 @@ def is_size(value: object) -> bool:
 def is_sha256(value: object) -> bool:
     """Whether a value is a SHA-256 in lower-case hexadecimal digits."""
     return isinstance(value, str) and re.fullmatch(SHA256, value) is not None
-
-
-def is_loss(value: object) -> bool:
-    """Whether a value is a validation loss: None, or a number and no boolean."""
-    return value is None or type(value) in (int, float)
 
 
 def shorten(value: object) -> str:

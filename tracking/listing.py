@@ -48,7 +48,17 @@ def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) ->
 
 def print_listing(options: config.RunsOptions) -> int:
     """Print a block for each run, those on disk first; returns the exit status. UserError if there is no run."""
-    runs = {run.name: versions_on_disk(run) for run in catalog.list_runs(options.output_dir)}
+    runs, problems = {}, []
+    for run in catalog.list_runs(options.output_dir):
+        if options.run_id in (None, run.name):
+            try:
+                runs[run.name] = versions_on_disk(run)
+            except UserError as problem:  # the other runs are listed all the same
+                problems.append(problem)
+    if problems and not runs:
+        raise problems[0]
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
     try:
         tracker = trackers.connect(options, options.run_id or "listing")
         for artifact in tracker.list_artifacts(trackers.VERSIONS):

@@ -58,7 +58,7 @@ class Uploader:
         self.thread = threading.Thread(target=self.upload_loop, name="uploader", daemon=True)
 
     def __enter__(self) -> Uploader:
-        """Connect and start the thread. UserError if published.json is damaged: known before the long work."""
+        """Connect and start the thread. UserError if published.json is damaged."""
         read_all_published(self.run)
         if self.name != "none":
             remove(self.run.upload)  # left by a killed process

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import runs
 from checkpoints import scores
 from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
@@ -133,6 +134,22 @@ def test_the_listing_exits_2_without_a_traceback(run_script, tmp_path):
     done = run_script("runs", "--output_dir", run.parent)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"error: can't read {run / 'scores.json'} as scores: score 'FID' of 'v0': ")
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path, capsys):
+    for name in ("good", "bad"):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "config.json").write_text('{"pretrained_model": "tiny"}')
+    (run / "scores.json").write_text("[]")
+    assert runs.main(["--output_dir", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr()
+    assert "good  (" in output.out and "bad  (" not in output.out
+    assert output.err.startswith("warning: can't read") and output.err.count("\n") == 1
+    assert runs.main(["--output_dir", str(tmp_path / "runs"), "--run_id", "good"]) == 0
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match="can't read"):
+        runs.main(["--output_dir", str(tmp_path / "runs"), "--run_id", "bad"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

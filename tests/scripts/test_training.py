@@ -480,3 +480,10 @@ def test_versions_may_have_another_precision_than_training(arguments, runs, save
     assert training.main(resume(runs, "--max_steps", 2)) == 0
     assert training.main(arguments(*words, "--max_steps", 2, name="whole")) == 0
     assert final_state(runs / "run") == final_state(runs / "whole")
+
+
+def test_a_config_with_an_empty_run_id_starts_a_run(arguments, runs, tmp_path):
+    """null is the default: it is no run to resume."""
+    (tmp_path / "options.json").write_text('{"run_id": null}')
+    assert training.main(arguments("--max_steps", 1, "--config", tmp_path / "options.json")) == 0
+    assert (runs / "run" / "versions" / "v1").is_dir()

@@ -35,7 +35,7 @@ def noise(size, *seed):
 
 def make_run(options, run_id="one", steps=(10, 20), losses=(0.5, 0.25), seed=0):
     """A run's folder as training leaves it, but for the contents of the weights: a version for each of `steps`."""
-    run, index = catalog.run_path(options.output_dir, run_id), VersionIndex()
+    run, index = catalog.run_folder(options.output_dir, run_id), VersionIndex()
     for path, size in SHARED.items():
         (run / "frozen" / path).parent.mkdir(parents=True, exist_ok=True)
         (run / "frozen" / path).write_bytes(noise(size, path))

@@ -87,7 +87,7 @@ def options(tmp_path):
 @pytest.fixture
 def run(options):
     """Where the run would be; beside it lies what no download may touch."""
-    run = catalog.run_path(options.output_dir, "one")
+    run = catalog.run_folder(options.output_dir, "one")
     prey = run.path.parent.parent / "prey"
     prey.mkdir()
     (prey / "precious").write_text("all that I have")

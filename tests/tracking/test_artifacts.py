@@ -198,7 +198,7 @@ def test_a_run_comes_whole(options, elsewhere, downloads):
     run = make_run(options)
     publish_all(options, run)
     artifacts.fetch_run(elsewhere, "one")
-    came = catalog.run_path(elsewhere.output_dir, "one")
+    came = catalog.run_folder(elsewhere.output_dir, "one")
     for name in ("versions/v2", "state"):
         assert read(came / name) == read(run / name)
     assert read(came / "frozen") == read(run / "frozen")
@@ -276,7 +276,7 @@ def test_no_space_for_what_would_come(options, elsewhere, monkeypatch):
 def test_a_fetch_that_was_cut_off_goes_on_where_it_was(options, elsewhere, downloads, monkeypatch):
     run = make_run(options)
     publish_all(options, run)
-    came = catalog.run_path(elsewhere.output_dir, "one")
+    came = catalog.run_folder(elsewhere.output_dir, "one")
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "download_state", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -313,7 +313,7 @@ def cut(path):
 def test_a_damaged_download_is_refused_and_leaves_nothing(options, elsewhere, store, damage, message):
     run = make_run(options)
     publish_all(options, run)
-    came = catalog.run_path(elsewhere.output_dir, "one")
+    came = catalog.run_folder(elsewhere.output_dir, "one")
     spoilt = blob(store, options, (run / "versions/v2" / TRAINED).read_bytes())
     good = spoilt.read_bytes()
     damage(spoilt)
@@ -423,7 +423,7 @@ def test_two_processes_that_want_the_same_version_fetch_it_once(options, elsewhe
 def test_v0_brings_just_the_name_of_the_model(options, elsewhere, downloads):
     publish_all(options, make_run(options))
     artifacts.fetch_version(elsewhere, "one", "v0")
-    came = catalog.run_path(elsewhere.output_dir, "one")
+    came = catalog.run_folder(elsewhere.output_dir, "one")
     assert read(came).keys() == {"config.json"} and not downloads
     assert catalog.resolve_version(elsewhere.output_dir, "one", "v0", "else") == ("v0", "tiny", came)
 

@@ -369,7 +369,7 @@ def test_machines_that_train_in_turn_never_send_what_is_older(run, options, said
     with Uploader(run, options, 20, say=said.append):
         pass
     artifacts.fetch_run(elsewhere, "one")
-    other = catalog.run_path(elsewhere.output_dir, "one")
+    other = catalog.run_folder(elsewhere.output_dir, "one")
     save(other, 30, 0.125)
     append(other, {"step": 30, "loss": 0.3})
     with Uploader(other, elsewhere, 20, say=said.append):
@@ -418,7 +418,7 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
     tracker.finish()
     assert found(options, "one-best").metadata["step"] == 30
     artifacts.fetch_run(elsewhere, "one")
-    other = catalog.run_path(elsewhere.output_dir, "one")
+    other = catalog.run_folder(elsewhere.output_dir, "one")
     assert read_state(other)[0].step == 20
     save(other, 35, 0.9)
     with Uploader(other, elsewhere, 20, say=said.append) as sending:
