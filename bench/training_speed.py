@@ -146,14 +146,18 @@ def measure(command: list[str], total: int, log: pathlib.Path) -> tuple[float, f
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
     )
     moments, text = {}, ""  # steps done -> when the bar said so
-    with open(log, "w", encoding="utf-8") as file:
-        while data := process.stderr.read(4096):
-            now, text = time.monotonic(), (text + data.decode(errors="replace"))[-500:]
-            file.write(data.decode(errors="replace"))
-            for done in shown.findall(text):
-                moments.setdefault(int(done), now)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    try:
+        with open(log, "w", encoding="utf-8") as file:
+            while data := process.stderr.read(4096):
+                now, text = time.monotonic(), (text + data.decode(errors="replace"))[-500:]
+                file.write(data.decode(errors="replace"))
+                for done in shown.findall(text):
+                    moments.setdefault(int(done), now)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        process.kill()
+        raise
     timed = {done: moment for done, moment in moments.items() if done >= WARM_UP}
     if process.returncode or len(timed) < 2:
         raise UserError(f"no speed from {' '.join(map(str, command[:3]))} ...; see {log}")

@@ -43,6 +43,10 @@ class RunFolder(os.PathLike):
     def __str__(self) -> str:
         return str(self.path)
 
+    def __truediv__(self, name: str) -> Path:
+        """Any other path in it."""
+        return self.path / name
+
     @property
     def name(self) -> str:
         """The run's id."""

@@ -14,12 +14,14 @@ Result = TypeVar("Result")
 def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Yield function(item) for each item, in order, computed by `workers` threads at most 2 * workers items ahead.
 
-    workers = 0: no threads, each result is computed when it is asked for.
+    workers = 0: no threads, each result is computed when it is asked for. After an error or Ctrl-C nothing further is
+    begun, and what a thread is busy with is not waited for.
     """
     if workers < 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         pending: collections.deque[Future[Result]] = collections.deque()
         for item in items:
             pending.append(pool.submit(function, item))
@@ -27,3 +29,5 @@ def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], worker
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -64,7 +64,7 @@ def check_folder(
                     write_index(index_path, index)
                     last_save = time.monotonic()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, a read that hangs is not waited for
             write_index(index_path, index)
     return index, set(stamps).difference(existing)
 

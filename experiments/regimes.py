@@ -183,6 +183,7 @@ def run_script(script: str, *words: object, processes: int = 1) -> None:
             except KeyboardInterrupt:
                 stop = signal.SIGINT
     finally:
+        end(running)  # after an error, such as a process that can't be started
         signal.signal(signal.SIGTERM, before)
     status = failed or next((process.returncode for process in running if process.returncode), 0)
     status = status if status >= 0 else 128 - status

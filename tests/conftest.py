@@ -10,6 +10,9 @@ import tempfile
 import pytest
 from support import forecast, processes
 
+from cli import launch
+
+launch.EXIT_SECONDS = 10**6  # tests call run_script in this process, which goes on after it
 ROOT = processes.ROOT
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is: tests share the cores by being many, and threads round otherwise

@@ -13,9 +13,11 @@ and trackers keep plain vN for their own count.
 from __future__ import annotations
 
 import collections
+import math
 import pathlib
 import shlex
 import threading
+import time
 from collections.abc import Callable
 
 import config
@@ -28,6 +30,7 @@ from common.files import remove, require_free_space
 from tracking import artifacts, trackers
 from tracking.published import STATE, forget_version, read_all_published, read_published, record_published
 
+ERROR_SECONDS = 10  # of waiting for uploads after an error
 INTERVAL = 2.0  # seconds between looks at metrics.jsonl
 
 
@@ -67,7 +70,8 @@ class Uploader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until the tracker has everything, then print what it lacks, if anything. Ctrl-C ends the wait."""
+        """Wait until the tracker has everything, then print what it lacks, if anything. Ctrl-C ends the wait; after an
+        error it ends in ERROR_SECONDS, since a GPU may be held."""
         if self.name == "none":
             return
         self.failing |= not self.thread.is_alive()  # an error of ours has ended it
@@ -81,10 +85,12 @@ class Uploader:
                 f"{self.name}: still publishing; Ctrl-C leaves now, and this does the rest later: "
                 f"{self.publish_command()}"
             )
-        while self.thread.is_alive():
+        deadline = time.monotonic() + ERROR_SECONDS if kind else math.inf
+        while self.thread.is_alive() and time.monotonic() < deadline:
             self.thread.join(0.2)
+        self.failing |= self.thread.is_alive()
         try:
-            if self.tracker:
+            if self.tracker and not (kind and self.failing):  # or finish() would wait for the same
                 self.tracker.finish()
         except UserError:
             self.failing = True

@@ -186,3 +186,80 @@ def test_shared_memory_too_small(words, run):
     line = done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr and line.startswith("error: ")
     assert "/dev/shm" in line and NO_WORKERS in line
+
+
+HANGING = """
+import pathlib, sys, threading
+from cli import launch
+from common.errors import UserError
+from common.prefetch import read_ahead
+from data.image_index import check_folder
+from data import image_index
+
+never = threading.Event()
+
+def reading():
+    for number in read_ahead(lambda number: never.wait() if number else number, range(100), 2):
+        raise UserError("reading failed")
+
+def checking():
+    folder = pathlib.Path(sys.argv[1])
+    for name in "01":
+        (folder / f"{name}.jpg").touch()
+    image_index.check_file = lambda path, *_: never.wait() if "1" in path[-6:] else 1 / 0
+    check_folder(folder, ["0.jpg", "1.jpg"], folder / "index.csv", 2)
+
+def stopping():
+    threading.Thread(target=never.wait).start()
+    raise KeyboardInterrupt(15)
+
+launch.run_script(WHAT)
+"""
+
+
+@pytest.mark.parametrize(("what", "status"), [("reading", 2), ("checking", 1), ("stopping", 143)])
+def test_threads_that_hang(tmp_path, what, status):
+    """Threads whose work never ends do not keep a script that fails."""
+    words = [sys.executable, "-c", HANGING.replace("WHAT", what), tmp_path]
+    began = time.monotonic()
+    process = processes.Process(words, cwd=processes.ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == status, errors
+    assert time.monotonic() - began < SECONDS
+
+
+UPLOADING = """
+import pathlib, sys, threading
+import config
+from checkpoints.run_folder import RunFolder
+from cli import launch
+from common.errors import UserError
+from tracking.uploader import Uploader
+
+def main():
+    options = config.TrainingOptions(output_dir=sys.argv[1], tracker="trackio")
+    Uploader.attempt = lambda self, action: threading.current_thread() is self.thread and threading.Event().wait()
+    Uploader.missing = lambda self: ["v1"]
+    with Uploader(RunFolder(pathlib.Path(sys.argv[1]) / "one"), options, 0) as uploader:
+        uploader.wake.set()
+        raise UserError("training failed")
+
+launch.run_script(main)
+"""
+
+
+def test_an_upload_that_hangs(tmp_path):
+    """After an error it is not waited for, and what is missing is said, with the command that publishes it."""
+    (tmp_path / "one").mkdir()
+    words = [sys.executable, "-c", UPLOADING, tmp_path]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = processes.Process(words, cwd=processes.ROOT, **pipes)
+    try:
+        said, errors = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 2 and errors == "error: training failed\n", errors
+    assert "trackio lacks v1, the last curves of run one; publish with: python -m runs " in said
