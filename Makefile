@@ -42,8 +42,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# one process more than cores: some tests wait
 test: lint
-	$(BIN)/python -m pytest -n logical --dist worksteal
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 quick: lint
 	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu"

@@ -28,12 +28,14 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.shared = tempfile.TemporaryDirectory(prefix="book-covers-tests-")
         os.environ["XDG_CACHE_HOME"] = config.shared.name
-        config.server = processes.Server(pathlib.Path(config.shared.name))
+        if "not script" not in config.option.markexpr:  # make quick starts none
+            config.server = processes.Server(pathlib.Path(config.shared.name))
 
 
 def pytest_unconfigure(config):
     if hasattr(config, "server"):
         config.server.end()
+    if hasattr(config, "shared"):
         config.shared.cleanup()
 
 

@@ -355,6 +355,7 @@ def test_a_plain_index_has_the_canonical_prompt(books, tokenizer):
     assert torch.equal(BookCoverDataset(books, SIZE, tokenizer, StatsOptions())[2]["input_ids"], expected)
 
 
+@pytest.mark.slow
 def test_in_training_the_prompt_is_a_function_of_seed_and_position(books, tokenizer):
     def prompts(seed, dropout=0.3):
         data = BookCoverDataset(books, SIZE, tokenizer, TrainingOptions(seed=seed, caption_dropout=dropout))

@@ -48,6 +48,7 @@ def test_links_lead_somewhere(page):
             assert anchor in headings(path.read_text(encoding="utf-8")), f"{target}#{anchor}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_are_right(page, monkeypatch):
     """Each `python -m SCRIPT ...` is parsed as the script itself would."""

@@ -31,6 +31,7 @@ def test_the_options_of_each_configuration_go_together(name):
     parser.parse(config.TrainingOptions, [*words.split(), *memory_check.COMMON.split()])
 
 
+@pytest.mark.slow
 def test_plans_and_published_figures(eight_gib, capsys):
     for table in ("plans", "published"):
         assert memory_check.main(["--only", table]) == 0

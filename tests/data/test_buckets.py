@@ -178,6 +178,7 @@ def losses_of(run, names=("loss", "validation_loss")):
     return [line[name] for line in read_log(run) for name in names if name in line]
 
 
+@pytest.mark.slow
 def test_each_cover_is_trained_once_an_epoch_at_its_own_size(arguments, mixed_data, monkeypatch, capsys):
     seen, training_losses = [], Objective.training_losses
 
@@ -231,6 +232,7 @@ def test_killed_and_resumed_is_bit_identical(arguments, runs, tmp_path):
         assert digest(run / file) == digest(whole / file), file
 
 
+@pytest.mark.slow
 def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
     assert training.main(arguments("--max_steps", 2, "--optimizer", "adamw")) == 0
     resume = ["--run_id", "run", "--output_dir", str(runs), "--batch_size", "2", "--grad_acc_steps", "2"]
@@ -258,6 +260,7 @@ def test_two_processes_equal_one_and_share_the_encoding(arguments, runs, tmp_pat
     assert one == pytest.approx(two, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_validation_does_not_depend_on_the_batches(arguments, runs):
     for batch_size in (1, 4):
         words = ("--max_steps", 1, "--batch_size", batch_size, "--grad_acc_steps", 4 // batch_size)

@@ -216,6 +216,7 @@ def spread_and_error(measure, repetitions):
     return values.std(ddof=1), np.sqrt(np.mean(errors**2))
 
 
+@pytest.mark.slow
 def test_errors_are_the_spread_of_repetitions():
     """200 draws (100 for the limit, which is slower): what each score says of its error is how it varies.
 

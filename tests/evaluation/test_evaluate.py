@@ -98,6 +98,7 @@ def test_covers_that_are_copies_of_training_covers(make_inputs, data):
     assert values["fid"].value == pytest.approx(values["fid"].real, rel=1e-3)  # the very covers of the real baseline
 
 
+@pytest.mark.slow
 def test_covers_without_anything_on_them(make_inputs):
     values, _ = evaluate.measure(make_inputs(blank))
     assert values["fid"].value > 5 * values["fid"].real
@@ -135,6 +136,7 @@ def test_the_real_baseline_shares_no_book_and_has_as_many_where_it_can(data):
     assert [len(half) for half in halves] == [13, 13] and not {b.row for b in halves[0]} & {b.row for b in halves[1]}
 
 
+@pytest.mark.slow
 def test_a_real_baseline_of_other_sizes_is_noted(make_inputs, options):
     made = make_inputs(blank, options=dataclasses.replace(options, metrics="fid", split="all"))
     made = dataclasses.replace(made, reference=dataclasses.replace(made.reference, n=26))
@@ -160,6 +162,7 @@ def test_metrics_of_the_same_settings_gather():
     assert evaluate.merge_scores(both, {"n": 3}, {}, {"kid": "why", "clip": "why"}).skipped == {"clip": "why"}
 
 
+@pytest.mark.slow
 def test_without_ocr_the_other_metrics_stand(make_inputs, monkeypatch):
     def none(*_):
         raise ocr.OCRUnavailable("no OCR here")

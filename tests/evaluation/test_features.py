@@ -133,6 +133,7 @@ def test_legacy_statistics_are_pytorch_fids(weights, hub, tmp_path, monkeypatch)
         assert np.array_equal(np.cov(ours, rowvar=False), theirs["sigma"])
 
 
+@pytest.mark.slow
 def test_clean_features_are_of_the_antialiased_image(weights, hub):
     """Pillow's bicubic on each float channel, as Parmar et al. have it, into the same network."""
     from pytorch_fid.inception import InceptionV3

@@ -83,6 +83,7 @@ def test_demo_covers_are_read_and_without_their_letters_they_are_not():
     assert max(bare) < READ / 2
 
 
+@pytest.mark.slow
 def test_blank_and_noise_have_no_title():
     random = np.random.default_rng(0)
     for image in (
@@ -94,6 +95,7 @@ def test_blank_and_noise_have_no_title():
             assert accuracy(title, texts(image)) < READ / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3), (8, 8, 3), (40, 900, 3), (1300, 20, 3)])
 def test_any_shape_can_be_read(shape):
     assert read_text(np.full(shape, 90, np.uint8)) == []
@@ -289,6 +291,7 @@ def some_covers(count=3):
     return [draw((0.1, 0.3, 20, WORDS[i]), size=(128, 192)) for i in range(count)]
 
 
+@pytest.mark.slow
 def test_covers_are_read_once(tmp_path, counted, capfd):
     images = some_covers()
     first = ocr.read_covers(iter(images), 3, tmp_path / "new", "reading v1")
@@ -303,12 +306,14 @@ def test_covers_are_read_once(tmp_path, counted, capfd):
     assert len(counted) == 5
 
 
+@pytest.mark.slow
 def test_threads_read_the_same_lines(tmp_path):
     images = [demo(row)[0] for row in range(4)]
     serial = ocr.read_covers(images, 4, tmp_path / "a", workers=0)
     assert ocr.read_covers(images, 4, tmp_path / "b", workers=3) == serial
 
 
+@pytest.mark.slow
 def test_a_stopped_run_loses_nothing_and_damaged_lines_do_not_count(tmp_path, counted):
     images = some_covers()
 
@@ -333,6 +338,7 @@ def test_a_stopped_run_loses_nothing_and_damaged_lines_do_not_count(tmp_path, co
     assert ocr.read_covers(images, 3, tmp_path) == readings and len(counted) == 4
 
 
+@pytest.mark.slow
 def test_another_engine_reads_anew(tmp_path, counted, monkeypatch):
     images = some_covers(1)
     ocr.read_covers(images, 1, tmp_path)

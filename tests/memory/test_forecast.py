@@ -45,6 +45,7 @@ def rounded(size, to):
 # Closed forms
 
 
+@pytest.mark.slow
 def test_weights_on_a_cpu_are_fp32(tiny):
     parts = pipeline.build_tiny()
     tensors = [t for name in ("vae", *PARTS) for t in getattr(parts, name).state_dict().values()]
@@ -53,6 +54,7 @@ def test_weights_on_a_cpu_are_fp32(tiny):
     assert {sizes["weights"] for sizes in trace(tiny).values()} == {wanted}
 
 
+@pytest.mark.slow
 def test_weights_on_a_gpu_are_half_where_nothing_learns(tiny):
     parts = pipeline.build_tiny()
     wanted = rounded(8 * parts.text_encoder.config.max_position_embeddings, 512)
@@ -62,6 +64,7 @@ def test_weights_on_a_gpu_are_half_where_nothing_learns(tiny):
     assert trace(tiny, "cuda")["training"]["weights"] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
 def test_optimizer_states(tiny, optimizer):
     """Two moments: of 4 bytes and a step count; or of a byte and an absolute maximum for each 256 (arXiv:2110.02861),
@@ -91,6 +94,7 @@ def test_gradients_are_there_from_the_second_batch_on(tiny):
     assert accumulated["training"]["gradients"] == whole  # the encoder's forward pass is highest, and they are there
 
 
+@pytest.mark.slow
 def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
     sizes = forecast.trace(TrainingOptions(resolution="32", batch_size=1, fused_backward=True, **BOTH), tiny, "cpu")
     parts = pipeline.build_tiny()
@@ -98,6 +102,7 @@ def test_gradients_are_never_all_there_if_each_is_used_at_once(tiny):
     assert max(sizes["training"].values()) and sizes["training"]["gradients"] < 0.2 * sum(each)
 
 
+@pytest.mark.slow
 def test_half_weights(tiny):
     """Of all networks, though --mixed_precision auto on a CPU is no: bf16 weights compute in bf16."""
     parts = pipeline.build_tiny()
@@ -221,6 +226,7 @@ def test_a_forecast_is_kept_by_all_that_matters(traces, tiny):
     assert len(traced) == 7
 
 
+@pytest.mark.slow
 def test_the_key_has_all_code_of_ours_that_a_trace_runs(tiny):
     """Every file of the project that a function was called in, of a trace through all phases, is hashed."""
     called, previous = set(), sys.gettrace()

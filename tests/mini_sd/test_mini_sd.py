@@ -72,6 +72,7 @@ def test_the_autoencoder_gives_back_pictures_and_latents_have_their_deviation(mi
     assert 10 * np.log10(255**2 / error.square().mean()) > 26  # dB
 
 
+@pytest.mark.slow
 def test_the_caption_helps_to_draw_a_poster(mini):
     """Right caption and wrong, on posters not trained on, in the noise in which colours and shapes are decided."""
     drawn = [posters.poster(row) for row in range(100_000, 100_032)]

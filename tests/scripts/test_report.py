@@ -334,6 +334,7 @@ def test_a_score_of_other_weights_is_not_shown(runs, tmp_path):
     assert "the score on disk is of other weights" in text and 'class="scores"' not in text
 
 
+@pytest.mark.slow
 def test_a_score_that_is_not_shown_is_not_judged(runs, tmp_path):
     """The run's v2 was scored otherwise, but with weights that are gone: nothing stands side by side."""
     add_score(runs / "run", "v2", 50.0, weights="of another training", n=20, rows="8ce8a6afc0208f81")

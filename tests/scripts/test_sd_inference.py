@@ -73,6 +73,7 @@ def test_covers_do_not_depend_on_batch_size_or_restarts(trained, stats, tmp_path
     assert "6 images for 1280 feature dimensions" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_score_is_named_and_kept_with_its_settings(trained, stats, tmp_path, capsys):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 3, version="latest")) == 0
     out = capsys.readouterr().out
@@ -106,6 +107,7 @@ def test_the_distance_of_real_covers_to_themselves_is_zero(small_data, trained, 
     assert reference.load_stats(stats, {}).n == len(books) == 26
 
 
+@pytest.mark.slow
 def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
     from data import prompts
 
@@ -158,6 +160,7 @@ def test_a_folder_is_a_version_and_its_run_is_found(trained, tmp_path):
 # What can go wrong
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_are_refused(trained, stats, tmp_path):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
     with pytest.raises(
@@ -231,6 +234,7 @@ def test_two_processes_draw_what_one_draws(trained, stats, tmp_path):
         assert np.abs(one[name].astype(int) - two[name].astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_damaged_cover_is_named(trained, stats, tmp_path):
     assert sd_inference.main(score(trained, stats, tmp_path, "--num_imgs", 2)) == 0
     path = next((tmp_path / "v1").glob("*.png"))

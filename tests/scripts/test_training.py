@@ -68,6 +68,7 @@ def resume(runs, *more, name="run"):
 # What is trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_updates_equal_the_plain_lines(arguments, runs, tmp_path, prediction_type):
     """Five updates, the last of them short and all in two batches, against the libraries' own functions."""
@@ -140,6 +141,7 @@ def test_only_the_parts_asked_for_change(arguments, runs, tmp_path, trained):
         assert same == (name not in trained), name
 
 
+@pytest.mark.slow
 def test_accumulated_batches_give_the_same_update_as_one(arguments, runs):
     """An epoch's short last update included: each cover weighs the same in its update."""
     common = (*BOTH, "--optimizer", "adamw", "--epochs", 1)
@@ -285,6 +287,7 @@ def test_a_signal_saves_and_says_how_to_go_on(unbroken, runs, number, code):
     assert final_state(runs / "run") == final_state(reference)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_a_complete_run_says_so(arguments, runs, capsys):
     assert training.main(arguments("--epochs", 1)) == 0
     assert training.main(resume(runs)) == 0
@@ -371,6 +374,7 @@ def test_a_damaged_state_is_named(begun, runs, file):
     assert (runs / "run" / "versions" / "v1" / "model_index.json").exists()
 
 
+@pytest.mark.slow
 def test_smaller_batches_may_go_on_if_the_update_stays_the_same(arguments, runs):
     """What to do on a GPU whose memory is full."""
     assert training.main(arguments("--max_steps", 2, "--batch_size", 4, "--optimizer", "adamw")) == 0
@@ -465,6 +469,7 @@ def test_mixed_precision_saves_half_and_resumes_exactly(arguments, runs):
         assert digest(ours) == digest(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_dtype", ["fp16", "fp32"])
 def test_versions_may_have_another_precision_than_training(arguments, runs, save_dtype):
     """What is not trained then stays as it came, since a resumed run works with it."""

@@ -293,6 +293,7 @@ def losses_of(run):
     return [line[name] for line in read_log(run) for name in ("loss", "validation_loss") if name in line]
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_training_on_pictures(arguments, tmp_path):
     words = ("--max_steps", 7, "--validate_every", 3, "--optimizer", "adamw")
     assert training.main(arguments(*words)) == 0
@@ -302,6 +303,7 @@ def test_losses_are_those_of_training_on_pictures(arguments, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)  # some 1e-6 at first; then the weights differ, too
 
 
+@pytest.mark.slow
 def test_no_picture_is_read_once_the_cache_is_full(arguments, tmp_path, monkeypatch):
     words = ("--max_steps", 2, "--sample_every", 1, "--num_samples", 2, "--steps", 2)
     assert training.main(arguments(*words)) == 0

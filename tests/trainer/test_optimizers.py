@@ -340,6 +340,7 @@ def test_random_bits_are_a_function_of_seed_update_and_weight(monkeypatch):
 # Going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["adamw8bit", "paged_adamw8bit", "adamw", "adafactor"])
