@@ -16,7 +16,6 @@ from typing import Any
 
 import accelerate
 import diffusers.optimization
-from diffusers import DDPMScheduler
 from tqdm import tqdm
 
 import config
@@ -62,7 +61,6 @@ class Prepared:
     state_folder: Path | None  # of the training state that is resumed
     parts: Parts  # on the CPU, trained weights as they were saved
     trainable: Trainable
-    noise_scheduler: DDPMScheduler  # the forward process
     train_set: BookCoverDataset
     val_set: BookCoverDataset
     schedule: BatchSchedule
@@ -114,9 +112,10 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
 
-    # Model: from the pretrained source, or from the newest version and the trained weights of the saved state
+    # Where it stands, and the model
     saved_state, state_folder = read_state(run) if run else (None, None)
     state = initial_state(options, precision, accelerator, data, train_books + val_books)
+    source = options.pretrained_model
     if run and saved_state:
         refuse_other_past(saved_state, state)
         if saved_state.precision != precision:
@@ -124,16 +123,7 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         batch_size = saved_state.batch_size or state.batch_size
         state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
-    else:
-        source = options.pretrained_model
-    parts = pipeline.load_parts(source)
-    trainable = set_trainable(parts, trained_parts(options))
-    if state_folder:
-        load_weights(state_folder, trainable)
-    noise_scheduler = parts.noise_scheduler
-    objective.require_supported_prediction_type(noise_scheduler)
-    if options.grad_ckpt:
-        enable_checkpointing(parts, trainable.names)
+    parts, trainable = load_model(options, source, state_folder)
 
     # Prompts, before the model comes to the GPU: --summarize_desc has it to itself
     train_set = BookCoverDataset(train_books, train_sizes, parts.tokenizer, options)
@@ -158,18 +148,7 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
     return Prepared(
-        options,
-        accelerator,
-        run,
-        lock,
-        state,
-        state_folder,
-        parts,
-        trainable,
-        noise_scheduler,
-        train_set,
-        val_set,
-        schedule,
+        options, accelerator, run, lock, state, state_folder, parts, trainable, train_set, val_set, schedule
     )
 
 
@@ -181,6 +160,19 @@ def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
         say(f"warning: training on the CPU, which takes minutes for an update: {cause.reason}; {cause.remedy}")
     else:
         print(f"training on {'the CPU' if cause else describe_device(facts, index)}")
+
+
+def load_model(options: config.TrainingOptions, source: str, state_folder: Path | None) -> tuple[Parts, Trainable]:
+    """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
+    be trained."""
+    parts = pipeline.load_parts(source)
+    trainable = set_trainable(parts, trained_parts(options))
+    if state_folder:
+        load_weights(state_folder, trainable)
+    objective.require_supported_prediction_type(parts.noise_scheduler)
+    if options.grad_ckpt:
+        enable_checkpointing(parts, trainable.names)
+    return parts, trainable
 
 
 def initial_state(
@@ -256,7 +248,7 @@ def start(prepared: Prepared) -> Session:
         parts=parts,
         trainable=trainable,
         objective=Objective(
-            parts, prepared.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+            parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
         ),
         optimizer=optimizer,
         ema=ema,
