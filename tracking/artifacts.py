@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import pathlib
 import shutil
 import threading
@@ -24,6 +23,7 @@ from checkpoints.run_folder import FREE_SPACE_HINT, POSITION, RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
+from common.hashing import file_sha256
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
@@ -76,9 +76,7 @@ def list_files(folder: pathlib.Path) -> dict[str, list]:
     """{path relative to the folder: [size in bytes, SHA-256]} of the files under a folder, as JSON has it."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(path, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_sha256(path)]
     return files
 
 
