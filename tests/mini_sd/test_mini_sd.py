@@ -236,12 +236,12 @@ def before(mini, books):
 
 @pytest.mark.slow
 @pytest.mark.script
-@pytest.mark.parametrize("unet, text_encoder", [(False, True), (True, False), (True, True)])
-def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, run_script, unet, text_encoder):
+def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, run_script):
+    """UNet and text encoder together; each by itself is compared in `make demo`."""
     data = ("--data_root", books, "--resolution", "128x192", "--test_fraction", 0.4)
     done = run_script(
         *("training", *data, "--pretrained_model", "mini", "--output_dir", tmp_path, "--run_name", "r"),
-        *("--train_unet", unet, "--train_text_encoder", text_encoder, "--lr", 4e-4, "--lr_text_encoder", 4e-4),
+        *("--train_unet", True, "--train_text_encoder", True, "--lr", 4e-4, "--lr_text_encoder", 4e-4),
         *("--batch_size", 8, "--max_steps", 24, "--optimizer", "adamw", "--grad_ckpt", False, "--sample_every", 0),
         *("--lr_scheduler", "cosine", "--validation_rows", 64),
     )
