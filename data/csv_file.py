@@ -30,7 +30,7 @@ class Row(NamedTuple):
     """A row of a CSV file, the header excepted."""
 
     line: int  # the line of the file where it begins; the header's is 1
-    cells: list[str]  # verbatim ("NA" and "None" are titles of books), at least one for each column
+    cells: tuple[str, ...]  # verbatim ("NA" and "None" are titles of books), at least one for each column
     damage: str = ""  # why the cells cannot be trusted; '' if they can
 
 
@@ -41,6 +41,7 @@ class CsvFile:
     path: pathlib.Path
     header: list[str]  # the names of the columns, see column_name
     rows: list[Row]
+    repeated: list[int]  # the lines where rows begin that are the same as an earlier row
     doubt: str  # the first place where rows may have been joined or parted unnoticed, in words; '' if there is none
 
 
@@ -52,15 +53,22 @@ def read_csv(path: pathlib.Path) -> CsvFile:
     """
     header: list[str] = []
     rows: list[Row] = []
+    repeated: list[int] = []
+    seen: set[int] = set()  # hashes of rows
     doubt, empty_line = "", 0
     for line, end, cells, text in read_records(path):
-        if not text.strip("\r\n "):
+        if len(cells) < 2 and text.isspace():
             empty_line = empty_line or line
         elif not header:
             header, empty_line = list(map(column_name, cells)), 0
         else:
-            require_whole(f"{path}, line {line}", header, cells, end > line)
-            rows.append(Row(line, cells, find_damage(header, cells, text)))
+            if problem := find_break(header, cells, end > line):
+                raise UserError(f"{path}, line {line} {problem}")
+            rows.append(Row(line, tuple(cells), find_damage(header, cells, text)))
+            key = hash(text.rstrip("\r\n"))
+            if key in seen:
+                repeated.append(line)
+            seen.add(key)
             if not doubt and empty_line:  # empty lines at the end mean nothing
                 doubt = f"line {empty_line} is empty"
             if not doubt and len(cells) > len(header):
@@ -69,7 +77,7 @@ def read_csv(path: pathlib.Path) -> CsvFile:
                 doubt = f"line {line} has a quote without a partner"
     if not header:
         raise UserError(f"{path} is empty: get it anew, or take it out of the folder")
-    return CsvFile(path, header, rows, doubt)
+    return CsvFile(path, header, rows, repeated, doubt)
 
 
 def column_name(cell: str) -> str:
@@ -77,20 +85,21 @@ def column_name(cell: str) -> str:
     return cell.strip("\ufeff \t").lower()
 
 
-def require_whole(where: str, header: Sequence[str], cells: Sequence[str], several_lines: bool) -> None:
-    """UserError unless the record at `where` can be exactly one row."""
+def find_break(header: Sequence[str], cells: Sequence[str], several_lines: bool) -> str:
+    """Why a record cannot be exactly one row, and what to do; '' if it can."""
     if len(cells) < len(header):
-        raise UserError(
-            f"{where} has only {len(cells)} of the header's {len(header)} fields: a text with line breaks must be in "
-            "quotes, and quotes in it doubled; if the file ends there, it was cut: get it anew"
+        return (
+            f"has only {len(cells)} of the header's {len(header)} fields: a text with line breaks must be in quotes, "
+            "and quotes in it doubled; if the file ends there, it was cut: get it anew"
         )
     if len(cells) > len(header) and several_lines:
-        raise UserError(
-            f"{where} begins a row of several lines with {len(cells)} fields where the header has {len(header)}: "
-            "a text with commas must be in quotes, and quotes in it doubled"
+        return (
+            f"begins a row of several lines with {len(cells)} fields where the header has {len(header)}: a text with "
+            "commas must be in quotes, and quotes in it doubled"
         )
-    if column_name(cells[-1]) == header[-1] and list(map(column_name, cells)) == list(header):
-        raise UserError(f"{where} is the header again: if files were joined, the rows of the second have no numbers")
+    if column_name(cells[-1]) == header[-1] and list(map(column_name, cells)) == header:
+        return "is the header again: if files were joined, take it out, and know that images are numbered by one file"
+    return ""
 
 
 def find_damage(header: Sequence[str], cells: Sequence[str], text: str) -> str:

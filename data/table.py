@@ -43,7 +43,8 @@ class Table:
     cells: dict[int, tuple[str, ...]]  # {row number: the COLUMNS, verbatim}, ascending; without damaged rows
     damaged: list[DroppedRow]  # ascending
     numbered: bool  # a column of the file has the numbers; else the rows are counted, from 0
-    doubt: str  # see CsvFile
+    repeated: list[int]  # see CsvFile, as is doubt
+    doubt: str
 
     @property
     def numbers(self) -> list[int]:
@@ -76,9 +77,9 @@ def read_table(root: pathlib.Path) -> Table:
     if len(damaged) > max(FEW_DAMAGED, MAX_DAMAGED * len(file.rows)):
         raise UserError(
             f"{path} is damaged in {len(damaged)} of {len(file.rows)} rows: {damaged[0].reason}; save it as UTF-8, "
-            "with texts that have commas in quotes, or get it anew"
+            "put texts that have commas in quotes, name each column in the header, or get it anew"
         )
-    return Table(path, cells, damaged, numbers is not None, file.doubt)
+    return Table(path, cells, damaged, numbers is not None, file.repeated, file.doubt)
 
 
 def find_column(file: CsvFile, name: str) -> int:
@@ -133,7 +134,8 @@ def require_pairing(table: Table, images: Set[int], allow_extra_images: bool) ->
     if table.numbered:
         if count and numbers == list(range(1, count + 1)) and 0 in images and count not in images:
             raise UserError(
-                f"{table.path} numbers its rows 1 to {count}, and the images begin at 0: number the rows from 0"
+                f"{table.path} numbers its rows 1 to {count}, and the images begin at 0: number the rows from 0, or if "
+                "row 0 was dropped, remove its image"
             )
         return
     extra = sorted(image for image in images if image >= count)
@@ -144,8 +146,15 @@ def require_pairing(table: Table, images: Set[int], allow_extra_images: bool) ->
             "deleted, those after them have other rows' images: get the file anew, or number its rows in a first "
             "column without a name. If only the images are too many: --allow_extra_images True"
         )
-    if table.doubt and max(images, default=-1) != count - 1:
+    surplus = count - 1 - max(images, default=-1)  # rows after that of the last image
+    if table.doubt and surplus:
         raise UserError(
             f"{table.path}: {table.doubt}, so rows after it may have other rows' images: the last row is {count - 1}, "
-            f"and the last image {max(images, default=None)}; mend that line"
+            f"and the last image {max(images, default=None)}; mend that line, or number the rows in a first column without a name"
+        )
+    if surplus and surplus == len(table.repeated):
+        raise UserError(
+            f"{table.path}: line {table.repeated[0]} repeats an earlier row, and the last image is that of row "
+            f"{count - 1 - surplus} of {count}: if it was pasted twice, the rows after it have other rows' images, so "
+            "take it out; if not, number the rows in a first column without a name"
         )

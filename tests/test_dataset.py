@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 import dataset
+import precalc_fid_stats
+import training
 from common.errors import UserError
 from config import DatasetOptions, StatsOptions, TrainingOptions
 from data import image_index, prompts
@@ -216,6 +218,7 @@ CASES = {
         replaced("\n" + BOOKS[1] * 2),
         "line 3 is empty.* the last row is 6, and the last image 5",
     ),
+    "a row twice": (replaced(BOOKS[1] * 2), "line 4 repeats an earlier row, and the last image is that of row 5 of 7"),
     "empty rows at the end": (replaced(BOOKS[5] + ",,,\n\n", 5), EVERY),
     # Numbers
     "numbers of rows": (with_numbers([0, 2, 5]), [0, 2, 5]),
@@ -264,6 +267,28 @@ def test_each_row_has_its_own_image_or_the_folder_is_refused(tmp_path, opened, m
         monkeypatch.setattr(image_index, "check_file", None)  # it is said before any image is decoded
         with pytest.raises(UserError, match=right):
             opened(root)
+
+
+@pytest.mark.parametrize("script", [dataset, precalc_fid_stats, training])
+def test_every_script_refuses_a_folder_whose_rows_may_be_shifted(tmp_path, script):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(40)])
+    write_table(root, [row(i) for i in range(40) if i != 7])
+    words = ["--data_root", str(root), "--cache_dir", str(tmp_path / "cache"), "--resolution", "32x48"]
+    if script is training:
+        words += ["--pretrained_model", "tiny", "--output_dir", str(tmp_path / "runs")]
+    if script is precalc_fid_stats:
+        words += ["--fid_features", "efficientnet", "--fid_stats_path", str(tmp_path / "stats.npz")]
+    with pytest.raises(UserError, match=r"images that have no row in .*book_data\.csv: 1, first 39\.jpg"):
+        script.main(words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_nobody_reads_the_table_without_these_checks():
+    root = pathlib.Path(dataset.__file__).parent
+    files = [path for path in root.glob("*/*.py") if "read_table" in path.read_text(encoding="utf-8")]
+    assert {path.relative_to(root).as_posix() for path in files if "tests" not in path.parts} == {
+        *("data/table.py", "data/folder.py")
+    }
 
 
 def test_extra_images_may_be_allowed(tmp_path, opened):

@@ -21,7 +21,7 @@ def read(tmp_path):
 
 
 def cells_of(file):
-    return [row.cells for row in file.rows]
+    return [list(row.cells) for row in file.rows]
 
 
 def test_cells_are_taken_as_they_stand(read):
@@ -86,6 +86,11 @@ def test_what_makes_rows_uncertain_is_refused(read, content, message):
     assert "file.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_rows_that_are_the_same_as_an_earlier_one(read):
+    file = read(HEADER + '1,"x\ny",3\n1,2,3\n1,"x\ny",3\n1,2,4\n1,2,3')
+    assert file.repeated == [5, 8] and len(file.rows) == 5 and file.doubt == ""
+
+
 def test_a_file_that_can_not_be_read(tmp_path):
     with pytest.raises(UserError, match=r"can't read .*: Is a directory"):
         read_csv(tmp_path)
@@ -104,5 +109,5 @@ def test_what_is_damage_of_one_row(read, row, damage, doubt):
     file = read(HEADER.encode() + b"1,2,3\n" + row + b"7,8,9\n1,2,3,4\n")
     line = 3 + row.startswith(b"\n")
     assert [row.damage for row in file.rows[:3]] == ["", damage, ""] and file.rows[1].line == line
-    assert file.rows[2] == Row(line + 1, ["7", "8", "9"])
+    assert file.rows[2] == Row(line + 1, ("7", "8", "9"))
     assert file.doubt == (doubt or f"line {line + 2} has 4 fields where the header has 3")  # the first one

@@ -19,7 +19,7 @@ def write(root, text, name):
 def table(*titles, damaged=(), numbered=False):
     """The table of these titles; those of `damaged` rows are not known."""
     cells = {row: (title, "", "", "") for row, title in enumerate(titles) if row not in damaged}
-    return Table("book_data.csv", cells, [DroppedRow(row, "damaged row", "") for row in damaged], numbered, "")
+    return Table("book_data.csv", cells, [DroppedRow(row, "damaged row", "") for row in damaged], numbered, [], "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -177,6 +177,14 @@ def test_rows_with_numbers_need_no_more(read):
         require_pairing(read(numbered(1, 2, 3)), {0, 1, 2}, False)
 
 
+def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
+    found = read(HEADER + rows("T0", "T1", "T1", "T2", "T2", "T3"))
+    for images in ({5}, {4}, {0, 1, 2}):  # several editions of a book may be the same
+        require_pairing(found, images, False)
+    with pytest.raises(UserError, match=r"line 4 repeats an earlier row, and the last image is that of row 3 of 6"):
+        require_pairing(found, {0, 1, 3}, False)
+
+
 @pytest.mark.parametrize("row", ["T1,a,g,d,more\n", '5" disc,a,g,d\n', "\nT1,a,g,d\n"])
 def test_a_doubt_is_settled_by_the_number_of_the_last_image(read, row):
     found = read(HEADER + rows("T0") + row + rows("T2"))
