@@ -130,7 +130,8 @@ def require_pairing(table: Table, images: Set[int], allow_extra_images: bool) ->
 
     A row without an image is nothing unusual. An image without a row is, where rows are counted: a row was deleted.
     """
-    count, numbers = len(table.numbers), table.numbers
+    numbers = table.numbers
+    count, last_image = len(numbers), max(images, default=-1)
     if table.numbered:
         if count and numbers == list(range(1, count + 1)) and 0 in images and count not in images:
             raise UserError(
@@ -146,15 +147,13 @@ def require_pairing(table: Table, images: Set[int], allow_extra_images: bool) ->
             "deleted, those after them have other rows' images: get the file anew, or number its rows in a first "
             "column without a name. If only the images are too many: --allow_extra_images True"
         )
-    surplus = count - 1 - max(images, default=-1)  # rows after that of the last image
-    if table.doubt and surplus:
+    # Rows that have come in unnoticed are as many as lack an image at the end
+    doubt = table.doubt
+    if table.repeated and len(table.repeated) == count - 1 - last_image:
+        doubt = doubt or f"line {table.repeated[0]} repeats an earlier row"
+    if doubt and images and last_image != count - 1:
         raise UserError(
-            f"{table.path}: {table.doubt}, so rows after it may have other rows' images: the last row is {count - 1}, "
-            f"and the last image {max(images, default=None)}; mend that line, or number the rows in a first column without a name"
-        )
-    if surplus and surplus == len(table.repeated):
-        raise UserError(
-            f"{table.path}: line {table.repeated[0]} repeats an earlier row, and the last image is that of row "
-            f"{count - 1 - surplus} of {count}: if it was pasted twice, the rows after it have other rows' images, so "
-            "take it out; if not, number the rows in a first column without a name"
+            f"{table.path}: {doubt}. If this added or removed a row, those after it have other rows' images, and the "
+            f"last row is {count - 1} where the last image is {last_image}: mend that line, or number the rows in a "
+            "first column without a name"
         )

@@ -179,9 +179,9 @@ def test_rows_with_numbers_need_no_more(read):
 
 def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
     found = read(HEADER + rows("T0", "T1", "T1", "T2", "T2", "T3"))
-    for images in ({5}, {4}, {0, 1, 2}):  # several editions of a book may be the same
+    for images in ({5}, {4}, {0, 1, 2}, set()):  # several editions of a book may be the same
         require_pairing(found, images, False)
-    with pytest.raises(UserError, match=r"line 4 repeats an earlier row, and the last image is that of row 3 of 6"):
+    with pytest.raises(UserError, match=r"line 4 repeats an earlier row.*the last row is 5 where the last image is 3"):
         require_pairing(found, {0, 1, 3}, False)
 
 
@@ -189,6 +189,8 @@ def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
 def test_a_doubt_is_settled_by_the_number_of_the_last_image(read, row):
     found = read(HEADER + rows("T0") + row + rows("T2"))
     require_pairing(found, {0, 2}, False)
-    for images in ({0, 1}, set(), {0, 2, 3}):
-        with pytest.raises(UserError, match=r"book_data\.csv: line 3 (has|is) .*the last row is 2, and the last image"):
+    for images in ({0, 1}, {0, 2, 3}):
+        with pytest.raises(
+            UserError, match=r"book_data\.csv: line 3 (has|is) .*the last row is 2 where the last image is [13]"
+        ):
             require_pairing(found, images, True)
