@@ -49,7 +49,7 @@ def read_csv(path: pathlib.Path) -> CsvFile:
     """Reads UTF-8 text with a header, separated by commas, semicolons or tabs; double quotes enclose texts with these.
 
     Empty lines are not rows. UserError if it is another format, or if it is damaged so that rows may be joined or
-    parted: text after a closing quote, a quote that is never closed, too few fields, NUL bytes, a second header.
+    parted: text after a closing quote, a quote that is never closed, too few fields, NUL bytes.
     """
     header: list[str] = []
     rows: list[Row] = []
@@ -97,8 +97,6 @@ def find_break(header: Sequence[str], cells: Sequence[str], several_lines: bool)
             f"begins a row of several lines with {len(cells)} fields where the header has {len(header)}: a text with "
             "commas must be in quotes, and quotes in it doubled"
         )
-    if column_name(cells[-1]) == header[-1] and list(map(column_name, cells)) == header:
-        return "is the header again: if files were joined, take it out, and know that images are numbered by one file"
     return ""
 
 

@@ -11,7 +11,7 @@ import hashlib
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import config
 from common.errors import UserError
@@ -38,11 +38,11 @@ def read_splits(root: pathlib.Path, table: Table, options: config.DataOptions) -
     If only one of the files exists, the other split has all other rows. UserError if they contradict each other or the
     table.
     """
-    listed = {}
-    for split in ("train", "test"):
-        path = root / f"df_{split}.csv"
-        if path.exists():
-            listed[split] = read_split(read_csv(path), table)
+    files = [(split, root / f"df_{split}.csv") for split in ("train", "test")]
+    files = [(split, read_csv(path)) for split, path in files if path.exists()]
+    listed = {split: read_split(file, table) for split, file in files}
+    for _, file in files:
+        require_header(file, set().union(*listed.values()))
     if not listed:
         return None, f"by title and first author, --test_fraction {options.test_fraction}"
     rule = "by " + " and ".join(f"df_{split}.csv" for split in listed)
@@ -58,11 +58,6 @@ def read_splits(root: pathlib.Path, table: Table, options: config.DataOptions) -
 def read_split(file: CsvFile, table: Table) -> set[int]:
     """The row numbers in the first column of a split file. UserError if there are others, or other titles than in the
     table: then one of the two files has been changed, and its numbers may be those of other rows."""
-    if whole_number(file.header[0]) is not None:
-        raise UserError(
-            f"{file.path} begins with the number {file.header[0]} where the header must be: write 'row' above it if "
-            "it is a row, or in its place if it is not"
-        )
     known = set(table.numbers)
     title_column = file.header.index("book_title") if "book_title" in file.header[1:] else None
     numbers, others = set(), []
@@ -89,6 +84,19 @@ def read_split(file: CsvFile, table: Table) -> set[int]:
             "delete its column book_title"
         )
     return numbers
+
+
+def require_header(file: CsvFile, listed: Set[int]) -> None:
+    """UserError if the first line of a split file may be a row. listed: the rows in all split files.
+
+    pandas writes 0 above a column that has no name. Then row 0 is listed besides, in one file or the other.
+    """
+    name = file.header[0]
+    if whole_number(name) is not None and not (name == "0" and 0 in listed):
+        raise UserError(
+            f"{file.path} begins with the number {name} where the header must be: write 'row' above it if it is a row, "
+            "or in its place if it is not"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from common.errors import UserError
-from data.csv_file import CsvFile, read_csv
+from data.csv_file import CsvFile, column_name, read_csv
 
 COLUMNS = ["book_title", "book_authors", "genres", "book_desc"]  # required
 IMAGES = "images/images"
@@ -66,6 +66,12 @@ def read_table(root: pathlib.Path) -> Table:
         raise UserError(f"there is no folder {IMAGES} in {root}: {WHERE_TO_GET}")
     file = read_csv(path)
     columns = [find_column(file, name) for name in COLUMNS]
+    for row in file.rows:
+        if all(column_name(row.cells[column]) == name for column, name in zip(columns, COLUMNS, strict=True)):
+            raise UserError(
+                f"{path}, line {row.line} is the header again: if files were joined, take them apart, as images are "
+                "numbered by the rows of one file"
+            )
     numbers = read_numbers(file)
 
     cells, damaged = {}, []

@@ -119,7 +119,7 @@ def small_data(tmp_path_factory):
     table["image_url"] = ""
     table.to_csv(root / "book_data.csv", index=False)
     for name, part in {"train": range(22), "test": range(22, 26)}.items():
-        pd.Series(list(part), name="row").to_csv(root / f"df_{name}.csv", index=False)
+        pd.Series(list(part)).to_csv(root / f"df_{name}.csv", index=False)
     return root
 
 

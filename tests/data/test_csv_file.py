@@ -71,8 +71,6 @@ def test_a_cell_may_be_long(read):
         (HEADER + "1,2,3\n1,2", "line 3 has only 2 .* if the file ends there, it was cut"),
         (HEADER + "# note\n1,2,3\n", "line 2 has only 1 "),
         (HEADER + '1,"x,2\n3,",y",2\n', "line 2 begins a row of several lines with 4 fields where the header has 3"),
-        (HEADER + "1,2,3\n" + HEADER + "4,5,6\n", "line 3 is the header again"),
-        (HEADER + "1,2,3\n\ufeff" + HEADER + "4,5,6\n", "line 3 is the header again"),
         (HEADER + "1,2,3\n1,\0,3\n", "line 3 has NUL bytes"),
         (HEADER.encode("utf-16-le"), "line 1 has NUL bytes"),
         (HEADER.encode("utf-16"), "is UTF-16 text: save it as UTF-8"),

@@ -58,11 +58,20 @@ def test_split_files_of_a_table_from_which_numbered_rows_were_dropped(root):
     assert splits == {0: "train", 1: "test"}
 
 
-@pytest.mark.parametrize("text", ["0\n1\n2\n", "0,a\n1,b\n"])
+@pytest.mark.parametrize("text", ["0\n1\n2\n", "0,a\n1,b\n", "2\n0\n", "2\n2\n"])
 def test_a_split_file_without_a_header(root, text):
     write(root, text, "df_test.csv")
-    with pytest.raises(UserError, match=r"df_test\.csv begins with the number 0 where the header must be: write 'row'"):
+    message = f"df_test.csv begins with the number {text[0]} where the header must be: write 'row' above it"
+    with pytest.raises(UserError, match=message):
         goodreads.read_splits(root, table(*"abc"), DataOptions())
+
+
+def test_pandas_names_a_column_0(root):
+    """pd.Series([0, 1]).to_csv(path, index=False) writes 0, 0, 1."""
+    write(root, "0\n0\n1\n", "df_train.csv")
+    assert goodreads.read_splits(root, table(*"abc"), DataOptions())[0] == {0: "train", 1: "train", 2: "test"}
+    write(root, "0\n2\n", "df_test.csv")
+    assert goodreads.read_splits(root, table(*"abc"), DataOptions())[0] == {0: "train", 1: "train", 2: "test"}
 
 
 def test_titles_of_a_split_file_are_those_of_the_table(root):

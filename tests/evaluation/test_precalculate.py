@@ -26,7 +26,7 @@ def test_the_file_is_written_and_summarized(small_data, tmp_path, capsys):
 def test_one_cover_has_no_statistics(small_data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(small_data, root)
-    (root / "df_test.csv").write_text("row\n22\n")
+    (root / "df_test.csv").write_text("0\n22\n")
     with pytest.raises(UserError, match="statistics need at least 2 covers, and --split test has 1"):
         precalculate.write_statistics(options(root, tmp_path / "stats.npz"))
     assert not (tmp_path / "stats.npz").exists()
