@@ -133,6 +133,15 @@ class DataOptions:
         ge=0,
         le=1,
     )
+    allow_extra_images: bool = option(
+        False,
+        "accept images whose numbers no row of book_data.csv has; without it they are an error, because rows may have "
+        "been deleted, and then all later rows have images of others (docs/data.md)",
+        resume="free",
+        inherited=True,
+        affects="nothing",  # it only permits: the books that are used are compared by themselves
+        memory=False,
+    )
     include_desc: bool = book_option(
         False, "append the description to the prompt, as much of it as fits into 77 tokens"
     )

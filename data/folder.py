@@ -13,8 +13,8 @@ import config
 from common.errors import UserError
 from data import goodreads
 from data.book import Book
-from data.goodreads import DroppedRow
-from data.image_index import check_folder, write_csv
+from data.image_index import check_folder, image_numbers, write_csv
+from data.table import IMAGES, DroppedRow, read_table, require_pairing
 from demo_data.folder import ensure_demo_data
 
 INDEX = "images.csv"  # file name in the cache folder
@@ -30,6 +30,7 @@ class Data:
     kept: list[Book]  # the usable rows, in the stable order
     dropped: list[DroppedRow]  # the other rows, in row order
     num_unmatched_images: int  # image files without a row
+    numbered: bool  # book_data.csv has a column of row numbers
     split_rule: str  # how books were split into train and test, in words
 
     @property
@@ -66,18 +67,20 @@ def open_data(options: config.DataOptions) -> Data:
         root = ensure_demo_data(config.cache_dir(options), workers=config.num_workers(options))
     else:
         root = pathlib.Path(options.data_root).expanduser()
-    table = goodreads.read_table(root)
-    splits, split_rule = goodreads.read_splits(root, len(table), options)
+    # Which image is whose, before any is decoded
+    table = read_table(root)
+    images = root / IMAGES
+    require_pairing(table, image_numbers(images), options.allow_extra_images)
+    splits, split_rule = goodreads.read_splits(root, table, options)
 
     key = hashlib.blake2b(str(root.resolve()).encode(), digest_size=6).hexdigest()
     cache = config.cache_dir(options) / "index" / f"{root.resolve().name}-{key}"
-    images = root / goodreads.IMAGES
-    names = [f"{row}.jpg" for row in range(len(table))]
+    names = [f"{row}.jpg" for row in table.numbers]
     entries, unmatched = check_folder(images, names, cache / INDEX, config.num_workers(options))
 
     kept, dropped = goodreads.select_books(table, images, entries, splits, options)
-    data = Data(options, root, cache, kept, dropped, len(unmatched), split_rule)
-    lines = [(row.row, f"{goodreads.IMAGES}/{row.row}.jpg", row.reason) for row in dropped]
+    data = Data(options, root, cache, kept, dropped, len(unmatched), table.numbered, split_rule)
+    lines = [(row.row, f"{IMAGES}/{row.row}.jpg", row.reason) for row in dropped]
     write_csv(data.quarantine_path, ("row", "file", "reason"), lines)
     for split in ("train", "test"):
         if not data.books(split):

@@ -1,33 +1,25 @@
-"""Reads the layout of Kaggle's Goodreads best books: usable books, and the reason why each other row is dropped.
+"""The layout of Kaggle's Goodreads best books: usable books, and the reason why each other row is dropped.
 
-DIR/book_data.csv                       columns COLUMNS and others; authors and genres joined by |
-DIR/images/images/<row index>.jpg       row index: 0 for the first row after the header
-DIR/df_train.csv, DIR/df_test.csv       optional: the split; first column = row index
+DIR/book_data.csv                       columns data.table.COLUMNS and others; authors and genres joined by |
+DIR/images/images/<row number>.jpg      row number: 0 for the first row after the header, if no column has the numbers
+DIR/df_train.csv, DIR/df_test.csv       optional: the split; first column = row number
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import pandas as pd
+from collections.abc import Mapping, Set
 
 import config
 from common.errors import UserError
 from data.book import Book, normalize_whitespace
+from data.csv_file import CsvFile, read_csv
 from data.image_index import Entry
+from data.table import DroppedRow, Table, whole_number
 
-COLUMNS = ["book_title", "book_authors", "genres", "book_desc"]  # required
-IMAGES = "images/images"
-WHERE_TO_GET = (
-    "download kaggle.com/datasets/meetnaren/goodreads-best-books, unpack it so that DIR/book_data.csv and "
-    "DIR/images/images/0.jpg ... are there, and give --data_root DIR; or try --data_root demo"
-)
 # Characters that are not ASCII, except typographic punctuation: hyphens and dashes, quotes, primes, ellipsis, spaces.
 FOREIGN = re.compile(
     r"[^\x00-\x7f\u00a0\u00ad\u2000-\u200b\u2010-\u2015\u2018-\u201f\u2026\u2028\u2029\u202f\u2032\u2033\u2060\u2212\ufeff]"
@@ -36,81 +28,75 @@ SERIES_NOTE = re.compile(r"[([][^()[]*[])]$")  # at the end of a title: (The Hun
 NON_WORD = re.compile(r"[\W_]+")
 
 
-@dataclass(frozen=True)
-class DroppedRow:
-    """A row of book_data.csv that cannot be used."""
-
-    row: int
-    kind: str  # of reason, for counting
-    reason: str  # in full, for quarantine.csv
-
-
 # ---------------------------------------------------------------------------------------------------------------------
-# Files -> rows
+# Split files -> rows
 
 
-def read_table(root: pathlib.Path) -> pd.DataFrame:
-    """The COLUMNS of root/book_data.csv as a DataFrame of str; an empty cell is ''. UserError if it is unusable."""
-    path = root / "book_data.csv"
-    if not os.path.isdir(root):
-        raise UserError(f"there is no data folder {root}: {WHERE_TO_GET}")
-    if not os.path.isfile(path):
-        raise UserError(f"there is no book_data.csv in {root}: {WHERE_TO_GET}")
-    if not os.path.isdir(root / IMAGES):
-        raise UserError(f"there is no folder {IMAGES} in {root}: {WHERE_TO_GET}")
-    table = read_csv(path)
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}: it needs {', '.join(COLUMNS)}")
-    return table[COLUMNS]
-
-
-def read_csv(path: pathlib.Path, **kwargs) -> pd.DataFrame:
-    """A CSV file as a DataFrame of str, cells verbatim ("NA" and "None" are titles of books). UserError if unreadable.
-
-    kwargs: passed on to pandas.read_csv.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, na_filter=False, encoding="utf-8", **kwargs)
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path} is empty: get it anew, or take it out of the folder") from None
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{path} is not UTF-8 text ({problem.reason}): save it as UTF-8, or get it anew") from None
-    except (pd.errors.ParserError, OSError, ValueError) as problem:
-        raise UserError(f"can't read {path} as CSV: {problem}; mend it, or get it anew") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas makes an index of surplus leading fields
-        raise UserError(f"{path} has more fields in its rows than in its header: put fields with commas in quotes")
-    return table
-
-
-def read_splits(root: pathlib.Path, num_rows: int, options: config.DataOptions) -> tuple[dict[int, str] | None, str]:
-    """({row: split} or None, a description of the rule). df_train.csv/df_test.csv take precedence over split_of.
+def read_splits(root: pathlib.Path, table: Table, options: config.DataOptions) -> tuple[dict[int, str] | None, str]:
+    """({row number: split} or None, a description of the rule). df_train.csv/df_test.csv take precedence over split_of.
 
     If only one of the files exists, the other split has all other rows. UserError if they contradict each other or the
     table.
     """
-    listed = {}
-    for split in ("train", "test"):
-        path = root / f"df_{split}.csv"
-        if path.exists():
-            column = read_csv(path).iloc[:, 0].tolist()
-            for text in column:
-                if not (re.fullmatch(r"\d{1,18}", text) and int(text) < num_rows):
-                    raise UserError(
-                        f"{path}: its first column must hold row indices of book_data.csv, 0 to {num_rows - 1}, "
-                        f"but has {text[:50]!r}; mend the file, or take it out of the folder"
-                    )
-            listed[split] = {int(text) for text in column}
+    files = [(split, root / f"df_{split}.csv") for split in ("train", "test")]
+    files = [(split, read_csv(path)) for split, path in files if path.exists()]
+    listed = {split: read_split(file, table) for split, file in files}
+    for _, file in files:
+        require_header(file, set().union(*listed.values()))
     if not listed:
         return None, f"by title and first author, --test_fraction {options.test_fraction}"
     rule = "by " + " and ".join(f"df_{split}.csv" for split in listed)
     if len(listed) == 1:
         (split,) = listed
-        listed["test" if split == "train" else "train"] = set(range(num_rows)) - listed[split]
+        listed["test" if split == "train" else "train"] = set(table.numbers) - listed[split]
     both = listed["train"] & listed["test"]
     if both:
         raise UserError(f"row {min(both)} is in df_train.csv and in df_test.csv of {root}: take it out of one of them")
     return {row: split for split, rows in listed.items() for row in rows}, rule
+
+
+def read_split(file: CsvFile, table: Table) -> set[int]:
+    """The row numbers in the first column of a split file. UserError if there are others, or other titles than in the
+    table: then one of the two files has been changed, and its numbers may be those of other rows."""
+    known = set(table.numbers)
+    title_column = file.header.index("book_title") if "book_title" in file.header[1:] else None
+    numbers, others = set(), []
+    for line, cells, damage in file.rows:
+        number = whole_number(cells[0])
+        if number is None or (number not in known and not table.numbered):  # rows with numbers may have been dropped
+            raise UserError(
+                f"{file.path}, line {line}: its first column must hold row numbers of book_data.csv, "
+                f"{min(known, default=0)} to {max(known, default=0)}, and {cells[0][:50]!r} is none; mend the file, or "
+                "take it out of the folder"
+            )
+        if damage:
+            raise UserError(f"{file.path}, line {line} has {damage}: mend it, or take the file out of the folder")
+        if number in known:
+            numbers.add(number)
+        if title_column is not None and number in table.cells:
+            ours, theirs = table.cells[number][0], cells[title_column]
+            if normalise(normalize_whitespace(ours)) != normalise(normalize_whitespace(theirs)):
+                others.append(f"row {number} is {theirs[:50]!r} there and {ours[:50]!r} in book_data.csv")
+    if others:
+        raise UserError(
+            f"{file.path} does not fit book_data.csv: {len(others)} of its {len(file.rows)} titles differ, "
+            f"{'; '.join(others[:3])}. Get the right file, or take it out of the folder; if its numbers are right, "
+            "delete its column book_title"
+        )
+    return numbers
+
+
+def require_header(file: CsvFile, listed: Set[int]) -> None:
+    """UserError if the first line of a split file may be a row. listed: the rows in all split files.
+
+    pandas writes 0 above a column that has no name. Then row 0 is listed besides, in one file or the other.
+    """
+    name = file.header[0]
+    if whole_number(name) is not None and not (name == "0" and 0 in listed):
+        raise UserError(
+            f"{file.path} begins with the number {name} where the header must be: write 'row' above it if it is a row, "
+            "or in its place if it is not"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,7 +104,7 @@ def read_splits(root: pathlib.Path, num_rows: int, options: config.DataOptions) 
 
 
 def select_books(
-    table: pd.DataFrame,
+    table: Table,
     images: pathlib.Path,
     entries: Mapping[str, Entry],
     splits: Mapping[int, str] | None,
@@ -126,15 +112,15 @@ def select_books(
 ) -> tuple[list[Book], list[DroppedRow]]:
     """(usable books in their stable order, dropped rows in row order).
 
-    images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row: split}, or None for
-    split_of. Of several rows with identical image files (byte for byte), the first usable one is kept.
+    images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row number: split}, or None
+    for split_of. Of several rows with identical image files (byte for byte), the first usable one is kept.
     """
-    kept, dropped, first_row = [], [], {}
+    kept, dropped, first_row = [], list(table.damaged), {}
 
     def drop(row: int, kind: str, reason: str = "") -> None:
         dropped.append(DroppedRow(row, kind, reason or kind))
 
-    for row, (title, authors, genres, desc) in enumerate(zip(*(table[name].tolist() for name in COLUMNS), strict=True)):
+    for row, (title, authors, genres, desc) in table.cells.items():
         name = f"{row}.jpg"
         title, authors, genres = normalize_whitespace(title), split_list(authors), split_list(genres)
         key, entry = book_key(title, authors), entries.get(name)
@@ -156,7 +142,7 @@ def select_books(
             image = (f"{images}/{name}", entry.content, entry.width, entry.height)
             order = uniform_hash("order", key, str(row))
             kept.append((order, row, Book(row, title, authors, genres, desc, *image, split)))
-    return [book for _, _, book in sorted(kept)], dropped
+    return [book for _, _, book in sorted(kept)], sorted(dropped, key=lambda row: row.row)
 
 
 def split_list(text: str) -> tuple[str, ...]:

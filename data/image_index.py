@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,15 @@ def check_folder(
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, a read that hangs is not waited for
             write_index(index_path, index)
     return index, set(stamps).difference(existing)
+
+
+def image_numbers(folder: pathlib.Path) -> set[int]:
+    """The numbers that image files of a folder have as their names. UserError if it cannot be read."""
+    try:
+        names = os.listdir(folder)
+    except OSError as problem:
+        raise UserError(f"can't read the folder {folder}: {problem.strerror}") from None
+    return {int(name[:-4]) for name in names if re.fullmatch(r"[0-9]{1,18}\.jpg", name, re.IGNORECASE)}
 
 
 def list_images(folder: pathlib.Path) -> dict[str, tuple[int, int]]:

@@ -40,7 +40,11 @@ def row_lines(data: Data) -> list[Line]:
     kinds = collections.Counter(row.kind for row in data.dropped).most_common()
     return [
         ("data folder", "", data.root),
-        ("rows", len(data.kept) + len(data.dropped), ""),
+        (
+            "rows",
+            len(data.kept) + len(data.dropped),
+            "numbered by a column of the file" if data.numbered else "counted from 0",
+        ),
         ("  dropped", len(data.dropped), ""),
         *((f"    {kind}", count, "") for kind, count in kinds),
         ("  kept", len(data.kept), ""),

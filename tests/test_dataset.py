@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 import dataset
+import precalc_fid_stats
+import training
 from common.errors import UserError
 from config import DatasetOptions, StatsOptions, TrainingOptions
 from data import image_index, prompts
@@ -150,8 +152,8 @@ def test_the_order_is_mixed_and_does_not_change_when_rows_are_added(plain, tmp_p
 
 def test_split_files_are_honoured(plain, tmp_path, opened):
     root = shutil.copytree(plain, tmp_path / "data")
-    (root / "df_train.csv").write_text(",book_title\n" + "".join(f"{i},x\n" for i in range(30)))
-    (root / "df_test.csv").write_text(",book_title\n" + "".join(f"{i},x\n" for i in range(30, 38)))
+    (root / "df_train.csv").write_text(",book_title\n" + "".join(f"{i},Book {i}\n" for i in range(30)))
+    (root / "df_test.csv").write_text(",book_title\n" + "".join(f"{i},Book {i}\n" for i in range(30, 38)))
     data = opened(root)
     assert sorted(rows_of(data.books("train"))) == list(range(30))
     assert sorted(rows_of(data.books("test"))) == list(range(30, 38))
@@ -160,6 +162,147 @@ def test_split_files_are_honoured(plain, tmp_path, opened):
     (root / "df_test.csv").write_text(",book_title\n")
     with pytest.raises(UserError, match=r"no usable book in the test split, by df_train\.csv and df_test\.csv"):
         opened(root)
+
+
+# Six books T0 to T5 with six images: what was done to their table, and what is right: the rows that are kept, each with
+# its own title, or the message. All of this was read with exit status 0 once, much of it with wrong titles
+TABLE = "book_authors,book_desc,book_title,genres\n"
+BOOKS = [f"A{i},d{i},T{i},G\n" for i in range(6)]
+EVERY = [0, 1, 2, 3, 4, 5]
+
+
+def replaced(text, i=1):
+    """The table with another text instead of row i."""
+    return TABLE + "".join([*BOOKS[:i], text, *BOOKS[i + 1 :]])
+
+
+def with_numbers(rows, first="", number=str):
+    """The table of some rows, in this order, with a column of their numbers before the others."""
+    return f"{first},{TABLE}" + "".join(f"{number(i)},{BOOKS[i]}" for i in rows)
+
+
+CASES = {
+    # Quotes and line breaks
+    "a quote never closed, another later": (
+        replaced('A1,"never closed,T1,G\n').replace("d3", '"d3"'),
+        "line 5 has text after a closing quote.*in the row that begins in line 3",
+    ),
+    "a quote never closed, a comma in one later": (
+        replaced('A1,"never closed,T1,G\n').replace("d2", '", d2"'),
+        "line 3 begins a row of several lines with 5 fields where the header has 4",
+    ),
+    "a quote never closed": (replaced('A5,"d5,T5,G\n', 5), "line 7 begins a row with a quote that is never closed"),
+    "a quote never opened": (
+        replaced('A1,first, half, and\nsecond, half",T1,G\n'),
+        "line 4 has a quote without a partner.* last row is 6",
+    ),
+    "line feed without quotes": (replaced("A1,first\nsecond,T1,G\n"), "line 3 has only 2 of the header's 4 fields"),
+    "carriage return without quotes": (replaced("A1,first\rsecond,T1,G\n"), "line 3 has only 2 of the header's 4 "),
+    "backslash before a line break": (replaced('A1,"first\\"\nsecond",T1,G\n'), "line 3 has only 2 of the header's 4 "),
+    "backslash within a line": (replaced('A1,"a \\"b\\" c",T1,G\n'), "line 3 has text after a closing quote"),
+    "all as it should be": (replaced('A1,"first\n""second"" half",T1,G\r\n'), EVERY),
+    "inches": (replaced('A1,5" disc,T1,G\n'), EVERY),
+    # Rows that are gone, and lines that are none
+    "a row deleted": (replaced("", 2), r"no row in .*: 1, first 5\.jpg \(its rows are 0 to 4\).*--allow_extra_images"),
+    "cut after row 3": (TABLE + "".join(BOOKS[:4]), r"images that have no row in .*: 2, first 4\.jpg"),
+    "cut within row 5": (TABLE + "".join(BOOKS)[:-5], "line 7 has only 3 .* it was cut: get it anew"),
+    "two rows in a line": (
+        TABLE + BOOKS[0] + "A1,d1,T1,GA2,d2,T2,G\n" + "".join(BOOKS[3:]),
+        r"images that have no row .*: 1, first 5\.jpg",
+    ),
+    "a comment": (replaced("# a note\n" + BOOKS[1]), "line 3 has only 1 "),
+    "files joined": (replaced(TABLE + BOOKS[3], 3), "line 5 is the header again"),
+    "a row made empty": (replaced("\n"), r"images that have no row in .*: 1, first 5\.jpg"),
+    "an empty line": (replaced("\n" + BOOKS[1]), EVERY),
+    "an empty line and a row twice": (
+        replaced("\n" + BOOKS[1] * 2),
+        "line 3 is empty.* the last row is 6 where the last image is 5",
+    ),
+    "a row twice": (
+        replaced(BOOKS[1] * 2),
+        "line 4 repeats an earlier row.* the last row is 6 where the last image is 5",
+    ),
+    "empty rows at the end": (replaced(BOOKS[5] + ",,,\n\n", 5), EVERY),
+    # Numbers
+    "numbers of rows": (with_numbers([0, 2, 5]), [0, 2, 5]),
+    "numbers in another order": (with_numbers([5, 0, 2], "Unnamed: 0"), [0, 2, 5]),
+    "numbers with a fraction of 0": (with_numbers([2, 5], number=float), [2, 5]),
+    "a number twice": (with_numbers([0, 2, 2]), "line 4: in the column of row numbers is 2, as in line 3"),
+    "numbers from 1": (
+        with_numbers(EVERY, number=lambda i: i + 1),
+        "numbers its rows 1 to 6, and the images begin at 0",
+    ),
+    # Damage of one row, and of all
+    "a field too many": (replaced("A1,d1,more,T1,G\n"), [0, 2, 3, 4, 5]),
+    "not UTF-8": (replaced("A1,caf\xe9,T1,G\n").encode("latin-1"), [0, 2, 3, 4, 5]),
+    "NUL": (replaced("A1,d\0,T1,G\n"), "line 3 has NUL bytes"),
+    "commas without quotes": (TABLE + "".join(BOOKS).replace(",d", ",one, d"), "is damaged in 6 of 6 rows: line 2 "),
+    # Other formats
+    "byte order mark": ("\ufeff" + TABLE + "".join(BOOKS), EVERY),
+    "semicolons": ((TABLE + "".join(BOOKS)).replace(",", ";"), EVERY),
+    "mixed line ends": (TABLE + "".join(BOOKS).replace("T2,G\n", "T2,G\r\n"), EVERY),
+    "UTF-16": ((TABLE + "".join(BOOKS)).encode("utf-16"), "is UTF-16 text"),
+    "Excel's first line": ("sep=,\n" + TABLE + "".join(BOOKS), "has no column .*begins 'sep=, '"),
+    "no header": ("".join(BOOKS), "has no column .*begins 'a0, d0, t0, g'"),
+}
+SPLIT_CASES = {
+    "shifted": (",book_title\n0,T1\n1,T2\n2,T3\n", "df_test.csv does not fit .*row 0 is 'T1' there and 'T0'"),
+    "right": (",book_title\n0,T0\n1,T1\n2,T2\n", EVERY),
+    "without a header": ("0\n1\n2\n", "df_test.csv begins with the number 0 where the header must be"),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "split", "right"),
+    [
+        *((content, "row\n0\n2\n", right) for content, right in CASES.values()),
+        *((TABLE + "".join(BOOKS), split, right) for split, right in SPLIT_CASES.values()),
+    ],
+    ids=[*CASES, *(f"split file {name}" for name in SPLIT_CASES)],
+)
+def test_each_row_has_its_own_image_or_the_folder_is_refused(tmp_path, opened, monkeypatch, content, split, right):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(6)])
+    (root / "book_data.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (root / "df_test.csv").write_text(split)
+    if isinstance(right, list):
+        assert {book.row: book.title for book in opened(root).kept} == {i: f"T{i}" for i in right}
+    else:
+        monkeypatch.setattr(image_index, "check_file", None)  # it is said before any image is decoded
+        with pytest.raises(UserError, match=right):
+            opened(root)
+
+
+@pytest.mark.parametrize("script", [dataset, precalc_fid_stats, training])
+def test_every_script_refuses_a_folder_whose_rows_may_be_shifted(tmp_path, script):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(40)])
+    write_table(root, [row(i) for i in range(40) if i != 7])
+    words = ["--data_root", str(root), "--cache_dir", str(tmp_path / "cache"), "--resolution", "32x48"]
+    if script is training:
+        words += ["--pretrained_model", "tiny", "--output_dir", str(tmp_path / "runs")]
+    if script is precalc_fid_stats:
+        words += ["--fid_features", "efficientnet", "--fid_stats_path", str(tmp_path / "stats.npz")]
+    with pytest.raises(UserError, match=r"images that have no row in .*book_data\.csv: 1, first 39\.jpg"):
+        script.main(words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_nobody_reads_the_table_without_these_checks():
+    root = pathlib.Path(dataset.__file__).parent
+    files = [path for path in root.glob("*/*.py") if "read_table" in path.read_text(encoding="utf-8")]
+    assert {path.relative_to(root).as_posix() for path in files if "tests" not in path.parts} == {
+        *("data/table.py", "data/folder.py")
+    }
+
+
+def test_extra_images_may_be_allowed(tmp_path, opened):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(40)])
+    shutil.copy(root / "images/images/0.jpg", root / "images/images/front page.jpg")  # not a number: of no row
+    assert opened(root).num_unmatched_images == 1
+    write_table(root, [row(i) for i in range(38)])
+    with pytest.raises(UserError, match=r"images that have no row in .*: 2, first 38\.jpg .*--allow_extra_images True"):
+        opened(root)
+    data = opened(root, allow_extra_images=True)
+    assert len(data.kept) == 38 and data.num_unmatched_images == 3
 
 
 def test_an_empty_split_says_which_option_to_change(tmp_path, opened):
@@ -259,11 +402,11 @@ def test_report(tmp_path, opened):
     images = {3: b"x", 4: b"y", 5: jpeg(5, (60, 60)), 6: jpeg(6, (40, 54))}
     root = write_folder(tmp_path / "data", rows, images)
     (root / "images/images/77.jpg").write_bytes(jpeg(77))
-    data = opened(root, resolution="512x768")
+    data = opened(root, resolution="512x768", allow_extra_images=True)
     lines = [" ".join(line.split()) for line in summarize(data, lambda text: len(text.split()) + 2).split("\n")]
     for expected in [
         f"data folder {root}",
-        "rows 40",
+        "rows 40 counted from 0",
         "dropped 3",
         "image: not an image 2",
         "no title 1",

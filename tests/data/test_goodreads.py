@@ -3,69 +3,23 @@ import pytest
 from common.errors import UserError
 from config import DataOptions
 from data import goodreads
-
-HEADER = "book_title,book_authors,genres,book_desc\n"
+from data.table import DroppedRow, Table
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A data folder without a CSV."""
-    (tmp_path / goodreads.IMAGES).mkdir(parents=True)
+    """A data folder, of which only split files are read here."""
     return tmp_path
 
 
-def write(root, text, name="book_data.csv"):
-    (root / name).write_bytes(text.encode() if isinstance(text, str) else text)
+def write(root, text, name):
+    (root / name).write_text(text, encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# read_table
-
-
-def test_cells_are_taken_as_they_stand(root):
-    rows = '"A, ""B""\nC",NA,nan,\nNone,null,-1.5,書\n007,,,"x"\n'
-    write(root, HEADER + rows)
-    table = goodreads.read_table(root)
-    assert table["book_title"].tolist() == ['A, "B"\nC', "None", "007"]
-    assert table["book_authors"].tolist() == ["NA", "null", ""]
-    assert table["genres"].tolist() == ["nan", "-1.5", ""] and table["book_desc"].tolist() == ["", "書", "x"]
-
-
-def test_order_and_other_columns_and_byte_order_mark_do_not_matter(root):
-    write(root, "\ufeffimage_url,genres,book_desc,book_authors,book_title\nu,g,d,a,t\n")
-    assert goodreads.read_table(root).to_dict("list") == dict(
-        book_title=["t"], book_authors=["a"], genres=["g"], book_desc=["d"]
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty"),
-        ("book_title,genres\na,b\n", "has no column book_authors, book_desc"),
-        (HEADER + 'a,b,c,"never closed\n', "can't read .* as CSV"),
-        (HEADER + "a,b,c,d\na,b,c,d,e\n", "can't read .* as CSV.*line 3"),
-        (HEADER + "a,b,c,d,e\n", "more fields in its rows"),
-        (HEADER.encode() + b"caf\xe9,b,c,d\n", "is not UTF-8"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "is not UTF-8|can't read|has no column"),
-    ],
-)
-def test_a_broken_csv_is_said_in_one_line(root, text, message):
-    write(root, text)
-    with pytest.raises(UserError, match=message) as caught:
-        goodreads.read_table(root)
-    assert "book_data.csv" in str(caught.value)
-
-
-def test_what_is_missing_comes_with_where_to_get_it(tmp_path):
-    where = "kaggle.com/datasets/meetnaren/goodreads-best-books.*--data_root demo"
-    with pytest.raises(UserError, match=f"no data folder .*nowhere.*{where}"):
-        goodreads.read_table(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"no book_data.csv in .*{where}"):
-        goodreads.read_table(tmp_path)
-    write(tmp_path, HEADER)
-    with pytest.raises(UserError, match=f"no folder images/images in .*{where}"):
-        goodreads.read_table(tmp_path)
+def table(*titles, damaged=(), numbered=False):
+    """The table of these titles; those of `damaged` rows are not known."""
+    cells = {row: (title, "", "", "") for row, title in enumerate(titles) if row not in damaged}
+    return Table("book_data.csv", cells, [DroppedRow(row, "damaged row", "") for row in damaged], numbered, [], "")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -73,34 +27,74 @@ def test_what_is_missing_comes_with_where_to_get_it(tmp_path):
 
 
 def test_without_files_the_rule_decides(root):
-    assert goodreads.read_splits(root, 3, DataOptions()) == (None, "by title and first author, --test_fraction 0.1")
+    expected = None, "by title and first author, --test_fraction 0.1"
+    assert goodreads.read_splits(root, table("a", "b", "c"), DataOptions()) == expected
 
 
 def test_split_files_win(root):
-    write(root, ",book_title\n0,a\n2,b\n", "df_train.csv")
-    write(root, ",book_title\n3,NA\n", "df_test.csv")
-    splits, rule = goodreads.read_splits(root, 5, DataOptions())
+    write(root, ",book_title\n0,a\n2.0,c\n", "df_train.csv")
+    write(root, "\ufeffUnnamed: 0;Book_Title\n3;NA\n", "df_test.csv")
+    splits, rule = goodreads.read_splits(root, table("a", "b", "c", "NA", "e"), DataOptions())
     assert splits == {0: "train", 2: "train", 3: "test"} and rule == "by df_train.csv and df_test.csv"
 
 
 @pytest.mark.parametrize(("split", "other"), [("train", "test"), ("test", "train")])
 def test_one_split_file_leaves_the_rest_to_the_other_split(root, split, other):
     write(root, "row\n1\n", f"df_{split}.csv")
-    assert goodreads.read_splits(root, 3, DataOptions())[0] == {1: split, 0: other, 2: other}
+    splits, _ = goodreads.read_splits(root, table("a", "b", "c", damaged=[1]), DataOptions())
+    assert splits == {1: split, 0: other, 2: other}
 
 
-@pytest.mark.parametrize("cell", ["5", "-1", "1.0", "x", ""])
+@pytest.mark.parametrize("cell", ["5", "-1", "1.5", "x", ""])
 def test_split_files_that_do_not_fit_the_data(root, cell):
     write(root, f"row,b\n0,b\n{cell},b\n", "df_test.csv")
-    with pytest.raises(UserError, match=r"df_test\.csv: its first column must hold row indices .*0 to 4"):
-        goodreads.read_splits(root, 5, DataOptions())
+    with pytest.raises(UserError, match=r"df_test\.csv, line 3: its first column must hold row numbers .*0 to 4"):
+        goodreads.read_splits(root, table(*"abcde"), DataOptions())
+
+
+def test_split_files_of_a_table_from_which_numbered_rows_were_dropped(root):
+    write(root, "row\n1\n7\n", "df_test.csv")
+    splits, _ = goodreads.read_splits(root, table("a", "b", numbered=True), DataOptions())
+    assert splits == {0: "train", 1: "test"}
+
+
+@pytest.mark.parametrize("text", ["0\n1\n2\n", "0,a\n1,b\n", "2\n0\n", "2\n2\n"])
+def test_a_split_file_without_a_header(root, text):
+    write(root, text, "df_test.csv")
+    message = f"df_test.csv begins with the number {text[0]} where the header must be: write 'row' above it"
+    with pytest.raises(UserError, match=message):
+        goodreads.read_splits(root, table(*"abc"), DataOptions())
+
+
+def test_pandas_names_a_column_0(root):
+    """pd.Series([0, 1]).to_csv(path, index=False) writes 0, 0, 1."""
+    write(root, "0\n0\n1\n", "df_train.csv")
+    assert goodreads.read_splits(root, table(*"abc"), DataOptions())[0] == {0: "train", 1: "train", 2: "test"}
+    write(root, "0\n2\n", "df_test.csv")
+    assert goodreads.read_splits(root, table(*"abc"), DataOptions())[0] == {0: "train", 1: "train", 2: "test"}
+
+
+def test_titles_of_a_split_file_are_those_of_the_table(root):
+    ours = table("A  Tale", "Émile", "c", "d", "e", damaged=[3])
+    write(root, ',book_title\n0,"a tale "\n1,Emile\n3,x\n', "df_test.csv")  # what damaged row 3 was called is not known
+    assert goodreads.read_splits(root, ours, DataOptions())[0][1] == "test"
+    write(root, ",book_title\n0,A Tale\n1,c\n2,d\n4,f\n", "df_test.csv")
+    message = r"df_test\.csv does not fit book_data\.csv: 3 of its 4 titles differ, row 1 is 'c' there and 'Émile' in "
+    with pytest.raises(UserError, match=message):
+        goodreads.read_splits(root, ours, DataOptions())
+
+
+def test_a_damaged_line_of_a_split_file(root):
+    write(root, "row,b\n0,b\n1,b,c\n", "df_test.csv")
+    with pytest.raises(UserError, match=r"df_test\.csv, line 3 has 3 fields where the header has 2"):
+        goodreads.read_splits(root, table("a", "b"), DataOptions())
 
 
 def test_a_row_on_both_sides_of_the_split(root):
     write(root, "row\n0\n1\n", "df_train.csv")
     write(root, "row\n1\n", "df_test.csv")
     with pytest.raises(UserError, match=r"row 1 is in df_train\.csv and in df_test\.csv"):
-        goodreads.read_splits(root, 5, DataOptions())
+        goodreads.read_splits(root, table("a", "b"), DataOptions())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -266,7 +266,17 @@ def test_the_sums_of_a_forecast(traces, tiny):
 # Options that change the size of no tensor
 IRRELEVANT = {
     *("data_root", "cache_dir", "test_fraction", "min_ascii", "include_desc", "summarize_desc", "summarizer"),
-    *("num_workers", "pretrained_model", "output_dir", "num_gpus", "seed", "tracker", "wandb_key", "wandb_project"),
+    *(
+        "allow_extra_images",
+        "num_workers",
+        "pretrained_model",
+        "output_dir",
+        "num_gpus",
+        "seed",
+        "tracker",
+        "wandb_key",
+        "wandb_project",
+    ),
     *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
     *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
     *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
