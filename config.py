@@ -39,6 +39,7 @@ def option(
     setting: str = "",
     memory: bool | Callable[[Any], Any] = True,
     learning_rate_of: str = "",
+    positional: bool = False,
 ) -> Any:
     """A dataclass field for one option. Its metadata has all of these facts, under the names of the parameters.
 
@@ -47,6 +48,7 @@ def option(
         choices: the texts that are allowed; ge, gt, le: bounds of a number (>=, >, <=)
         normalize: function that returns the usual form of a text; it raises ValueError for a wrong one
         aliases: other names that are accepted on the command line and in --config
+        positional: it is a word of its own on the command line, without --name
     Runs:
         resume: "free" if it may change when a run is resumed, "fixed" if that would contradict what is already trained
         saved: whether it is in config.json; not what names a run, nor what concerns one call of the script
@@ -297,6 +299,33 @@ class FidOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TypeOptions:
+    """type on covers"""
+
+    typeset_width: int = option(
+        1600,
+        "width in pixels that a picture is enlarged to (Lanczos) before type is set on it; wider ones stay as they are",
+        ge=64,
+        le=8192,
+        affects="nothing",
+        memory=False,
+    )
+    typeset_font: str = option(
+        "serif",
+        "serif = EB Garamond, sans = Source Sans 3, or a TrueType or OpenType file",
+        affects="nothing",
+        memory=False,
+    )
+    typeset_place: str = option(
+        "auto",
+        "end of the picture that title and author stand at; auto = the one with the smaller gradients",
+        choices=("auto", "top", "bottom"),
+        affects="nothing",
+        memory=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptions):
     """training"""
 
@@ -446,7 +475,7 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions, DataOptions):
+class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions, ModelOptions, DataOptions):
     """inference"""
 
     run_id: str | None = option(None, "run whose version is loaded", none="the newest run in --output_dir", saved=False)
@@ -472,6 +501,13 @@ class InferenceOptions(TrackingOptions, FidOptions, DrawingOptions, ModelOptions
         "with --calc_fid: Hugging Face model id or folder of a CLIP model, for the metric clip",
         none="none, and clip is skipped",
         saved=False,
+    )
+    typeset: bool = option(
+        False,
+        "besides, set title and author as type on an enlarged copy of each cover, in the folder 'typeset' beside them; "
+        "scores are those of the covers without it",
+        affects="nothing",
+        memory=False,
     )
 
 
@@ -528,6 +564,31 @@ class DoctorOptions:
     cache_dir: str | None = option(**CACHE_DIR)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TypesetOptions(TypeOptions):
+    """pictures"""
+
+    picture: str | None = option(
+        None, "picture to set title and author on, or a folder of pictures", none="none", positional=True
+    )
+    title: str | None = option(None, "title of the book", none="with a folder: the column of --books")
+    author: str | None = option(None, "author of the book", none="no author")
+    books: str | None = option(
+        None,
+        "with a folder: CSV file with the columns file (name of a picture in the folder), title and author (may be "
+        "empty)",
+        none="one picture, with --title",
+    )
+    out: str | None = option(
+        None,
+        "folder for the typeset pictures; for one picture also a file that ends in .png",
+        none="beside each picture",
+    )
+    overwrite: bool = option(
+        False, "replace also files that this script has not made; without it they are an error, and nothing is written"
+    )
+
+
 SCRIPTS: dict[type[DataclassInstance], str] = {
     TrainingOptions: "training",
     InferenceOptions: "sd_inference",
@@ -536,6 +597,7 @@ SCRIPTS: dict[type[DataclassInstance], str] = {
     RunsOptions: "runs",
     DatasetOptions: "dataset",
     DoctorOptions: "doctor",
+    TypesetOptions: "typeset",
 }
 
 

@@ -132,6 +132,18 @@ def check(options: Options) -> Options:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
+        if options.typeset and options.prompt:
+            raise UserError(
+                "--typeset sets titles of books, and --prompt has none: leave one of the two out; python -m typeset "
+                "PICTURE --title TITLE sets type on the picture afterwards"
+            )
+    if isinstance(options, config.TypesetOptions):
+        if not options.picture:
+            raise UserError("which picture? python -m typeset PICTURE --title TITLE, or FOLDER --books FILE.csv")
+        if bool(options.title) == bool(options.books):
+            raise UserError("give --title TITLE for one picture, or --books FILE.csv for a folder")
+        if options.author and options.books:
+            raise UserError("--author is for one picture, and --books has a column of them: leave one of the two out")
     if isinstance(options, config.RunsOptions) and (options.publish or options.prune) and not options.run_id:
         raise UserError("--publish and --prune work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):

@@ -33,6 +33,7 @@ from config import (
     RunsOptions,
     StatsOptions,
     TrainingOptions,
+    TypesetOptions,
     option_names,
 )
 
@@ -47,6 +48,7 @@ DESCRIPTIONS: dict[type[DataclassInstance], str] = {
     RunsOptions: "List the runs with their versions, losses and scores; upload or delete files in a tracker.",
     DatasetOptions: "Check a data folder: which books can be used, how they are split, what the prompts look like.",
     DoctorOptions: "Check whether this machine can train: GPU, driver, libraries, memory, disk; and what to do if not.",
+    TypesetOptions: "Set title and author as type on a picture, or on those of a folder: NAME.png -> NAME.typeset.png.",
 }
 EXAMPLES: dict[type[DataclassInstance], str] = {
     TrainingOptions: """
@@ -82,6 +84,11 @@ EXAMPLES: dict[type[DataclassInstance], str] = {
     DoctorOptions: """
   python -m doctor
   python -m doctor --output_dir /data/runs --cache_dir /data/cache    # check other disks
+""",
+    TypesetOptions: """
+  python -m typeset cover.png --title "The Glass Crown" --author "Ada Fenwick"
+  python -m typeset cover.png --title "The Glass Crown" --typeset_font sans --typeset_place bottom --out set.png
+  python -m typeset covers --books books.csv --out typeset    # books.csv: file,title,author
 """,
 }
 
@@ -119,7 +126,7 @@ def build_parser(cls: type[DataclassInstance]) -> Parser:
         formatter_class=HelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        usage="%(prog)s [--option value ...]",
+        usage=" ".join(["%(prog)s", *map(str.upper, option_names(cls, "positional", True)), "[--option value ...]"]),
         description=DESCRIPTIONS[cls],
         epilog="True or False: --flag is short for --flag True, --no-flag for --flag False.\n\nexamples:"
         + EXAMPLES[cls].rstrip(),
@@ -143,6 +150,9 @@ def add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) ->
     accepted: dict[str, Any] = dict(dest=field.name, metavar="|".join(facts["choices"] or ()) or metavar)
     if kind == "bool":
         accepted |= dict(nargs="?", const="True")
+    if facts["positional"]:
+        group.add_argument(field.name, nargs="?", metavar=field.name.upper(), help=text)
+        return
     for name in (field.name, *facts["aliases"]):
         group.add_argument(f"--{name}", help=text if name == field.name else argparse.SUPPRESS, **accepted)
         if kind == "bool":

@@ -17,6 +17,7 @@ from diffusion.parts import Parts
 from diffusion.sampling import draw_images
 from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
 from generation.version import Version, load_version
+from typesetting.pictures import typeset_covers
 
 
 def covers_folder(options: config.InferenceOptions, version: Version) -> pathlib.Path:
@@ -54,6 +55,9 @@ def draw_covers(
     with state.main_process_first():
         require_same_settings(folder / SETTINGS, settings, prompts)
     draw_missing(options, parts, folder, books[state.process_index :: state.num_processes], prompts)
+    if options.typeset:
+        mine = books[state.process_index :: state.num_processes]
+        typeset_covers(options, folder, {f"{book.row}.png": book for book in mine})
     state.wait_for_everyone()
     return settings
 
