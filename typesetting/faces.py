@@ -119,21 +119,14 @@ def clean(text: str, face: Face) -> str:
     if not missing("‘’“”", face):
         for straight, opening, closing in (("'", "‘", "’"), ('"', "“", "”")):
             text = re.sub(rf"(?:(?<=^)|(?<=[\s(\[—–“‘])){straight}(?=\S)", opening, text).replace(straight, closing)
-    return " ".join(text.split())
+    return " ".join(text.split()) if text.strip(JOINERS + " ") else ""
 
 
 def missing(text: str, face: Face) -> list[str]:
-    """The characters of `text` that have no glyph in the font, once each, in their order."""
+    """The characters of `text` that the font has no glyph or a blank one for, once each, in their order."""
     nothing = glyph(face, NOWHERE)
-    blank = not any(nothing[1])  # a font may leave its sign for a missing glyph blank
-    found = []
-    for character in dict.fromkeys(text):
-        if character.isspace() or character in JOINERS:
-            continue
-        shape = glyph(face, character)
-        if shape == nothing or (blank and not any(shape[1])):
-            found.append(character)
-    return found
+    seen = dict.fromkeys(c for c in text if not (c.isspace() or c in JOINERS))
+    return [c for c in seen if glyph(face, c) == nothing or not any(glyph(face, c)[1])]
 
 
 @functools.lru_cache(maxsize=4096)

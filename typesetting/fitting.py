@@ -160,7 +160,7 @@ def split_words(text: str) -> list[Word]:
     """The parts of a text between which lines may be broken: at spaces, after hyphens and dashes, between CJK signs."""
     words: list[Word] = []
     for spaced in text.split():
-        parts = re.findall(r"[^-–—/]*[-–—/]+(?=\w)|.+?$", spaced) if re.search(r"[-–—/]\w", spaced) else [spaced]
+        parts = re.findall(r"[^-–—/]+[-–—/]+(?=\w)|.+?$", spaced) if re.search(r"[-–—/]\w", spaced) else [spaced]
         first = True
         for part in parts:
             for piece in split_wide(part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass
@@ -31,18 +32,30 @@ class Line(NamedTuple):
     text: str
     style: Style
     size: int
-    x: float  # where it begins
+    x: int  # where it begins
     baseline: int
 
     @property
     def box(self) -> Box:
-        """What the line may cover: from its beginning to its end, and from its highest to its lowest ink."""
-        font = self.style.face.at(self.size)
-        left, top, right, bottom = font.getbbox(self.text, anchor="ls")
-        if self.style.tracking:
-            right = math.ceil(line_width(self.text, self.style, self.size))
-        x = math.floor(self.x)
-        return int(x + left), int(self.baseline + top), math.ceil(x + right), int(self.baseline + bottom)
+        """The least box of its ink."""
+        mask, left, top = line_mask(self.text, self.style, self.size)
+        left, top = self.x + left, self.baseline + top
+        return left, top, left + mask.width, top + mask.height
+
+
+@functools.lru_cache(maxsize=256)
+def line_mask(text: str, style: Style, size: int) -> tuple[Image.Image, int, int]:
+    """(L image of a line's letters, cropped to its ink; how far its left and upper edge are from the line's origin)."""
+    font, pad = style.face.at(size), 2 * size  # some letters reach beyond their advance width
+    mask = Image.new("L", (math.ceil(line_width(text, style, size)) + 2 * pad, 2 * pad + size))
+    draw, baseline = ImageDraw.Draw(mask), 2 * size
+    if style.tracking:
+        for letter, offset in zip(text, letter_offsets(style.face, text, style.tracking), strict=False):
+            draw.text((pad + round(offset * size), baseline), letter, fill=255, font=font, anchor="ls")
+    else:
+        draw.text((pad, baseline), text, fill=255, font=font, anchor="ls")
+    box = mask.getbbox() or (pad, baseline - 1, pad + 1, baseline)
+    return mask.crop(box), box[0] - pad, box[1] - baseline
 
 
 @dataclass(frozen=True)
@@ -85,21 +98,24 @@ def set_block(title: str, author: str, face: Face, size: tuple[int, int]) -> Blo
     if author:
         name = fit_author(author, face, (width, round(0.2 * height)), AUTHOR * size[0], size[0])
         room -= name.height + name.size if name else height
-    heading, style = fit_title(title, face, (width, room), size)
-    if heading is None or (author and name is None):
-        what = f"the title, {len(title)}" if heading is None else f"the author, {len(author)}"
-        raise UserError(
-            f"{what} characters, does not fit on {size[0]}x{size[1]} pixels in letters of {SMALLEST} pixels: raise "
-            "--typeset_width, or shorten it"
-        )
-    lines, bottom = place_lines(heading, style, 0, size[0])
-    if name:
-        smaller = max(heading.size / HIERARCHY, LEAST_AUTHOR * size[0])
-        name = fit_author(author, face, (width, name.height), min(name.size, smaller), size[0]) or name
-        gap = max(0.3 * heading.size, bottom - lines[-1].baseline) + 0.5 * name.size  # from the title's last baseline
-        names, bottom = place_lines(name, author_style(face), lines[-1].baseline + round(gap), size[0])
-        lines += names
-    return Block(tuple(lines), bottom)
+    while True:
+        heading, style = fit_title(title, face, (width, room), size)
+        if heading is None:
+            what = f"the author, {len(author)}" if author and name is None else f"the title, {len(title)}"
+            raise UserError(
+                f"{what} characters, does not fit on {size[0]}x{size[1]} pixels in letters of {SMALLEST} pixels: raise "
+                "--typeset_width, or shorten it"
+            )
+        lines, bottom = place_lines(heading, style, 0, size[0])
+        if name:
+            smaller = min(name.size, max(heading.size / HIERARCHY, LEAST_AUTHOR * size[0]))
+            below = fit_author(author, face, (width, name.height), smaller, size[0]) or name
+            gap = max(0.3 * heading.size, bottom - lines[-1].baseline) + 0.5 * below.size  # from the last baseline
+            names, bottom = place_lines(below, author_style(face), lines[-1].baseline + round(gap), size[0])
+            lines += names
+        if bottom <= height:
+            return Block(tuple(lines), bottom)
+        room -= bottom - height  # a flat picture: the gap between the two was more than was left for it
 
 
 def fit_author(author: str, face: Face, box: tuple[int, int], largest: float, width: int) -> Setting | None:
@@ -134,7 +150,7 @@ def place_lines(setting: Setting, style: Style, top: int, width: int) -> tuple[l
     lines = []
     for text in setting.lines:
         length = line_width(text, style, setting.size) - style.tracking * setting.size
-        lines.append(Line(text, style, setting.size, (width - length) / 2, len(lines) * step))
+        lines.append(Line(text, style, setting.size, round((width - length) / 2), len(lines) * step))
     drop = top - lines[0].box[1]
     lines = [line._replace(baseline=line.baseline + drop) for line in lines]
     return lines, max(line.box[3] for line in lines)
@@ -142,14 +158,7 @@ def place_lines(setting: Setting, style: Style, top: int, width: int) -> tuple[l
 
 def letters(lines: tuple[Line, ...], size: tuple[int, int]) -> Image.Image:
     """An L image of size (width, height): 255 where the letters are."""
-    mask = Image.new("L", size)
-    draw = ImageDraw.Draw(mask)
+    page = Image.new("L", size)
     for line in lines:
-        font = line.style.face.at(line.size)
-        if not line.style.tracking:
-            draw.text((round(line.x), line.baseline), line.text, fill=255, font=font, anchor="ls")
-            continue
-        offsets = letter_offsets(line.style.face, line.text, line.style.tracking)
-        for letter, offset in zip(line.text, offsets, strict=False):
-            draw.text((round(line.x + offset * line.size), line.baseline), letter, fill=255, font=font, anchor="ls")
-    return mask
+        page.paste(255, line.box, line_mask(line.text, line.style, line.size)[0])
+    return page
