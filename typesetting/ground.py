@@ -37,7 +37,7 @@ def quieter(picture: Image.Image, height: int) -> str:
 
 
 def prepare(picture: Image.Image, boxes: Sequence[Box], place: str, pad: int) -> Ground:
-    """The picture with an ink that is legible in every box: with the lightest veil that makes it so, if any is needed.
+    """The picture with an ink that is legible in every box; under the veil that changes it least, if one is needed.
 
     boxes: of the lines. The veil covers the picture from the edge at `place` ('top' or 'bottom') to `pad` pixels beyond
     the boxes, and fades from there.
@@ -53,10 +53,11 @@ def prepare(picture: Image.Image, boxes: Sequence[Box], place: str, pad: int) ->
             return least_contrast(ink, [veiled(crop, colour, opacity) for crop in crops])
 
         opacity = VEILS[bisect.bisect_left(VEILS[:-1], LEGIBLE, key=ratio_under)]  # the ratio grows with the opacity
-        found.append((opacity, -ratio_under(opacity), ink, colour))
-    opacity, ratio, ink, colour = min(found)  # at opacity 1 every ink is legible
+        distance = np.mean([np.abs(crop - np.array(colour, np.float32)).mean() for crop in crops])
+        found.append((float(opacity * distance), opacity, ink, colour, ratio_under(opacity)))
+    _, opacity, ink, colour, ratio = min(found)
     end = max(box[3] for box in boxes) + pad if place == "top" else min(box[1] for box in boxes) - pad
-    return Ground(with_veil(picture, colour, opacity, place, end), ink, -ratio, opacity)
+    return Ground(with_veil(picture, colour, opacity, place, end), ink, ratio, opacity)
 
 
 def least_contrast(ink: RGB, crops: Sequence[np.ndarray]) -> float:

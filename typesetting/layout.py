@@ -17,7 +17,7 @@ from typesetting.fitting import SMALLEST, Setting, Style, Word, fit, line_width,
 MARGIN = 0.1  # in fractions of the shorter side
 BANDS = (0.34, 0.5, 0.7, 1.0)  # height of the title, in fractions of the height between the margins: the first in which
 READABLE = 0.075  # the title gets letters of this size, in fractions of the width
-LARGEST = 0.24  # size of the title, in fractions of the width
+LARGEST = 0.22  # size of the title, in fractions of the width
 AUTHOR = 0.068  # size of the author, in fractions of the width,
 HIERARCHY = 1.4  # and at least so many times smaller than the title,
 LEAST_AUTHOR = 0.04  # but not smaller than this, in fractions of the width
