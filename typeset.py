@@ -13,9 +13,9 @@ def main(argv: list[str] | None = None) -> int:
     """Write <name>.typeset.png for each picture."""
     options, _ = parser.parse(config.TypesetOptions, argv)
 
-    from typesetting import pictures
+    from generation import type_on_covers
 
-    pictures.typeset(options)
+    type_on_covers.typeset(options)
     return 0
 
 

@@ -132,6 +132,12 @@ def check(options: Options) -> Options:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
+        if not options.typeset and any(
+            getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions)
+        ):
+            raise UserError(
+                "--typeset_width, --typeset_font and --typeset_place are about --typeset: add --typeset True"
+            )
         if options.typeset and options.prompt:
             raise UserError(
                 "--typeset sets titles of books, and --prompt has none: leave one of the two out; python -m typeset "

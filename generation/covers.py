@@ -16,8 +16,8 @@ from data.book import Book
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
 from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
+from generation.type_on_covers import typeset_covers
 from generation.version import Version, load_version
-from typesetting.pictures import typeset_covers
 
 
 def covers_folder(options: config.InferenceOptions, version: Version) -> pathlib.Path:

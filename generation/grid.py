@@ -21,8 +21,8 @@ from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
 from generation.settings import DrawingSettings
+from generation.type_on_covers import typeset_covers
 from generation.version import Version, load_version
-from typesetting.pictures import typeset_covers
 
 
 def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -> Image.Image:

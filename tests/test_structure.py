@@ -15,7 +15,7 @@ ROOMS = {
     "common": set(),
     "config": {"common"},
     "cli": {"common", "config"},
-    "typesetting": {"common", "config", "data.book", "data.csv_file", "data.images"},
+    "typesetting": {"common"},
     "demo_data": {"common", "typesetting"},
     "diffusion": {"common", "config"},
     "data": {"common", "config", "demo_data.folder"},
@@ -24,7 +24,7 @@ ROOMS = {
     "tracking": {"common", "config", "cli.saved_options", "checkpoints", "diffusion.parts"},
     "generation": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints"),
-        *("tracking.artifacts", "typesetting.pictures"),
+        *("tracking.artifacts", "typesetting"),
     },
     "evaluation": {"common", "config", "cli", "data", "diffusion", "checkpoints.scores", "checkpoints.run_folder"},
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from PIL import ImageFont, features
 
 from common.errors import UserError, first_line
-from data.book import normalize_whitespace
 
 PACKAGED = {
     "serif": ("fontpkg_eb_garamond", "EBGaramond[wght].ttf"),
@@ -114,7 +113,7 @@ def clean(text: str, face: Face) -> str:
 
     "Ender's  'Game'" -> "Ender’s ‘Game’".
     """
-    text = unicodedata.normalize("NFC", normalize_whitespace(text))
+    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in unicodedata.normalize("NFC", text))
     text = "".join(c for c in text if c in JOINERS or not (unicodedata.category(c) == "Cf" or c in "\ufe0e\ufe0f"))
     if not missing("‘’“”", face):
         for straight, opening, closing in (("'", "‘", "’"), ('"', "“", "”")):

@@ -139,8 +139,9 @@ def fit_title(title: str, face: Face, box: tuple[int, int], size: tuple[int, int
         if heading and heading.size >= READABLE * size[0]:
             return heading, style
     if heading and heading.size < LONG * size[0]:
-        style = Style(face, leading=1.25)
-        heading = fit(words, style, box, heading.size, whole)
+        airy = Style(face, leading=1.25)
+        if long := fit(words, airy, box, heading.size, whole):
+            return long, airy
     return heading, style
 
 

@@ -70,6 +70,15 @@ def test_covers_do_not_depend_on_batch_size_or_restarts(trained, stats, tmp_path
     assert (four / names[0]).stat().st_mtime_ns == kept  # what was there was not drawn again
     scores = [json.loads((folder / "metrics.json").read_text())["distance"] for folder in (one, four)]
     assert scores[0] == scores[1]
+
+    # Type is set on copies: covers and score stay
+    score_before = (four / "metrics.json").read_bytes()
+    more = ("--num_imgs", 6, "--typeset", True, "--typeset_width", 96)
+    assert sd_inference.main(score(trained, stats, tmp_path / "four", *more)) == 0
+    assert {name: (four / name).read_bytes() for name in names} == before
+    assert (four / "metrics.json").read_bytes() == score_before
+    assert sorted(path.name for path in (four / "typeset").iterdir()) == names
+    assert all(pixels(path).shape == (144, 96, 3) for path in (four / "typeset").iterdir())
     assert "6 images for 1280 feature dimensions" in capsys.readouterr().err
 
 
@@ -113,12 +122,20 @@ def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
 
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--num_samples", "2"]
     for version in ("v0", "v2"):
-        assert sd_inference.main([*words, "--version", version]) == 0
+        more = ["--typeset", "True", "--typeset_width", "96"] if version == "v2" else []
+        assert sd_inference.main([*words, "--version", version, *more]) == 0
     first, second = pixels(tmp_path / "v0_grid.png"), pixels(tmp_path / "v2_grid.png")
     assert first.shape == second.shape and not np.array_equal(first, second)
     cells = [json.loads((tmp_path / f"{v}_grid.json").read_text())["cells"] for v in ("v0", "v2")]
     assert cells[0] == cells[1] and len(cells[0]) == 2 * len(prompts.TEMPLATES)
-    assert len({row for row, _ in cells[0]}) == 2
+    rows = list(dict.fromkeys(row for row, _ in cells[0]))
+    assert len(rows) == 2
+    (folder,) = tmp_path.glob("v2_grid*_cells")
+    names = {f"{row}_{k + 1}.png" for row in rows for k in range(len(prompts.TEMPLATES))}
+    assert {path.name for path in folder.iterdir()} == names | {"typeset"}
+    assert {path.name: pixels(path).shape for path in (folder / "typeset").iterdir()} == dict.fromkeys(
+        names, (144, 96, 3)
+    )
 
 
 def test_one_prompt_in_the_default_folder(trained):

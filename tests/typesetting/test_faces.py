@@ -63,6 +63,7 @@ def test_scripts_that_need_shaping_are_refused_where_there_is_none(monkeypatch):
     """With a font that has the letters, Pillow's basic layout would set them unjoined, and no one would notice."""
     joined = [c for c in "كא١क्ที\u0301\u200d" if needs_shaping(c)]
     assert joined == list("كא١क्ที\u0301\u200d") and not any(map(needs_shaping, "aÉßЖΩ水1-’"))
+    monkeypatch.setattr(faces, "can_shape", lambda: True)
     require_settable("q\u0301", SERIF, "the title")
     monkeypatch.setattr(faces, "can_shape", lambda: False)
     with pytest.raises(UserError, match=r"the author .*\(U\+0301 COMBINING ACUTE ACCENT\) must be joined .* FriBidi"):
@@ -97,4 +98,6 @@ def test_texts_are_cleaned(text, expected):
 def test_letterspaced_pairs_are_kerned():
     spaced, plain = letter_offsets(SERIF, "AVA", 0.1), extent(SERIF, "AVA")[0]
     assert len(spaced) == 4 and spaced[0] == 0
-    assert spaced[-1] == pytest.approx(plain + 0.2, abs=0.01) and plain < 3 * extent(SERIF, "A")[0]
+    assert spaced[-1] == pytest.approx(plain + 0.2, abs=0.01)
+    apart = sum(extent(SERIF, letter)[0] for letter in "AVA")
+    assert plain < apart if faces.can_shape() else plain == pytest.approx(apart)  # kerned by Raqm

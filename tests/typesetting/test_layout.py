@@ -55,6 +55,7 @@ def test_names_stay_on_one_line():
         ("A", "水", (400, 600), "the author can't be set"),
         ("x" * 5000, "", (64, 96), "the title, 5000 characters, does not fit on 64x96 pixels in letters of 8"),
         ("It", "y" * 5000, (400, 600), "the author, 5000 characters, does not fit on 400x600"),
+        ("x" * 900, "", (100, 150), "the title, 900 characters, does not fit"),
         ("It", "", (1600, 6), "does not fit on 1600x6"),
     ],
 )

@@ -128,6 +128,12 @@ def listed_jobs(folder: pathlib.Path, table: pathlib.Path, out: pathlib.Path | N
     return jobs
 
 
+def require_font(options: config.InferenceOptions) -> None:
+    """UserError if --typeset will need a font that can't be used: before anything is drawn."""
+    if options.typeset:
+        find_face(options.typeset_font, WEIGHT)
+
+
 def typeset_covers(options: config.InferenceOptions, folder: pathlib.Path, books: Mapping[str, Book]) -> None:
     """sd_inference --typeset: sets type on <folder>/<name>, as <folder>/typeset/<name>, for {name: book}.
 
@@ -140,8 +146,9 @@ def typeset_covers(options: config.InferenceOptions, folder: pathlib.Path, books
         try:
             job.check(face, overwrite=False)
             run_job(job, face, options)
-        except UserError as problem:
+        except (UserError, OSError) as problem:
             problems.append(f"{name}: {problem}")
+    print(f"type on {len(books) - len(problems)} covers in {folder / FOLDER}")
     if problems:
         print(f"warning: {len(problems)} covers got no type: {'; '.join(problems[:3])}", file=sys.stderr)
 

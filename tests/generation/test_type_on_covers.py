@@ -8,9 +8,10 @@ from PIL import Image
 
 import config
 import typeset
+from cli import parser
 from common.errors import UserError
 from data.book import Book
-from typesetting.pictures import CHUNK, byline, record_in, typeset_covers
+from generation.type_on_covers import CHUNK, byline, record_in, require_font, typeset_covers
 
 WIDTH = ["--typeset_width", "96"]
 
@@ -153,6 +154,26 @@ def test_drawn_covers_get_type_in_a_folder_of_their_own(tmp_path, capsys):
     assert warning.startswith("warning: 2 covers got no type: 4.png: the title can't be set") and "5.png" in warning
     typeset_covers(options, tmp_path, books)
     assert contents(tmp_path) == after
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--typeset --prompt Fantasy", "--typeset sets titles of books, and --prompt has none"),
+        ("--typeset_font sans", "are about --typeset: add --typeset True"),
+        ("--typeset --typeset_width 63", "--typeset_width: expected at least 64"),
+        ("--typeset --typeset_place left", "--typeset_place: expected one of auto, top, bottom"),
+    ],
+)
+def test_options_of_sd_inference(words, message):
+    with pytest.raises(UserError, match=message):
+        parser.parse(config.InferenceOptions, words.split())
+
+
+def test_a_font_is_checked_before_anything_is_drawn():
+    require_font(config.InferenceOptions(typeset_font="none.ttf"))
+    with pytest.raises(UserError, match=r"--typeset_font none\.ttf: cannot open resource"):
+        require_font(config.InferenceOptions(typeset=True, typeset_font="none.ttf"))
 
 
 def test_bylines():
