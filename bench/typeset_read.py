@@ -50,7 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m bench.typeset_read", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=positive, default=24, help="demo scenes")
-    parser.add_argument("--data_root", type=pathlib.Path, help="besides: set the books of this folder on its covers")
+    parser.add_argument("--data_root", type=pathlib.Path, help="besides: the covers of this folder")
+    parser.add_argument(
+        "--place", choices=("auto", "top", "bottom"), default="auto", help="see typeset --typeset_place"
+    )
     parser.add_argument("--width", type=positive, default=1600, help="width of the typeset pictures in pixels")
     parser.add_argument("--fonts", nargs="+", default=["serif", "sans"], help="fonts: serif, sans or files")
     parser.add_argument("--out", type=pathlib.Path, default="typeset_read", help="folder for the typeset pictures")
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             for i, scene in enumerate(scenes):
                 began = time.monotonic()
                 cover, done = set_type(
-                    enlarge(scene.picture, args.width), scene.title, " & ".join(scene.authors), face, "auto"
+                    enlarge(scene.picture, args.width), scene.title, " & ".join(scene.authors), face, args.place
                 )
                 seconds += time.monotonic() - began
                 contrasts.append(done.contrast)
@@ -112,11 +115,14 @@ def demo_scene(row: int) -> Scene:
 
 
 def covers(root: pathlib.Path) -> list[Scene]:
-    """The real covers of a data folder, <number>.jpg, with their own titles and authors."""
+    """The real covers of a data folder, <number>.jpg, each with title and author of the next one.
+
+    So lettering that is on a cover already is not read as what was set.
+    """
     table = read_csv(root / "book_data.csv")
     scenes = []
-    for i, row in enumerate(table.rows):
-        book = dict(zip(table.header, row.cells, strict=False))
+    for i in range(len(table.rows)):
+        book = dict(zip(table.header, table.rows[(i + 1) % len(table.rows)].cells, strict=False))
         path = root / "images" / "images" / f"{i}.jpg"
         if path.exists():
             authors = tuple(book["book_authors"].split("|")[:1])

@@ -26,10 +26,12 @@ def test_scenes_and_covers(tmp_path):
     folder = tmp_path / "images" / "images"
     folder.mkdir(parents=True)
     Image.new("RGB", (40, 60)).save(folder / "0.jpg")
-    cells = dict.fromkeys(COLUMNS, "") | {"book_title": "It", "book_authors": "A|B"}
-    (tmp_path / "book_data.csv").write_text(",".join(COLUMNS) + "\n" + ",".join(cells.values()) + "\n")
-    ((_, title, authors),) = typeset_read.covers(tmp_path)
-    assert (title, authors) == ("It", ("A",))
+    rows = [dict.fromkeys(COLUMNS, "") | {"book_title": title, "book_authors": "A|B"} for title in ("It", "Next")]
+    (tmp_path / "book_data.csv").write_text(
+        "\n".join(",".join(cells) for cells in (COLUMNS, *(r.values() for r in rows)))
+    )
+    ((_, title, authors),) = typeset_read.covers(tmp_path)  # the second has no cover
+    assert (title, authors) == ("Next", ("A",))
 
 
 @pytest.mark.parametrize("words", ["--scenes 0", "--width x"])
