@@ -22,7 +22,7 @@ from common.files import atomic_write
 from common.hashing import file_sha256
 from data.book import Book
 from data.csv_file import read_csv
-from data.images import BadImage, decode_image
+from data.images import decode_image
 from typesetting.cover import WEIGHT, enlarge, set_type
 from typesetting.faces import Face, can_shape, clean, find_face, require_settable
 
@@ -88,11 +88,13 @@ def typeset(options: config.TypesetOptions) -> None:
             try:
                 record = run_job(job, face, options)
             except UserError as problem:
-                raise UserError(f"{job.source or f'{job.picture}: '}{problem}") from None
+                raise UserError(f"{job.source}{job.picture}: {problem}") from None
             contrasts.append(record["contrast"])
             veils += record["veil"] > 0
-    where = jobs[0].target if len(jobs) == 1 else f"{len(jobs)} pictures in {out or path}"
-    print(f"{where}: contrast at least {min(contrasts):.1f}:1, {veils} with a veil")
+    if len(jobs) == 1:
+        print(f"{jobs[0].target}: contrast {contrasts[0]:.1f}:1, {'with a' if veils else 'no'} veil")
+    else:
+        print(f"{len(jobs)} pictures in {out or path}: contrast at least {min(contrasts):.1f}:1, {veils} with a veil")
 
 
 def target_name(picture: pathlib.Path) -> str:
@@ -161,7 +163,10 @@ def byline(authors: Sequence[str]) -> str:
 
 
 def run_job(job: Job, face: Face, options: config.TypeOptions) -> dict:
-    """Writes the typeset picture, unless it is there already; returns its record. UserError: see set_type."""
+    """Writes the typeset picture, unless it is there already; returns its record.
+
+    UserError: see decode_image, enlarge and set_type.
+    """
     inputs = {
         "version": VERSION,
         "picture": file_sha256(job.picture),
@@ -175,11 +180,7 @@ def run_job(job: Job, face: Face, options: config.TypeOptions) -> dict:
     known = record_in(job.target) or {}
     if known.get("inputs") == inputs:
         return known
-    try:
-        picture = decode_image(job.picture.read_bytes())
-    except BadImage as problem:
-        raise UserError(f"{job.picture}: {problem}") from None
-    picture = enlarge(picture, options.typeset_width)
+    picture = enlarge(decode_image(job.picture.read_bytes()), options.typeset_width)
     picture, done = set_type(picture, job.title, job.author, face, options.typeset_place)
     record = {"contrast": round(done.contrast, 2), "veil": done.veil, "place": done.place, "inputs": inputs}
     chunk = PngInfo()
