@@ -14,8 +14,8 @@ def test_each_font_has_its_line(tmp_path, capsys, monkeypatch):
     words = f"--scenes 1 --width 200 --fonts serif sans --out {tmp_path}"
     assert typeset_read.main(words.split()) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [row[:7] for row in rows[1:]] == [[font, "demo", "1", *["0.00"] * 4] for font in ("serif", "sans")]
-    assert all(float(row[7]) >= 4.5 for row in rows[1:])
+    assert [row[:9] for row in rows[1:]] == [[font, "demo", "1", *["0.00"] * 6] for font in ("serif", "sans")]
+    assert all(float(row[9]) >= 4.5 for row in rows[1:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sans-demo-00.png", "serif-demo-00.png"]
 
 
@@ -27,9 +27,8 @@ def test_scenes_and_covers(tmp_path):
     folder.mkdir(parents=True)
     Image.new("RGB", (40, 60)).save(folder / "0.jpg")
     rows = [dict.fromkeys(COLUMNS, "") | {"book_title": title, "book_authors": "A|B"} for title in ("It", "Next")]
-    (tmp_path / "book_data.csv").write_text(
-        "\n".join(",".join(cells) for cells in (COLUMNS, *(r.values() for r in rows)))
-    )
+    lines = [",".join(cells) for cells in (COLUMNS, *(row.values() for row in rows))]
+    (tmp_path / "book_data.csv").write_text("\n".join(lines))
     ((_, title, authors),) = typeset_read.covers(tmp_path)  # the second has no cover
     assert (title, authors) == ("Next", ("A",))
 
