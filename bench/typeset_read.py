@@ -3,9 +3,9 @@
     python -m bench.typeset_read                        # a few minutes; the pictures are in typeset_read/
 
 The scenes are those of the demo covers, 512x768 pixels, without their lettering. A text counts as read as in
-evaluation/ocr.py: at least 0.8 of its letters are right. Besides the size that they are set in, pictures are read at 512
-pixels wide, as large as the covers that are scored, and at 107, a thumbnail in a shop. OCR overlooks some letters that
-are higher than about 200 pixels.
+evaluation/ocr.py: at least 0.8 of its letters are right. Besides the size that they are set in, pictures are read at
+512 pixels wide, as large as the covers that are scored, and at 107, a thumbnail in a shop. OCR overlooks some letters
+that are higher than about 200 pixels.
 """
 
 from __future__ import annotations
@@ -94,11 +94,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 MEASURES = (title_accuracy, author_accuracy)
-
-
-def resized(picture: Image.Image, width: int) -> Image.Image:
-    """The picture, `width` pixels wide."""
-    return picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)
 
 
 def resized(picture: Image.Image, width: int) -> Image.Image:
