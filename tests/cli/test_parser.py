@@ -119,7 +119,7 @@ def test_a_resumed_run_takes_its_own_options_and_refuses_another_past(tmp_path):
 
 
 @pytest.mark.script
-@pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs"])
+@pytest.mark.parametrize("script", ["training", "sd_inference", "precalc_fid_stats", "dataset", "runs", "typeset"])
 def test_help_teaches_and_needs_no_heavy_import(script, run_script):
     done = run_script(script, "--help", real=True)
     assert done.returncode == 0
