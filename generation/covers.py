@@ -16,7 +16,7 @@ from data.book import Book
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
 from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
-from generation.type_on_covers import typeset_covers
+from generation.type_on_covers import require_font, typeset_covers
 from generation.version import Version, load_version
 
 
@@ -48,6 +48,7 @@ def draw_covers(
     make_folder(folder)
     if (folder / SETTINGS).exists():
         read_settings(folder / SETTINGS)  # a damaged file is reported before the model is loaded
+    require_font(options)
     parts, weights = load_version(options, version.source, state.device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     settings = DrawingSettings.from_options(options, version, weights)

@@ -16,12 +16,11 @@ import dataset
 from common.files import write_json
 from common.png import save_png
 from data import prompts
-from data.book import Book
 from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
 from generation.settings import DrawingSettings
-from generation.type_on_covers import typeset_covers
+from generation.type_on_covers import require_font, typeset_cells
 from generation.version import Version, load_version
 
 
@@ -78,6 +77,7 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
 
     All images of a book start from the same latents, so versions can be compared cell by cell.
     """
+    require_font(options)
     books = open_data(options).books(options.split)[: options.num_samples]
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
@@ -89,24 +89,11 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
             images.append(draw_images(parts, texts, rows, options))
             bar.update(len(rows))
+    if options.typeset:
+        typeset_cells(options, folder / f"{version.name}_cells", books, torch.cat(images))
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{version.name}_grid"
     save_png(folder / f"{name}.png", page)
     settings = DrawingSettings.from_options(options, version, weights)
     write_json(folder / f"{name}.json", {**settings.to_json(), "cells": cells})
-    if options.typeset:
-        typeset_cells(options, folder / f"{name}_cells", books, torch.cat(images))
     print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")
-
-
-def typeset_cells(
-    options: config.InferenceOptions, folder: pathlib.Path, books: Sequence[Book], images: torch.Tensor
-) -> None:
-    """Saves the cells of a grid in full size as <folder>/<row>_<template, from 1>.png, and typeset in a folder therein.
-
-    images: uint8 (books x templates, H, W, 3) on the CPU.
-    """
-    names = {f"{book.row}_{k + 1}.png": book for book in books for k in range(len(prompts.TEMPLATES))}
-    for name, image in zip(names, images, strict=True):
-        save_png(folder / name, image)
-    typeset_covers(options, folder, names)

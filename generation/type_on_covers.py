@@ -11,6 +11,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -20,11 +21,15 @@ import config
 from common.errors import UserError
 from common.files import atomic_write
 from common.hashing import file_sha256
+from common.png import save_png
 from data.book import Book
 from data.csv_file import read_csv
 from data.images import decode_image
 from typesetting.cover import WEIGHT, enlarge, set_type
 from typesetting.faces import Face, can_shape, clean, find_face, require_settable
+
+if TYPE_CHECKING:
+    import torch
 
 CHUNK = "typeset"  # name of the text chunk
 VERSION = 1  # raise it when the same inputs give other pixels
@@ -153,6 +158,20 @@ def typeset_covers(options: config.InferenceOptions, folder: pathlib.Path, books
     print(f"type on {len(books) - len(problems)} covers in {folder / FOLDER}")
     if problems:
         print(f"warning: {len(problems)} covers got no type: {'; '.join(problems[:3])}", file=sys.stderr)
+
+
+def typeset_cells(
+    options: config.InferenceOptions, folder: pathlib.Path, books: Sequence[Book], images: torch.Tensor
+) -> None:
+    """sd_inference --typeset for a grid: its cells in full size, <folder>/<row>_<template, from 1>.png, and with type.
+
+    images: uint8 (books x templates, H, W, 3) on the CPU, a book's templates one after the other.
+    """
+    templates = len(images) // len(books)
+    names = {f"{book.row}_{k + 1}.png": book for book in books for k in range(templates)}
+    for name, image in zip(names, images, strict=True):
+        save_png(folder / name, image)
+    typeset_covers(options, folder, names)
 
 
 def byline(authors: Sequence[str]) -> str:
