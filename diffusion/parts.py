@@ -62,6 +62,23 @@ def eval_mode(parts: Parts) -> Iterator[None]:
         getattr(parts, name).train(training)
 
 
+def turn_off_dropout(parts: Parts) -> dict[str, float]:
+    """Set dropout to 0 in all that can be trained; returns {network: its highest dropout before} where it was above 0.
+
+    torch draws dropout from a global generator: a resumed run would compute other gradients than an uninterrupted one,
+    and two processes others than one. The networks' configurations keep the value.
+    """
+    found = {}
+    for name in PARTS:
+        for module in getattr(parts, name).modules():
+            setting = "p" if isinstance(module, torch.nn.Dropout) else "dropout"  # CLIP's attention has a number
+            value = vars(module).get(setting)
+            if isinstance(value, int | float) and value > 0:
+                setattr(module, setting, 0.0)
+                found[name] = max(float(value), found.get(name, 0.0))
+    return found
+
+
 def enable_checkpointing(parts: Parts, trained: Sequence[str]) -> None:
     """Turn on gradient checkpointing in every network that a backward pass goes through.
 
