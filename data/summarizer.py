@@ -7,6 +7,7 @@ import json
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 import config
 from common.errors import UserError
 from common.files import write_text
+from common.library_errors import LIBRARY_ERRORS, short_reason
 from data.book import Book, normalize_whitespace
 from data.image_index import CACHE_HINT
 from data.prompts import TEMPLATES, TokenCounter, build_prompt
@@ -84,17 +86,28 @@ def make_batches(texts: Mapping[str, str]) -> list[tuple[list[str], list[str]]]:
 
 
 def load_summarizer(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if it is not available."""
+    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if it is not available.
+
+    No code that comes with a model is run, and no pickle read but by torch's weights_only.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSeq2SeqLM.from_pretrained(source).eval()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as problem:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        safely: Any = dict(trust_remote_code=False, weights_only=True)
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(source, output_loading_info=True, **safely)
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    except LIBRARY_ERRORS as problem:
+        if "trust_remote_code" in str(problem):
+            raise UserError(
+                f"the summarizer '{source}' needs code that comes with it, and such code is not run here: give another "
+                "--summarizer, such as facebook/bart-large-cnn, or leave out --summarize_desc"
+            ) from None
         raise UserError(
             f"can't get the summarizer '{source}': tried it as a folder, in the Hugging Face cache and on the hub: "
-            f"{' '.join(str(problem).split())[:300]} -- on a machine with internet run `hf download {source} "
+            f"{short_reason(problem)} -- on a machine with internet run `hf download {source} "
             "--local-dir DIR`, bring DIR here and give --summarizer DIR; or leave out --summarize_desc"
         ) from None
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
