@@ -161,12 +161,12 @@ def load_scheduler(location: pathlib.Path | str, index: dict[str, Any]) -> diffu
     require_file(location, "scheduler/scheduler_config.json")
     settings = require_object(DDIMScheduler.load_config(location, subfolder="scheduler"))
     name = class_in(index, "scheduler") or settings.get("_class_name")
-    if settings.get("beta_start") is None and settings.get("trained_betas") is None:
-        raise ValueError(f"{name} has no beta_start: it is not the noise schedule of Stable Diffusion")
     cls = getattr(diffusers, str(name), None)
-    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
-        cls = DDIMScheduler
-    scheduler = cls.from_config(settings)
+    known = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
+    scheduler = (cls if known else DDIMScheduler).from_config(settings)
+    read = scheduler.config if known else settings  # a known class also has defaults
+    if read.get("beta_start") is None and read.get("trained_betas") is None:
+        raise ValueError(f"{name} has no beta_start: it is not the noise schedule of Stable Diffusion")
     require_noise_schedule(DDPMScheduler.from_config(scheduler.config))
     return scheduler
 

@@ -1,5 +1,7 @@
 """Models of other kinds, and settings that no model should have: one line each, before any weights are read."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -153,7 +155,6 @@ def test_a_scheduler_that_is_here_stays_what_it_is(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta_start": ...}, "PNDMScheduler has no beta_start: it is not the noise schedule of Stable Diffusion"),
         ({"beta_start": "x"}, "unsupported operand"),
         ({"beta_end": 2.0}, "betas are not all between 0 and 1"),
         ({"beta_end": -0.1, "beta_schedule": "linear"}, "betas are not all between 0 and 1"),
@@ -167,6 +168,14 @@ def test_a_noise_schedule_of_another_kind_is_one_line(folder, changes, message):
     model_folders.edit_json(folder / SCHEDULER, **changes)
     with pytest.raises(UserError, match=f"scheduler: .*{message}"):
         pipeline.load_parts(str(folder))
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "NoSuchScheduler"])
+def test_a_scheduler_of_another_kind_of_model_is_one_line(folder, name):
+    """Flow matching, and noise by sigma; of a class that is not known not even defaults are."""
+    (folder / SCHEDULER).write_text(json.dumps({"_class_name": name, "num_train_timesteps": 1000}))
+    with pytest.raises(ValueError, match=f"{name} has no beta_start: it is not the noise schedule of Stable Diffusion"):
+        supported.load_scheduler(folder, {"scheduler": ["diffusers", name]})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
