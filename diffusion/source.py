@@ -17,7 +17,8 @@ from config import ModelOptions
 
 MINI = pathlib.Path(__file__).parent.parent / "mini_sd"  # the bundled miniature, a pipeline folder
 GIVE_ANOTHER = f"give a Stable Diffusion 1.x or 2.x model, such as {ModelOptions.pretrained_model}"
-ONLINE = "with internet or with config='FOLDER', a pipeline folder of the same kind"  # for from_single_file
+# What from_single_file needs beside the file
+ONLINE = "with internet (or also give it config='FOLDER', local_files_only=True, a pipeline of the same kind)"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 WEIGHTS = dict(unet="diffusion_pytorch_model", vae="diffusion_pytorch_model", text_encoder="model")  # names of files
 VARIANTS = ("fp16", "bf16", "fp32")  # of a file's name; read where there is no file without one
