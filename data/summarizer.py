@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -42,8 +43,8 @@ def summarize(
         return words <= max_tokens and all(count_tokens(prompt) <= max_tokens for prompt in prompts)
 
     long = {book.row: key_of(texts[book.row]) for book in books if texts[book.row] and not fits(book)}
-    folder = pathlib.Path(options.summarizer).expanduser()
-    source = str(folder.resolve()) if folder.is_dir() else options.summarizer
+    folder = os.path.expanduser(options.summarizer)  # of os, as below: it raises nothing for what can't be a path
+    source = str(pathlib.Path(folder).resolve()) if os.path.isdir(folder) else options.summarizer
     path = config.cache_dir(options) / "summaries" / f"{key_of(source)}.json"
     summaries = read_cached(path)
     missing = {key: texts[row] for row, key in long.items() if key not in summaries}

@@ -4,6 +4,7 @@ to do with it."""
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -32,14 +33,18 @@ def local_folder(source: str) -> pathlib.Path | None:
     """The folder that `source` names, or None if it is a hub id. UserError if it is neither."""
     if source == "mini":
         return MINI
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise UserError(f"{path} is not a Stable Diffusion pipeline: {describe_folder(path)}")
+    path = pathlib.Path(os.path.expanduser(source))  # of os, as below: it raises nothing for what can't be a path
+    if os.path.isfile(path / "model_index.json"):
         return path
-    if path.is_file():
+    if os.path.isdir(path):
+        try:
+            what = describe_folder(path)
+        except OSError as problem:
+            what = f"it can't be read ({short_reason(problem)})"
+        raise UserError(f"{path} is not a Stable Diffusion pipeline: {what}")
+    if os.path.isfile(path):
         raise UserError(f"{path} is not a pipeline folder: {describe_file(path)}")
-    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if os.path.exists(path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--pretrained_model {source}: no such folder, and not a hub id such as owner/name")
     return None
 

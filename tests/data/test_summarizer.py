@@ -141,7 +141,7 @@ def test_the_prompt_ends_with_the_summary_and_fits(options, monkeypatch):
     assert load_descriptions(books, tokenizer, DatasetOptions(include_desc=True)) == {0: books[0].desc}
 
 
-@pytest.mark.parametrize("source", ["nobody/no-such-summarizer", "EMPTY"])
+@pytest.mark.parametrize("source", ["nobody/no-such-summarizer", "EMPTY", "~nosuchuser/x", "a" * 300])
 def test_a_summarizer_that_cannot_be_had(options, tmp_path, source):
     if source == "EMPTY":
         source = str(tmp_path / "empty")

@@ -61,6 +61,20 @@ def test_folders_that_are_no_pipeline(tmp_path, files, message):
     assert message in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["~nosuchuser/x", "a" * 300, "a\0b", "/" + "a" * 300])
+def test_what_can_be_no_path_is_one_line(text):
+    with pytest.raises(UserError, match="no such folder, and not a hub id"):
+        source.local_folder(text)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    assert "it can't be read ([Errno 13] Permission denied" in refusal(tmp_path)
+
+
 def test_a_folder_inside_a_pipeline_is_told_to_give_the_whole(folder):
     assert refusal(folder / "unet").endswith(f"(UNet2DConditionModel), not a whole model; give {folder}")
 
