@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,17 +33,22 @@ class Parts:
         return DDPMScheduler.from_config(self.scheduler.config)
 
     def pipeline(self) -> Any:
-        """A StableDiffusionPipeline that shares these parts (nothing is copied), without a safety checker."""
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        """A StableDiffusionPipeline of these networks (they are not copied), without a safety checker.
+
+        diffusers corrects old schedulers' settings, and says so at length: quietly, and in a copy.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return StableDiffusionPipeline(
+                vae=self.vae,
+                text_encoder=self.text_encoder,
+                tokenizer=self.tokenizer,
+                unet=self.unet,
+                scheduler=copy.copy(self.scheduler),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
 
     def freeze(self) -> Parts:
         """Make no network trainable and put all in eval mode; returns self."""

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from support import model_folders
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -216,6 +216,22 @@ def test_dropout_is_off_so_that_nothing_depends_on_torchs_generator(tiny):
         assert torch.equal(plain, gradients(parts, 2))
     assert parts.unet.config.dropout == 0.3 and parts.text_encoder.config.attention_dropout == 0.2  # saved as it came
     assert turn_off_dropout(parts) == turn_off_dropout(pipeline.build_tiny()) == {}
+
+
+def test_a_pipeline_leaves_an_old_scheduler_as_it_came_and_says_nothing():
+    """diffusers would set steps_offset and clip_sample in the model's own scheduler, with a page of warnings."""
+    parts = pipeline.build_tiny()
+    parts.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    before = dict(parts.scheduler.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = parts.pipeline()
+    assert (
+        {name: parts.scheduler.config[name] for name in before} == before
+        and before["steps_offset"] == 0
+        and before["clip_sample"]
+    )
+    assert made.scheduler.config.steps_offset == 1 and made.unet is parts.unet
 
 
 def test_the_hash_knows_every_weight(tiny):
