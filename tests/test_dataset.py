@@ -439,6 +439,13 @@ def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
 
     assert "prompts over 77 tokens                   40" in summarize(opened(plain, include_desc=True), count)
     assert "prompts over 77 tokens                    0" in summarize(opened(plain), count)
+    assert "prompts over 9 tokens                    40" in summarize(opened(plain), count, 9)
+
+
+def test_the_report_goes_by_what_the_model_reads(plain, tmp_path, capsys):
+    words = ["--data_root", str(plain), "--cache_dir", str(tmp_path / "cache"), "--pretrained_model", "mini"]
+    assert dataset.main(words) == 0
+    assert "prompts over 40 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from data.folder import Data, open_data
 from dataset import BookCoverDataset
 from diffusion import objective, pipeline
 from diffusion.ema import EMA
-from diffusion.parts import Parts, enable_checkpointing
+from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from tracking.uploader import Uploader
@@ -124,6 +124,9 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
     parts, trainable = load_model(options, source, state_folder)
+    if dropout := turn_off_dropout(parts):
+        settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())
+        accelerator.print(f"note: the model's dropout ({settings}) is off here: a resumed run could not repeat it")
 
     # Prompts, before the model comes to the GPU: --summarize_desc has it to itself
     train_set = BookCoverDataset(train_books, train_sizes, parts.tokenizer, options)

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel
 
 from checkpoints import versions
 from checkpoints.run_folder import RunFolder
-from diffusion import pipeline, weights
+from diffusion import pipeline, source, weights
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
 from diffusion.trainable import set_trainable
@@ -101,7 +101,7 @@ def test_a_version_of_an_old_run_loads_with_all_weights():
 
 
 def test_mini_has_these_keys_and_the_weights_that_it_always_had():
-    saved, parts = load_file(pipeline.MINI / FILE), pipeline.load_parts("mini")
+    saved, parts = load_file(source.MINI / FILE), pipeline.load_parts("mini")
     assert saved.keys() == names_in_transformers_4(layers=3)
     assert_equal(parts.text_encoder.half().state_dict(), without_prefix(saved))
     assert weights.weights_hash(pipeline.load_parts("mini")) == "6b6adf895707e30e424965da59e53548"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import processes
+from support.model_folders import edit_json
 from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update, without_prefix
 
 import config
@@ -403,6 +404,37 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
             training.main(arguments("--max_steps", 1))
     assert not runs.exists()
     assert training.main(arguments("--max_steps", 1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"class_embed_type": "identity"}, "as unCLIP does"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "this model predicts 'sample'"),
+    ],
+)
+def test_a_model_that_can_not_be_trained_leaves_no_run_behind(arguments, runs, tmp_path, file, changes, message):
+    """What would otherwise show in the first update."""
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    edit_json(tmp_path / "tiny" / file, **changes)
+    with pytest.raises(config.UserError, match=message):
+        training.main([*arguments(), "--pretrained_model", str(tmp_path / "tiny")])
+    assert not runs.exists()
+
+
+@pytest.mark.slow
+def test_a_model_with_dropout_trains_without_it_and_says_so(arguments, runs, tmp_path, capsys):
+    """Dropout would come from torch's global generator, whose state a resumed run does not have."""
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    edit_json(tmp_path / "tiny" / "unet" / "config.json", dropout=0.3)
+    edit_json(tmp_path / "tiny" / "text_encoder" / "config.json", attention_dropout=0.2)
+    for seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            words = arguments(*BOTH, "--max_steps", 2, "--pretrained_model", tmp_path / "tiny", name=f"run{seed}")
+            assert training.main(words) == 0
+        assert "dropout (0.3 in the unet, 0.2 in the text_encoder) is off here" in capsys.readouterr().out
+    assert final_state(runs / "run1") == final_state(runs / "run2")
 
 
 @pytest.mark.script
