@@ -41,8 +41,7 @@ def run_training(options: config.TrainingOptions, run: RunFolder | None, argv: l
     """Train a run until it is complete or stopped; returns the exit status. run: None for a new one."""
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
 
-    import torch
-
+    from common.device_errors import full_memory
     from memory import advice
     from trainer.loop import train
     from trainer.session import prepare, start
@@ -61,9 +60,11 @@ def run_training(options: config.TrainingOptions, run: RunFolder | None, argv: l
                 if forecast and prepared.accelerator.device.type == "cuda":
                     print(advice.compare_with_measured(forecast, prepared.accelerator.device, options.optimizer))
                 return status
-    except torch.OutOfMemoryError:
+    except Exception as problem:
+        if not (memory := full_memory(problem)):
+            raise
         parts = prepared.parts if prepared else None
-        raise advice.out_of_memory(options, parts, prepared.run if prepared else run) from None
+        raise advice.out_of_memory(options, parts, prepared.run if prepared else run, memory) from None
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from common.device import DeviceFacts, describe_device, why_cpu
 from common.environment import describe_environment
 from common.errors import UserError
 from common.machine import device_facts
+from common.processes import make_accelerator
 from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
@@ -100,7 +101,7 @@ class Session:
 def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     """Load data and model, find where the run stands, make its folder if `run` is None. UserError for what is wrong."""
     precision = resolve_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
-    accelerator = accelerate.Accelerator(mixed_precision=precision)
+    accelerator = make_accelerator(precision)
     optimizers.require_possible(options, precision, accelerator.num_processes)
 
     # Data
