@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cli.checks import Options, check, check_value
 from common.errors import UserError
 from common.files import read_json, write_json
-from config import SCRIPTS, TrackingOptions, option_names
+from config import SCRIPTS, TrackingOptions, absolute_path, find_paths, is_gone, option_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,7 +69,8 @@ def inherit(
 
     names: the options to take from the run; None = all that are saved. UserError if they can't be combined.
     """
-    saved = {name: value for name, value in read_options(path).items() if names is None or name in names}
+    saved = find_paths(cls, read_options(path), path)
+    saved = {name: value for name, value in saved.items() if names is None or name in names}
     return check(cls(**(select(cls, saved) | dict(given))))
 
 
@@ -80,12 +81,17 @@ def inherit_tracker(cls: type[Options], path: pathlib.Path, given: Mapping[str, 
 
 
 def refuse_changes(cls: type[DataclassInstance], path: pathlib.Path, given: Mapping[str, Any]) -> None:
-    """UserError if a given option differs from the run's config.json (`path`) and may not change on resuming."""
-    saved = read_options(path)
+    """UserError if a given option differs from the run's config.json (`path`) and may not change on resuming.
+
+    A folder that is not where it was may be elsewhere.
+    """
+    saved = find_paths(cls, read_options(path), path)
     fixed = set(option_names(cls, "resume", "fixed")) & set(option_names(cls, "saved", True))
     for field in dataclasses.fields(cls):
-        name = field.name
-        if name in given and name in fixed and given[name] != (before := saved.get(name, field.default)):
+        name, before = field.name, saved.get(field.name, field.default)
+        if name not in given or name not in fixed or is_gone(field, before):
+            continue
+        if absolute_path(field, given[name]) != before:
             raise UserError(
                 f"--{name} {given[name]} would change the past of this run, which has {before}: "
                 f"leave --{name} out to go on, or start a new run without --run_id"
