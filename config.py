@@ -154,6 +154,7 @@ class DataOptions:
         "threads or processes that read images",
         none="one for each CPU core, at most 8; at most one with cached latents",
         ge=0,
+        le=256,
         resume="free",
         inherited=True,
         affects="nothing",
@@ -191,7 +192,7 @@ class ModelOptions:
         1, "number of processes to launch with Accelerate, one for each GPU", ge=1, affects="nothing", memory=False
     )
     batch_size: int = option(
-        4, "covers that the model processes at once, on each GPU", ge=1, resume="free", affects="nothing"
+        4, "covers that the model processes at once, on each GPU", ge=1, le=4096, resume="free", affects="nothing"
     )
     seed: int = drawing_option(
         0, "seed of all random numbers: the same seed gives the same run and the same covers", ge=0, memory=False
@@ -248,7 +249,13 @@ class DrawingOptions:
         "dpm++", "sampling algorithm", choices=("dpm++", "ddim", "pndm", "euler"), memory=False
     )
     num_samples: int = option(
-        4, "held-out books to draw in previews and in the grid", ge=1, resume="free", inherited=True, affects="nothing"
+        4,
+        "held-out books to draw in previews and in the grid",
+        ge=1,
+        le=1000,
+        resume="free",
+        inherited=True,
+        affects="nothing",
     )
     vae_tiling: bool = option(
         False,

@@ -46,6 +46,7 @@ from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective
+from trainer.option_notes import option_notes, require_covers_for_batch
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
@@ -109,6 +110,8 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         data = open_data(options)
     train_books = data.books("train")[: options.num_examples]
     val_books = data.books("test")[: options.validation_rows]
+    if run is None:
+        require_covers_for_batch(options, len(train_books))
     train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
@@ -139,6 +142,8 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     state = dataclasses.replace(state, total=total)
+    for note in option_notes(options, total, len(train_books), len(val_books)):
+        accelerator.print(note)
 
     # The run's folder, with the frozen parts, before any is cast to half precision
     lock: AbstractContextManager[Any] = nullcontext()
