@@ -9,11 +9,10 @@ from common.errors import UserError
 
 
 def require_covers_for_batch(options: config.TrainingOptions, covers: int) -> None:
-    """UserError if a batch of a new run would be larger than all its covers together."""
-    if options.batch_size > covers:
-        raise UserError(
-            f"--batch_size {options.batch_size}: there are {covers} covers to train on; give {covers} at most"
-        )
+    """UserError if a batch that was asked for would be larger than all covers of a new run together."""
+    size = options.batch_size
+    if size > covers and size != config.TrainingOptions.batch_size:
+        raise UserError(f"--batch_size {size}: there are {covers} covers to train on; give {covers} at most")
 
 
 def option_notes(options: config.TrainingOptions, total: int, covers: int, held_out: int) -> list[str]:

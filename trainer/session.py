@@ -32,6 +32,7 @@ from common.environment import describe_environment
 from common.errors import UserError
 from common.machine import device_facts
 from common.processes import make_accelerator
+from common.terminal import printable
 from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
@@ -269,4 +270,4 @@ def start(prepared: Prepared) -> Session:
 
 def say(line: str) -> None:
     """Print a line that leaves the progress bar whole."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)

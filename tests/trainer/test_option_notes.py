@@ -36,5 +36,6 @@ def test_what_has_less_effect_is_said(options, notes):
 
 def test_a_batch_is_no_larger_than_all_covers():
     require_covers_for_batch(TrainingOptions(batch_size=12), 12)
+    require_covers_for_batch(TrainingOptions(), 3)  # the default
     with pytest.raises(UserError, match="--batch_size 13: there are 12 covers to train on; give 12 at most"):
         require_covers_for_batch(TrainingOptions(batch_size=13), 12)
