@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import pathlib
 import shlex
 from collections.abc import Collection, Mapping
@@ -120,13 +121,16 @@ def require_same_options(path: pathlib.Path, options: Mapping[str, Any]) -> None
 def command(cls: type[DataclassInstance], values: Mapping[str, Any], always: Collection[str] = ()) -> str:
     """The command line that runs the script of `cls` with the options {name: value}.
 
-    It has those that are not the default or are named in `always`, but none that is never saved.
+    It has those that are not the default or are named in `always`, but none that is never saved. Folders in the user's
+    home begin with ~, which is read as that: such commands stand in reports, which others read.
     """
+    home = os.path.join(os.path.expanduser("~"), "")
     words = ["python", "-m", SCRIPTS[cls]]
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
         if field.metadata["saved"] and (value != field.default or field.name in always):
-            words += [f"--{field.name}", str(value)]
+            in_home = field.metadata["path"] and str(value).startswith(home)
+            words += [f"--{field.name}", f"~/{str(value)[len(home) :]}" if in_home else str(value)]
     return shlex.join(words)
 
 

@@ -43,3 +43,10 @@ def test_a_model_that_was_moved_may_be_given(path, tmp_path):
     given = {"pretrained_model": "models/ok"}
     saved_options.refuse_changes(TrainingOptions, path, given)
     assert saved_options.inherit(TrainingOptions, path, given).pretrained_model == "models/ok"
+
+
+def test_commands_do_not_tell_whose_home_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = TrainingOptions(data_root=f"{tmp_path}/books", cache_dir="/data/cache", run_name=None)
+    words = saved_options.command(TrainingOptions, vars(options))
+    assert words == "python -m training --data_root '~/books' --cache_dir /data/cache"

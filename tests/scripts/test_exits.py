@@ -264,3 +264,16 @@ def test_an_upload_that_hangs(tmp_path):
         process.kill()
     assert process.returncode == 2 and errors == "error: training failed\n", errors
     assert "trackio lacks v1, the last curves of run one; publish with: python -m runs " in said
+
+
+def test_an_output_that_is_closed_while_training(words, run):
+    """As when `| tee` dies: it is no success, and the line says how to go on."""
+    with script("training", *words, "--num_workers", "0", "--validate_every", "20") as process:
+        wait_for_update(run, 5, process)
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(SECONDS) == 2
+    line = errors.splitlines()[-1]
+    assert "Traceback" not in errors and line.startswith(
+        "error: nobody reads any more what training prints; go on with"
+    )
