@@ -55,6 +55,8 @@ def full_memory(problem: BaseException) -> str | None:
         return "CPU"
     if isinstance(problem, (OSError, UserError)) or not isinstance(problem, Exception):
         return None
+    if type(problem).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return "GPU"
     if CPU_MEMORY_FULL.search(str(problem)):
         return "CPU"
     is_library = isinstance(problem, RuntimeError) or type(problem).__module__.startswith(("torch", "safetensors"))

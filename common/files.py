@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -30,8 +31,8 @@ def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> I
     """Context manager: yields a temporary path for a new file or folder, which is renamed to `path` at the end.
 
     The parent folder is created if needed. If the block raises, the temporary path is removed and `path` stays as it
-    was; an error of writing becomes a UserError with the reason, and with the hint where the disk is full. A folder
-    that exists at `path`, such as one that a killed save has left, is replaced.
+    was; an error of writing becomes a UserError with the reason and the hint (see write_error). A folder that exists at
+    `path`, such as one that a killed save has left, is replaced.
     """
     path = pathlib.Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -84,21 +85,13 @@ def is_write_error(problem: BaseException) -> bool:
 
 
 def write_error(path: str | os.PathLike[str], problem: BaseException, hint: str = FREE_SPACE_HINT) -> UserError:
-    """The UserError for a file or folder that can't be written. hint: what to do if the disk is full; what to do about
-    another error follows from it."""
+    """The UserError for a file or folder that can't be written. hint: what to do; only a full disk, or a quota that is
+    used up, gets its advice to free some space."""
     code = getattr(problem, "errno", None)
     reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:200]
-    if code in NO_SPACE or (code is None and any(text in reason for text in NO_SPACE_TEXTS)):
-        remedy = hint
-    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = "choose a folder that this user may write to"
-    elif code == errno.ENAMETOOLONG:
-        remedy = "choose a shorter name"
-    elif code in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        remedy = "something else has that name: choose another folder, or move it away"
-    else:
-        remedy = "check that disk, or choose another folder"
-    return UserError(f"can't write {path}: {reason}; {remedy}")
+    if code not in NO_SPACE and not (code is None and any(text in reason for text in NO_SPACE_TEXTS)):
+        hint = re.sub(r"free some space( there| \([^)]*\))?(,? or |, )(then )?", "", hint)
+    return UserError(f"can't write {path}: {reason}; {hint}")
 
 
 def remove(path: pathlib.Path) -> None:

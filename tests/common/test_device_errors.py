@@ -9,6 +9,7 @@ from common.device_errors import CPU_ADVICE, explain, full_memory
 from common.errors import UserError
 
 GPU_FULL = [
+    torch.OutOfMemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 11.6 GiB"),
     torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),

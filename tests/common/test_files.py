@@ -95,23 +95,24 @@ def test_a_disk_that_fails_is_told(tmp_path, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match=r"a\.txt: Input/output error; check that disk, or choose another folder$"):
+    with pytest.raises(UserError, match=r"a\.txt: Input/output error; choose another folder$"):
         write_text(tmp_path / "a.txt", "text")
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ESTALE])
 @pytest.mark.parametrize(
-    ("code", "remedy"),
+    ("hint", "without_space"),
     [
-        (errno.ENOSPC, "free some space"),
-        (errno.EDQUOT, "free some space"),
-        (errno.EACCES, "choose a folder that this user may write to"),
-        (errno.EROFS, "choose a folder that this user may write to"),
-        (errno.ESTALE, "check that disk, or choose another folder"),
+        ("free some space there or choose another folder", "choose another folder"),
+        ("free some space or choose another --save_dir", "choose another --save_dir"),
+        ("free some space there, choose another folder, or leave it out", "choose another folder, or leave it out"),
+        ("it is intact; free some space (old runs), then go on with --run_id", "it is intact; go on with --run_id"),
     ],
 )
-def test_free_space_is_asked_for_where_none_is_left_alone(code, remedy):
-    error = str(write_error("a", OSError(code, os.strerror(code)), "free some space"))
-    assert error == f"can't write a: {os.strerror(code)}; {remedy}"
+def test_free_space_is_asked_for_where_none_is_left_alone(code, hint, without_space):
+    error = str(write_error("a", OSError(code, os.strerror(code)), hint))
+    expected = hint if code in (errno.ENOSPC, errno.EDQUOT) else without_space
+    assert error == f"can't write a: {os.strerror(code)}; {expected}"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
