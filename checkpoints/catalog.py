@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import config
 from checkpoints.records import SavedVersion, VersionIndex
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
@@ -89,7 +90,8 @@ def resolve_version(
         return "v0", pretrained_model, None
     run = find_run(output_dir, run_id)
     if version == "v0":
-        return "v0", read_json(run.config).get("pretrained_model", pretrained_model), run
+        saved = config.find_paths(config.TrainingOptions, read_json(run.config), run.config)
+        return "v0", saved.get("pretrained_model", pretrained_model), run
     name, found = find_version(run, version)
     if found is None:
         index = read_version_index(run)

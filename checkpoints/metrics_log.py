@@ -11,8 +11,7 @@ import pathlib
 from collections.abc import Iterator
 
 from checkpoints.run_folder import FREE_SPACE_HINT
-from common.errors import UserError
-from common.files import write_text
+from common.files import write_error, write_text
 
 
 class MetricsLog:
@@ -35,7 +34,7 @@ class MetricsLog:
                 self.file.write(json.dumps({"step": step, **values}) + "\n")
                 self.file.flush()
             except OSError as problem:
-                raise UserError(f"can't write {self.file.name}: {problem.strerror}; {FREE_SPACE_HINT}") from None
+                raise write_error(self.file.name, problem, FREE_SPACE_HINT) from None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:

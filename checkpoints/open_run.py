@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import secrets
-
-import filelock
+from contextlib import AbstractContextManager
+from typing import Any
 
 import config
 from checkpoints import catalog
@@ -22,7 +22,7 @@ from diffusion.weights import weights_nbytes
 
 def open_run(
     run: RunFolder | None, options: config.TrainingOptions, state: TrainingState, parts: Parts, trainable: Trainable
-) -> tuple[RunFolder, filelock.AcquireReturnProxy]:
+) -> tuple[RunFolder, AbstractContextManager[Any]]:
     """(the run's folder, its lock): made if `run` is None, with everything in it as `state` says.
 
     UserError if the folder can't be made, or if the disk has no space for the first version.

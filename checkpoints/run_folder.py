@@ -18,12 +18,15 @@ runs/<run_id>/config.json        the options
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from common.errors import UserError
+from common.locks import file_lock
 
 POSITION = "position.json"  # in a state folder: the TrainingState
 FREE_SPACE_HINT = (
@@ -123,13 +126,13 @@ class RunFolder(os.PathLike):
         """The lock file of a download into this folder: several processes may start at once."""
         return self.path / ".fetch.lock"
 
-    def lock(self) -> filelock.AcquireReturnProxy:
+    def lock(self) -> AbstractContextManager[Any]:
         """The run's lock, held: a context manager that lets go. UserError if another process holds it.
 
         It keeps a second process from training the same run; the operating system drops it with the process.
         """
         try:
-            return filelock.FileLock(self.path / ".lock").acquire(timeout=0)
+            return file_lock(self.path / ".lock", timeout=0)
         except filelock.Timeout:
             raise UserError(f"another process is training run {self.name}: wait for it or stop it") from None
         except OSError as problem:

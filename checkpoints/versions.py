@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from checkpoints.records import TrainingState, VersionIndex
 from checkpoints.run_folder import FREE_SPACE_HINT, RunFolder
-from common.files import atomic_write, link_or_copy, remove
+from common.files import atomic_write, link_or_copy_tree, remove
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
@@ -42,14 +40,13 @@ def restore_frozen(run: RunFolder, version: str, trained: list[str]) -> None:
     """Take the frozen parts from a version, where the run came from another machine. trained: names of the others."""
     if not run.frozen.exists():
         with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
-            ignore = shutil.ignore_patterns(*trained)
-            shutil.copytree(run.version(version), folder, ignore=ignore, copy_function=link_or_copy)
+            link_or_copy_tree(run.version(version), folder, without=trained)
 
 
 def save_version(run: RunFolder, name: str, trainable: Trainable, dtype: str) -> None:
     """Write versions/<name>: the trained parts as they are now, beside hard links to the frozen ones."""
     with atomic_write(run.version(name), FREE_SPACE_HINT) as folder:
-        shutil.copytree(run.frozen, folder, dirs_exist_ok=True, copy_function=link_or_copy)
+        link_or_copy_tree(run.frozen, folder)
         for part, network in trainable:
             save_network(network, folder / part, DTYPES[dtype])
 

@@ -6,17 +6,24 @@ Data is written to a hidden temporary name in the same folder (.NAME.PID.tmp), f
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from common.errors import UserError
 
 GIB = 2**30
 FREE_SPACE_HINT = "free some space there or choose another folder"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# What a call raises that the file system does not have, such as fsync, flock or link on some network mounts
+UNSUPPORTED = (errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
+# Errors of torch and safetensors, which have no errno, when they can't write; most often the disk is full
+NO_SPACE_TEXTS = ("No space left", "quota exceeded", "PytorchStreamWriter", "inline_container")
 
 
 @contextlib.contextmanager
@@ -24,8 +31,8 @@ def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> I
     """Context manager: yields a temporary path for a new file or folder, which is renamed to `path` at the end.
 
     The parent folder is created if needed. If the block raises, the temporary path is removed and `path` stays as it
-    was; an error of writing (no space, no permission) becomes a UserError with the reason and the hint. A folder that
-    exists at `path`, such as one that a killed save has left, is replaced.
+    was; an error of writing becomes a UserError with the reason and the hint (see write_error). A folder that exists at
+    `path`, such as one that a killed save has left, is replaced.
     """
     path = pathlib.Path(path).expanduser()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -39,27 +46,52 @@ def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> I
     except BaseException as problem:
         remove(temporary)
         if is_write_error(problem):
-            reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:200]
-            raise UserError(f"can't write {path}: {reason}; {hint}") from None
+            raise write_error(path, problem, hint) from None
         raise
 
 
 def flush_to_disk(path: pathlib.Path) -> None:
-    """Flush a file, or each file in a folder, to disk (fsync), and set its permissions to what the umask allows."""
-    umask = os.umask(0)
-    os.umask(umask)
+    """Flush a file, or each file in a folder, to disk (fsync), and set its permissions to what the umask allows.
+
+    A file system that has no fsync or no permissions is used without them.
+    """
+    mode = 0o666 & ~current_umask()
     for file in [path] if path.is_file() else (p for p in path.rglob("*") if p.is_file()):
         if file.stat().st_nlink == 1:  # one with several hard links is on the disk already
-            file.chmod(0o666 & ~umask)
+            with contextlib.suppress(OSError):
+                file.chmod(mode)
             with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+                try:
+                    os.fsync(opened.fileno())
+                except OSError as problem:
+                    if problem.errno not in UNSUPPORTED:
+                        raise
+
+
+def current_umask() -> int:
+    """The process's umask. Linux tells; elsewhere it must be set to be read, while other threads may make files."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def is_write_error(problem: BaseException) -> bool:
-    """Whether an error comes from writing. torch and safetensors raise exceptions of their own when a disk is full."""
-    return isinstance(problem, OSError) or any(
-        text in str(problem) for text in ("No space left", "PytorchStreamWriter", "inline_container", "os error")
-    )
+    """Whether an error comes from writing. torch and safetensors raise exceptions of their own."""
+    return isinstance(problem, OSError) or any(text in str(problem) for text in (*NO_SPACE_TEXTS, "os error"))
+
+
+def write_error(path: str | os.PathLike[str], problem: BaseException, hint: str = FREE_SPACE_HINT) -> UserError:
+    """The UserError for a file or folder that can't be written. hint: what to do; only a full disk, or a quota that is
+    used up, gets its advice to free some space."""
+    code = getattr(problem, "errno", None)
+    reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:200]
+    if code not in NO_SPACE and not (code is None and any(text in reason for text in NO_SPACE_TEXTS)):
+        hint = re.sub(r"free some space( there| \([^)]*\))?(,? or |, )(then )?", "", hint)
+    return UserError(f"can't write {path}: {reason}; {hint}")
 
 
 def remove(path: pathlib.Path) -> None:
@@ -111,8 +143,22 @@ def require_free_space(
 
 
 def link_or_copy(source: str | pathlib.Path, destination: str | pathlib.Path) -> None:
-    """Make a hard link, or a copy if the file system has no hard links."""
+    """Make a hard link, or a copy of the content if the file system has no hard links."""
     try:
         os.link(source, destination)
     except OSError:
-        shutil.copy2(source, destination)
+        shutil.copyfile(source, destination)
+
+
+def link_or_copy_tree(
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], without: Collection[str] = ()
+) -> None:
+    """Make a folder with links to, or copies of, all files of another one. without: names that are left out.
+
+    shutil.copytree also copies permissions, and fails on file systems that have none.
+    """
+    pathlib.Path(destination).mkdir(parents=True, exist_ok=True)
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        if entry.name not in without:
+            copy = link_or_copy_tree if entry.is_dir() else link_or_copy
+            copy(pathlib.Path(entry.path), pathlib.Path(destination) / entry.name)

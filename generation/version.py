@@ -44,8 +44,14 @@ def choose_version(
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
     if run:
-        started_from = read_json(run.config).get("pretrained_model")
-        if given.get("pretrained_model", started_from) == started_from:
+        saved = config.find_paths(config.InferenceOptions, read_json(run.config), run.config)
+        started_from = saved.get("pretrained_model")
+        (field,) = (f for f in dataclasses.fields(options) if f.name == "pretrained_model")
+        asked = config.absolute_path(field, given.get("pretrained_model", started_from))
+        moved = bool(options.run_id) and asked != started_from and config.is_gone(field, started_from)
+        if moved and name == "v0":
+            source = options.pretrained_model  # the same model in another place
+        if moved or asked == started_from:
             names = config.option_names(config.InferenceOptions, "inherited", True)
             options = saved_options.inherit(config.InferenceOptions, run.config, given, names)
         elif name == "v0" and not options.run_id:

@@ -13,7 +13,6 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 
-import filelock
 from tqdm import tqdm
 
 import config
@@ -22,8 +21,9 @@ from checkpoints.records import SavedVersion, TrainingState, VersionIndex
 from checkpoints.run_folder import FREE_SPACE_HINT, POSITION, RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
-from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
+from common.files import atomic_write, link_or_copy_tree, read_json, remove, require_free_space, write_json
 from common.hashing import file_sha256
+from common.locks import file_lock
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
@@ -53,10 +53,10 @@ def pack(run: RunFolder, name: str, folder: pathlib.Path) -> list[str]:
         # with the options of the run, a machine that downloads only this version can draw with it
         about = {"version": name, **version_index.versions[name].to_json(), "options": read_json(run.config)}
         aliases = [name, *version_index.aliases_of(name)]
-    shutil.copytree(source, folder, copy_function=link_or_copy)
+    link_or_copy_tree(source, folder)
     if name == STATE:
         for extra in (run.config, run.metrics):
-            shutil.copy2(extra, folder)
+            shutil.copyfile(extra, folder / extra.name)
     # trackers store an artifact whose files are all known under the name that it had first: `sent` makes each differ
     kind, sent = (STATE if name == STATE else "version"), datetime.datetime.now(datetime.UTC).isoformat()
     write_json(folder / ABOUT, {"run_id": run.name, "kind": kind, "sent": sent, **about})
@@ -124,7 +124,7 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
 def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
     """Download a training state and the version that it continues from, unless another process has just done so."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run.fetch_lock):  # several processes may start at once
+    with file_lock(run.fetch_lock):  # several processes may start at once
         if info.step in run.saved_steps():
             return
         found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
@@ -231,7 +231,7 @@ def download_beside_run(tracker: ArtifactTracker, run: RunFolder, version: str) 
         return None
     artifact, info = found
     home.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home.fetch_lock):  # several processes may draw at once
+    with file_lock(home.fetch_lock):  # several processes may draw at once
         download_version(tracker, home, artifact, info)
         index = catalog.read_version_index(home)
         saved = SavedVersion(info.step, info.validation_loss)

@@ -17,6 +17,7 @@ from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
+from common.terminal import printable
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ALIAS, ArtifactInfo
@@ -58,13 +59,13 @@ def print_listing(options: config.RunsOptions) -> int:
     if problems and not runs:
         raise problems[0]
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(printable(f"warning: {problem}"), file=sys.stderr)
     try:
         tracker = trackers.connect(options, options.run_id or "listing")
         for artifact in tracker.list_artifacts(trackers.VERSIONS):
             add_published(runs, artifact, tracker.name)
     except UserError as problem:
-        print(f"warning: {problem}; this lists what is on disk alone", file=sys.stderr)
+        print(printable(f"warning: {problem}; this lists what is on disk alone"), file=sys.stderr)
     chosen = [name for name in runs if options.run_id in (None, name)]
     if not chosen:
         what = f"run {options.run_id}" if options.run_id else "run"
@@ -73,12 +74,13 @@ def print_listing(options: config.RunsOptions) -> int:
     for name in chosen:
         folder = catalog.run_folder(options.output_dir, name)
         on_disk = folder.config.exists()
-        print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
-        print(scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))]))
+        print(printable(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})"))
+        table = scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))])
+        print(printable(table))
         if options.run_id:
             print_scores(runs[name])
             for line in environment_lines(folder) if on_disk else ():
-                print(f"trained {line}")
+                print(printable(f"trained {line}"))
     return 0
 
 

@@ -31,6 +31,8 @@ from common.device import DeviceFacts, describe_device, why_cpu
 from common.environment import describe_environment
 from common.errors import UserError
 from common.machine import device_facts
+from common.processes import make_accelerator
+from common.terminal import printable
 from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
@@ -45,6 +47,7 @@ from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective
+from trainer.option_notes import option_notes, require_covers_for_batch
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
@@ -100,7 +103,7 @@ class Session:
 def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     """Load data and model, find where the run stands, make its folder if `run` is None. UserError for what is wrong."""
     precision = resolve_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
-    accelerator = accelerate.Accelerator(mixed_precision=precision)
+    accelerator = make_accelerator(precision)
     optimizers.require_possible(options, precision, accelerator.num_processes)
 
     # Data
@@ -108,6 +111,8 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         data = open_data(options)
     train_books = data.books("train")[: options.num_examples]
     val_books = data.books("test")[: options.validation_rows]
+    if run is None:
+        require_covers_for_batch(options, len(train_books))
     train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
@@ -141,6 +146,8 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     state = dataclasses.replace(state, total=total)
+    for note in option_notes(options, total, len(train_books), len(val_books)):
+        accelerator.print(note)
 
     # The run's folder, with the frozen parts, before any is cast to half precision
     lock: AbstractContextManager[Any] = nullcontext()
@@ -266,4 +273,4 @@ def start(prepared: Prepared) -> Session:
 
 def say(line: str) -> None:
     """Print a line that leaves the progress bar whole."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)

@@ -163,7 +163,8 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
 @pytest.mark.slow
 @pytest.mark.script
 def test_two_processes_equal_one(arguments, runs, small_data):
-    """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
+    """Real distributed training by torchrun, on CPUs, of which Accelerate is not told: the same covers in an update,
+    the same losses and validation losses.
 
     20 covers, 6 an update: the fourth update has 2, and the second process none.
     """
@@ -171,7 +172,7 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     assert training.main(arguments(*common, "--batch_size", 3, "--grad_acc_steps", 2, name="one")) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
     )

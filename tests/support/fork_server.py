@@ -115,6 +115,7 @@ def begin(request, streams):
     os.environ.clear()
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
     tempfile.tempdir = None  # TMPDIR may be another
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()  # as its import does; random, of the standard library, sees to it itself
