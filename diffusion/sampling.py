@@ -6,6 +6,7 @@ was drawn in, of its index there, or of what was drawn before.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,8 +57,11 @@ def draw_images(
     prompts: Sequence[str],
     rows: Sequence[int],
     options: config.TrainingOptions | config.InferenceOptions | config.ReportOptions,
+    version: str = "the model",
 ) -> torch.Tensor:
     """Generate one image for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each starts from.
+
+    version: what draws, for messages. NotFinite (a UserError) if an image has values that are NaN or infinite.
 
     All of our samplers are deterministic, so the latents are the only random numbers. Matrix products round differently
     with the batch size, so on a CPU, where batches gain little, each image is computed by itself: the same bytes
@@ -81,5 +85,23 @@ def draw_images(
             output_type="latent",
             return_dict=False,
         )[0]
-        images.append(encoding.decode_latents(parts.vae, latents, options.vae_tiling))
+        try:
+            images.append(encoding.decode_latents(parts.vae, latents, options.vae_tiling))
+        except encoding.NotFinite as problem:
+            i = first + problem.index
+            prompt = textwrap.shorten(prompts[i], 100, placeholder=" ...")
+            raise encoding.NotFinite(
+                f"{version}, row {rows[i]}, prompt {prompt!r}: {problem}, so there is no picture: "
+                f"{not_finite_remedy(parts)}",
+                i,
+            ) from None
     return torch.cat(images)
+
+
+def not_finite_remedy(parts: Parts) -> str:
+    """What to do if these networks draw a picture with values that are not finite."""
+    dtype = parts.vae.dtype  # the autoencoder is never trained, so its precision is that of drawing
+    if dtype == torch.float32:
+        return "these weights are damaged, or their training diverged: take another version"
+    cause = "fp16 overflows easily" if dtype == torch.float16 else "half precision may be the cause"
+    return f"{cause}, try --mixed_precision no; if that changes nothing, the weights are damaged: take another version"

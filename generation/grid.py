@@ -64,7 +64,7 @@ def draw_prompt(options: config.InferenceOptions, version: Version, folder: path
     if tokens > limit:
         print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
     name = f"{version.name}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
-    image = draw_images(parts, [options.prompt], [0], options)[0]
+    image = draw_images(parts, [options.prompt], [0], options, version.name)[0]
     save_png(folder / f"{name}.png", image)
     settings = DrawingSettings.from_options(options, version, weights)
     write_json(folder / f"{name}.json", {**settings.to_json(), "prompt": options.prompt})
@@ -85,7 +85,7 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(draw_images(parts, texts, rows, options))
+            images.append(draw_images(parts, texts, rows, options, version.name))
             bar.update(len(rows))
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     name = f"{version.name}_grid"

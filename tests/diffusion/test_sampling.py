@@ -51,6 +51,56 @@ def test_ddim_equals_the_update_written_out(tiny):
     assert (found.int() - wanted.int()).abs().max() <= 1
 
 
+def broken(network, name, value):
+    """tiny with one value of one weight replaced."""
+    parts = pipeline.build_tiny().freeze()
+    getattr(parts, network).state_dict()[name].view(-1)[0] = value
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "value", "what"),
+    [
+        ("unet", "conv_in.weight", float("nan"), "the latents"),
+        ("unet", "conv_out.bias", float("inf"), "the latents"),
+        ("text_encoder", "final_layer_norm.weight", float("nan"), "the latents"),
+        ("vae", "decoder.conv_out.bias", float("nan"), "the decoded picture"),
+        ("vae", "decoder.conv_out.bias", float("-inf"), "the decoded picture"),
+    ],
+)
+def test_a_picture_that_is_not_finite_is_none(network, name, value, what):
+    """Cast to bytes it would be black, or white where nothing but an infinity shows it."""
+    parts = broken(network, name, value)
+    message = f"^v7, row 8, prompt 'book 8': not finite .* in {what}, so .*these weights are damaged"
+    with pytest.raises(encoding.NotFinite, match=message) as caught:
+        sampling.draw_images(
+            parts, ["book 8", "book 3"], [8, 3], config.InferenceOptions(resolution="32", steps=2), "v7"
+        )
+    assert "--mixed_precision" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_of_a_batch_the_picture_that_is_not_finite_is_named(tiny):
+    latents = normal(0, randomness.DRAWING, [1, 2, 3], (4, 4, 4))
+    latents[1, 3, 2, 1] = float("nan")
+    with pytest.raises(encoding.NotFinite, match="in the latents") as caught:
+        encoding.decode_latents(tiny.vae, latents)
+    assert caught.value.index == 1
+    with pytest.raises(encoding.NotFinite, match="in the decoded picture") as caught:
+        encoding.to_pixels(torch.zeros(3, 3, 8, 8).index_fill(0, torch.tensor([2]), float("inf")))
+    assert caught.value.index == 2
+    assert encoding.to_pixels(torch.tensor([-9.0, -1, 0, 1, 9]).reshape(1, 5, 1, 1)).flatten().tolist() == [
+        *(0, 0, 128, 255, 255)
+    ]
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_is_told_from_a_damaged_one():
+    parts = broken("vae", "decoder.conv_out.bias", 7e4)  # fp16 ends at 65504
+    assert draw(parts, [1]).float().mean() > 80  # red is white
+    parts.vae.half()
+    with pytest.raises(encoding.NotFinite, match=r"decoded picture.*fp16 overflows easily, try --mixed_precision no; "):
+        draw(parts, [1])
+
+
 def test_tiling_draws_the_same_cover_in_tiles(tiny):
     """tiny's autoencoder was made for 64 pixels: 96 take two overlapping tiles, whose pixels differ a little where they
     meet, and a training that encodes with it afterwards is not touched."""

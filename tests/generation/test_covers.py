@@ -100,6 +100,29 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     assert len(set(pictures.values())) == 3
 
 
+def test_covers_that_are_not_finite_are_never_written(tmp_path, small_data):
+    import accelerate
+
+    from data.book import Book
+    from diffusion import pipeline
+    from diffusion.encoding import NotFinite
+    from generation.grid import draw_grid, draw_prompt
+
+    parts = pipeline.build_tiny()
+    parts.unet.conv_in.weight.data[0, 0, 0, 0] = float("nan")
+    parts.pipeline().save_pretrained(tmp_path / "model")
+    options, _ = parsed("--resolution", "32x48", "--steps", 2, "--prompt", "a book", "--data_root", small_data)
+    version, covers = Version("v3", str(tmp_path / "model"), None), tmp_path / "covers" / "v3"
+    books = [Book(row, f"Book {row}", ["Ann Oak"], ["Fantasy"], "", "", "", 32, 48, "test") for row in (5, 2)]
+    with pytest.raises(NotFinite, match=r"^v3, row 5, prompt 'A fantasy book cover with author Ann Oak, title Book 5'"):
+        draw_covers(options, version, covers, books, accelerate.Accelerator(cpu=True).state)
+    with pytest.raises(NotFinite, match=r"^v3, row 0, prompt 'a book': not finite"):
+        draw_prompt(options, version, covers, "cpu")
+    with pytest.raises(NotFinite, match=r"^v3, row .*: not finite"):
+        draw_grid(options, version, covers, "cpu")
+    assert [path.name for path in covers.iterdir()] == [SETTINGS]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line():
     from pathlib import Path
 
