@@ -6,7 +6,9 @@ A model is always the five parts that StableDiffusionPipeline holds. A saved ver
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
@@ -126,6 +128,17 @@ def load_error_message(source: str, problem: Exception) -> str:
         f"on a machine with internet run `hf download {source} --local-dir DIR`, bring DIR here and give "
         "--pretrained_model DIR; or try things out with --pretrained_model mini --resolution 128x192"
     )
+
+
+def load_schedule(source: str) -> Mapping[str, Any] | None:
+    """The configuration of a model's scheduler alone. None if it can't be read: loading the model says why."""
+    if source in BUILT_BY_CODE:
+        return tiny.build_scheduler().config
+
+    location = local_folder(source) or source
+    with contextlib.suppress(Exception):  # whatever the libraries raise
+        return diffusers.DDPMScheduler.load_config(location, subfolder="scheduler")
+    return None
 
 
 def quiet_libraries() -> None:

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 from PIL import Image
 
 import config
 from common import randomness
+from common.errors import UserError
 from common.png import save_png
 from diffusion import encoding, pipeline, sampling
+from diffusion import tiny as tiny_model
 from diffusion.noise import normal
 from generation import grid
 
@@ -130,6 +132,114 @@ def test_a_sampler_takes_only_the_noise_schedule_from_the_model(tiny):
         first.set_timesteps(10), second.set_timesteps(10)
         assert first.config == second.config and torch.equal(first.timesteps, second.timesteps)
         assert torch.equal(first.alphas_cumprod, tiny.noise_scheduler.alphas_cumprod)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers of steps
+
+
+def schedule(**changes):
+    as_built = tiny_model.build_scheduler().config
+    return {key: value for key, value in as_built.items() if key != "_use_default_values"} | changes
+
+
+def is_sound(sampler, steps, name):
+    """Whether the timesteps of diffusers' scheduler fall strictly, inside the schedule, from its noisy end, and its
+    noise levels, where it has them, too."""
+    sampler.set_timesteps(steps)
+    timesteps = sampler.timesteps.double()
+    if name == "pndm" and steps > 1:
+        assert len(timesteps) == steps + 1 and timesteps[1] == timesteps[2 if steps > 2 else 1]
+        timesteps = torch.cat([timesteps[:1], timesteps[2:]])  # its second step is made twice
+    number = sampler.config.num_train_timesteps
+    stride = timesteps[0] - timesteps[1] if steps > 1 else 0
+    sound = (timesteps.diff() < 0).all() and timesteps[-1] >= 0 and timesteps[0] < number
+    if hasattr(sampler, "sigmas"):
+        sound &= sampler.sigmas.isfinite().all() and (sampler.sigmas.diff() < 0).all()
+    return bool(sound and timesteps[0] + stride > 0.9 * number)
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_every_number_of_steps_is_sound_or_refused(name):
+    """All of 1 to 1000, by the timesteps that diffusers makes."""
+    sampler = sampling.make_sampler(schedule(), name)
+    can_take = sampling.SAMPLERS[name].can_take
+    assert [n for n in range(1, 1001) if is_sound(sampler, n, name) != can_take(n, 1000)] == []
+    assert not any(can_take(n, 1000) for n in (-1, 0, *range(1001, 1100)))
+    assert all(can_take(n, 1000) for n in (2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 40, 50, 75, 100, 200, 250, 500, 999))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "nearest"),
+    [
+        *(("dpm++", 1000, 999), ("dpm++", 5000, 999), ("euler", 1, 2), ("euler", 1001, 1000)),
+        *(("ddim", 1, 2), ("ddim", 501, 500), ("ddim", 750, 900), ("ddim", 899, 900), ("ddim", 1000, 999)),
+        *(("pndm", 1, 2), ("pndm", 600, 500), ("pndm", 1000, 999)),
+    ],
+)
+def test_a_number_of_steps_that_is_refused_names_one_that_works(name, steps, nearest):
+    with pytest.raises(UserError, match=f"can't draw in {steps} steps; .* N = 1000 .*: give --steps {nearest}, or"):
+        sampling.require_drawable(schedule(), name, steps)
+    sampling.require_drawable(schedule(), name, nearest)
+
+
+def test_the_number_of_training_timesteps_is_the_models(tiny):
+    sampling.require_drawable(schedule(num_train_timesteps=2000), "dpm++", 1000)
+    with pytest.raises(UserError, match=r"N = 50 .*: give --steps 49"):
+        sampling.require_drawable(schedule(num_train_timesteps=50), "ddim", 100)
+    with pytest.raises(UserError, match="can't draw in 1000 steps"):  # whoever asks
+        draw(tiny, [1], steps=1000)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Zero terminal SNR
+
+ZERO_SNR = dict(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+
+
+@pytest.mark.parametrize("name", ["dpm++", "euler", "ddim"])
+def test_a_model_of_zero_terminal_snr_is_drawn_on_the_schedule_that_it_was_trained_on(name):
+    """With the exact v of a known picture, in training's terms, every sampler must end at that picture."""
+    training = DDPMScheduler.from_config(schedule(**ZERO_SNR))
+    assert training.alphas_cumprod[-1] == 0
+    sampler = sampling.make_sampler(schedule(**ZERO_SNR), name)
+    assert (sampler.alphas_cumprod - training.alphas_cumprod).abs().max() < 1e-7  # theirs ends at 2**-24
+    picture = torch.linspace(-1, 1, 12).reshape(1, 3, 2, 2)
+    sampler.set_timesteps(20)
+    assert sampler.timesteps[0] == 999
+    x = sampler.init_noise_sigma * normal(0, randomness.DRAWING, [1], (3, 2, 2))
+    for t in sampler.timesteps:
+        scaled = sampler.scale_model_input(x, t)
+        alpha = torch.tensor(np.interp(float(t), np.arange(1000), training.alphas_cumprod.double()))
+        noise = (scaled - alpha.sqrt() * picture) / (1 - alpha).sqrt()
+        velocity = (alpha.sqrt() * noise - (1 - alpha).sqrt() * picture).float()
+        x = sampler.step(velocity, t, x, return_dict=False)[0]
+    assert (x - picture).abs().max() < 0.1  # ddim ends at the noise of timestep 0, of standard deviation 0.03
+
+    wrong = sampling.make_sampler(schedule(prediction_type="v_prediction"), name)
+    assert (wrong.alphas_cumprod - training.alphas_cumprod).abs().max() > 0.004
+    for steps in (2, 5, 25, 30, 111, 500, 999):
+        assert is_sound(sampler, steps, name) and sampling.SAMPLERS[name].can_take(steps, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("pndm", {}, "--scheduler pndm can't draw with this model, whose schedule ends at zero signal"),
+        ("dpm++", {"prediction_type": "epsilon"}, r"this model can't be drawn: .* and prediction_type epsilon"),
+    ],
+)
+def test_what_can_not_be_drawn_from_noise_alone_is_refused(name, changes, message):
+    with pytest.raises(UserError, match=message + ".*; or wait$"):
+        sampling.require_drawable(schedule(**{**ZERO_SNR, **changes}), name, 25, "; or wait")
+
+
+@pytest.mark.parametrize("name", ["dpm++", "euler", "ddim"])
+def test_pictures_of_zero_terminal_snr_are_finite(name):
+    parts = pipeline.build_tiny().freeze()
+    parts.scheduler = PNDMScheduler.from_config(schedule(**ZERO_SNR))  # a class that does not know the setting
+    assert parts.scheduler.config.rescale_betas_zero_snr
+    assert draw(parts, [1], name, steps=4).float().std() > 1
 
 
 def test_png_comes_back_as_it_was(tmp_path):

@@ -39,3 +39,11 @@ def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
 def test_what_it_tries_itself_can_not_be_given(words, tmp_path):
     with pytest.raises(UserError, match="are what this varies"):
         sampling_curve.main(["--out", str(tmp_path), *words])
+
+
+def test_a_number_of_steps_that_a_scheduler_can_not_take_is_found_before_any_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling_curve, "run_script", None)  # would raise a TypeError
+    words = ["--out", str(tmp_path / "out"), "--numbers", "5", "600", "--version", "v0", "--pretrained_model", "tiny"]
+    with pytest.raises(UserError, match=r"--scheduler ddim can't draw in 600 steps; .* give --steps 500, or another"):
+        sampling_curve.main([*words, "--output_dir", str(tmp_path)])
+    assert not (tmp_path / "out").exists()
