@@ -19,6 +19,7 @@ import dataset
 from common.files import write_json
 from common.png import save_png
 from data import prompts
+from data.book import normalize_whitespace
 from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
@@ -52,8 +53,9 @@ def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -
 
 def shorten_label(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """The label, cut off with "..." if it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
+    if len(text) <= width and font.getlength(text) <= width:
         return text
+    text = text[:width]  # hardly a letter is narrower than a pixel
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
@@ -78,10 +80,14 @@ def draw_prompt(options: config.InferenceOptions, version: Version, folder: path
     """Draws one cover for --prompt and saves it in `folder`, see save_drawing."""
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
-    tokens, limit = prompts.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
+    prompt, limit = options.prompt, parts.tokenizer.model_max_length
+    if len(prompt) > (longest := limit * prompts.LONGEST_TOKEN):  # counting would take seconds, for nothing
+        prompt = normalize_whitespace(prompt)[:longest]
+    tokens = prompts.count_tokens(parts.tokenizer, prompt)
     if tokens > limit:
-        print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
-    image = draw_images(parts, [options.prompt], [0], options, version.name)[0]
+        known = tokens if prompt == options.prompt else f"at least {tokens}"
+        print(f"warning: the prompt has {known} tokens, and only the first {limit} are read", file=sys.stderr)
+    image = draw_images(parts, [prompt], [0], options, version.name)[0]
     words = re.findall("[a-z0-9]+", options.prompt.lower())
     front = "_".join([version.name, "prompt", "-".join(words)[:40].strip("-")]).rstrip("_")
     settings = DrawingSettings.from_options(options, version, weights)

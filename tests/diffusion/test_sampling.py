@@ -1,8 +1,11 @@
+import re
+import time
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
-from PIL import Image
+from PIL import Image, ImageFont
 
 import config
 from common import randomness
@@ -260,3 +263,13 @@ def test_grid_puts_pictures_in_reading_order_below_their_labels():
         assert where.min(0)[0] // (page.shape[0] // 2) == line and where.min(0)[1] // (page.shape[1] // 3) == column
     assert (page[:16] < 128).any()  # letters
     assert page.shape[:2] == (2 * (192 + 16 + 6) + 6, 3 * (128 + 6) + 6)
+
+
+def test_a_huge_label_takes_no_time():
+    """The title of a book, as it is in the data."""
+    began = time.monotonic()
+    page = grid.image_grid(torch.zeros(1, 48, 32, 3, dtype=torch.uint8), columns=1, labels=["W" * 200_000])
+    assert page.size == (140, 220) and time.monotonic() - began < 2
+    font = ImageFont.load_default(11)
+    assert grid.shorten_label("i" * 30, 128, font) == "i" * 30
+    assert re.fullmatch(r"W{5,15}\.\.\.", grid.shorten_label("W" * 300, 128, font))

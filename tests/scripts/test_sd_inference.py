@@ -136,6 +136,12 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(trained, tmp_path, capsys):
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a book " * 90]
     assert sd_inference.main(words) == 0
     assert "the prompt has 182 tokens, and only the first 77 are read" in capsys.readouterr().err
+    words[-1] = "a book " * 30_000
+    assert sd_inference.main(words) == 0
+    printed = capsys.readouterr()
+    assert "the prompt has at least 1410 tokens, and only the first 77 are read" in printed.err
+    first, second = sorted(tmp_path.glob("*.png"))
+    assert np.array_equal(pixels(first), pixels(second))
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])
