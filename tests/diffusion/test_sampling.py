@@ -152,7 +152,7 @@ def is_sound(sampler, steps, name):
     sampler.set_timesteps(steps)
     timesteps = sampler.timesteps.double()
     if name == "pndm" and steps > 1:
-        assert len(timesteps) == steps + 1 and timesteps[1] == timesteps[2 if steps > 2 else 1]
+        assert len(timesteps) == steps + 1 and timesteps[1] == timesteps[2]
         timesteps = torch.cat([timesteps[:1], timesteps[2:]])  # its second step is made twice
     number = sampler.config.num_train_timesteps
     stride = timesteps[0] - timesteps[1] if steps > 1 else 0

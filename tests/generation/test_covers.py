@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import config
+import report
 import sd_inference
 from checkpoints import scores
 from checkpoints.run_folder import RunFolder
@@ -144,6 +145,9 @@ def test_steps_that_the_scheduler_can_not_take_are_refused_before_the_model_is_l
     ):
         with pytest.raises(UserError, match=message):
             sd_inference.main([*map(str, words), "--output_dir", str(runs), "--prompt", "x"])
+    words = ["--run_id", "one", "--version", "v0", "--scheduler", "euler", "--steps", "1", "--output_dir", str(runs)]
+    with pytest.raises(UserError, match="give --steps 2, or"):
+        report.main([*words, "--report_path", str(runs / "report.html")])
 
 
 def test_the_file_of_a_prompt_is_named_by_all_that_made_it(tmp_path, runs):
