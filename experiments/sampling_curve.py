@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     secret = config.option_names(config.InferenceOptions, "secret", True)
     asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name not in secret}
+    # The newest run and its latest version may be others when this goes on
+    asked |= {"run_id": version.run.name if version.run else None, "version": version.name}
     saved_options.require_same_options(options.out / "asked.json", asked)
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()
