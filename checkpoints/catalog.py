@@ -54,7 +54,7 @@ def newest_run(output_dir: str | Path) -> RunFolder | None:
 
 def is_run(run: RunFolder) -> bool:
     """Whether a folder with a config.json is a run, and not something else that has such a file, as models do."""
-    if not (run.version_index.exists() or run.fetched.version_index.exists()):
+    if not any(path.exists() for path in (run.version_index, run.versions, run.states, run.fetched.path)):
         return False
     try:
         return "pretrained_model" in read_json(run.config)

@@ -125,9 +125,9 @@ def test_a_run_that_does_not_say_when_it_started_is_as_old_as_its_file(run, dama
 
 
 def test_the_newest_folder_that_is_no_run_is_passed_over(run):
-    """The folder of a model, which has a config.json too; one whose training was killed before it had anything."""
-    model, begun = another(run, "model", '{"_class_name": "UNet2DConditionModel"}'), another(run, "begun")
-    begun.version_index.unlink()
+    """The folder of a model, which has a config.json too; one that has nothing but options."""
+    model, options = another(run, "model", '{"_class_name": "UNet2DConditionModel"}'), another(run, "options")
+    options.version_index.unlink()
     os.utime(run.config, (1, 1))
     assert catalog.list_runs(run.path.parent)[0] == run
     assert catalog.find_run(run.path.parent, None) == catalog.newest_run(run.path.parent) == run
@@ -139,6 +139,10 @@ def test_the_newest_folder_that_is_no_run_is_passed_over(run):
 
 
 def test_a_damaged_newest_run_is_not_passed_over(run):
+    lost = another(run, "lost")
+    lost.version_index.unlink()
+    lost.states.mkdir()
+    assert catalog.find_run(run.path.parent, None) == lost
     damaged = another(run, "two", "{")
     with pytest.raises(UserError, match="run two has no version latest"):
         catalog.resolve_version(run.path.parent, None, "latest", "tiny")
