@@ -14,9 +14,10 @@ def main(argv: list[str] | None = None) -> int:
     from evaluation.score_run import draw_and_score
     from generation.covers import covers_folder
     from generation.grid import draw_grid, draw_prompt
-    from generation.version import choose_version
+    from generation.version import choose_version, require_drawable
 
     options, version = choose_version(options, given)
+    require_drawable(options, version)
     folder = covers_folder(options, version)
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
     state = make_accelerator().state

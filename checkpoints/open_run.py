@@ -40,6 +40,7 @@ def open_run(
         raise UserError(f"can't work in the run folder {run}: {problem}; choose another --output_dir") from None
     lock = run.lock()
     write_json(run.config, config.to_json(options))
+    catalog.record_start(run)
     write_json(run.version_index, state.version_index.to_json())
     prune_versions(run, state.version_index)
     save_frozen(run, parts, trainable, frozen_dtype(state))

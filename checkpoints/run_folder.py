@@ -1,6 +1,7 @@
 """The layout of a run's folder, named here and nowhere else, and the lock on it. (wandb/ and tensorboard/ are theirs.)
 
 runs/<run_id>/config.json        the options
+              started.json       when it was last started or resumed
               environment.json   commit, libraries and device of each start
               metrics.jsonl      losses and the like, a line each (metrics_log.py)
               samples/           previews
@@ -58,6 +59,10 @@ class RunFolder(os.PathLike):
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def started(self) -> Path:
+        return self.path / "started.json"
 
     @property
     def environment(self) -> Path:

@@ -8,7 +8,7 @@ from common.files import atomic_write, link_or_copy_tree, remove
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
-from diffusion.weights import save_network
+from diffusion.weights import save_network, save_scheduler
 
 
 def frozen_names(trainable: Trainable) -> list[str]:
@@ -28,8 +28,8 @@ def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) 
         return
     with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
         parts.pipeline().save_config(folder)  # model_index.json
-        for name in ("tokenizer", "scheduler"):
-            getattr(parts, name).save_pretrained(folder / name)
+        parts.tokenizer.save_pretrained(folder / "tokenizer")
+        save_scheduler(parts.scheduler, folder / "scheduler")
         for name in frozen_names(trainable):
             save_network(getattr(parts, name), folder / name, DTYPES[dtype])
         # transformers writes tokenizer.json alone; older tools read CLIP's own two files

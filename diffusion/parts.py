@@ -63,10 +63,12 @@ def eval_mode(parts: Parts) -> Iterator[None]:
     modes = {name: getattr(parts, name).training for name in PARTS}
     for name in modes:
         getattr(parts, name).eval()
-    with torch.no_grad():
-        yield
-    for name, training in modes.items():
-        getattr(parts, name).train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for name, training in modes.items():
+            getattr(parts, name).train(training)
 
 
 def turn_off_dropout(parts: Parts) -> dict[str, float]:

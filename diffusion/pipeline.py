@@ -6,6 +6,7 @@ A model is always the five parts that StableDiffusionPipeline holds. A saved ver
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -131,6 +132,17 @@ def read_tokenizer(location: pathlib.Path | str, text_encoder: Mapping[str, Any]
         raise ValueError(f"model_max_length is {limit!r}, not a number of tokens")
     tokenizer.model_max_length = int(min(limit, text_encoder["max_position_embeddings"]))
     return tokenizer
+
+
+def load_schedule(source: str) -> Mapping[str, Any] | None:
+    """The configuration of a model's scheduler alone. None if it can't be read: loading the model says why."""
+    if source in BUILT_BY_CODE:
+        return tiny.build_scheduler().config
+
+    location = local_folder(source) or source
+    with contextlib.suppress(Exception):  # whatever the libraries raise
+        return load_scheduler(location, {}).config
+    return None
 
 
 def quiet_libraries() -> None:

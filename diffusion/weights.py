@@ -1,4 +1,4 @@
-"""A model's weights as bytes: size on disk, hash, saving a network in any precision."""
+"""A model as files: size of its weights, their hash, saving a network in any precision, and the scheduler."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import diffusers
 import torch
 import transformers
 
@@ -63,3 +64,16 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
         # that from_pretrained(folder) works without an argument for the precision
         path = folder / "config.json"
         write_json(path, read_json(path) | {"dtype": "float32"})
+
+
+def save_scheduler(scheduler: diffusers.SchedulerMixin, folder: Path) -> None:
+    """Save a scheduler's configuration with the settings that the model came with, and no others.
+
+    save_pretrained also writes the defaults of what the model's file left open. Another scheduler made from that
+    configuration would take them for the model's own (timestep_spacing), instead of its own defaults, and draw other
+    pictures from a version than from the model itself.
+    """
+    scheduler.save_pretrained(folder)
+    path = folder / scheduler.config_name
+    left_open = scheduler.config.get("_use_default_values", [])
+    write_json(path, {name: value for name, value in read_json(path).items() if name not in left_open})

@@ -53,6 +53,21 @@ class DrawingSettings:
         """The settings as a JSON object, always with the same order of keys."""
         return dataclasses.asdict(self)
 
+    def parameters(self, prompt: str = "") -> str:
+        """The settings as text, in the form that other programs write into a PNG file's "parameters"."""
+        values = {
+            "Steps": self.steps,
+            "Sampler": self.scheduler,
+            "CFG scale": self.guidance_scale,
+            "Seed": self.seed,
+            "Size": self.resolution,
+            "Model hash": self.weights[:10],
+            "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
+            "Precision": self.precision,
+        }
+        line = ", ".join(f"{name}: {value}" for name, value in values.items())
+        return f"{prompt}\n{line}" if prompt else line
+
     @classmethod
     def from_json(cls, raw: Mapping[str, typing.Any]) -> DrawingSettings:
         """The settings from a JSON object; other keys are ignored. ValueError names a key that is missing or wrong."""

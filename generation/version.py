@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
-from diffusion import pipeline, weights
+from diffusion import pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
@@ -71,6 +71,13 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.fetch_version(options, options.run_id, options.version)
     return options
+
+
+def require_drawable(options: config.InferenceOptions, version: Version) -> None:
+    """UserError, before anything long, unless --scheduler can draw with this version in --steps."""
+    schedule = pipeline.load_schedule(version.source)
+    if schedule is not None:
+        sampling.require_drawable(schedule, options.scheduler, options.steps)
 
 
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:

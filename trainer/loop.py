@@ -21,12 +21,13 @@ from common.files import GIB
 from common.png import save_png
 from diffusion import sampling
 from diffusion.ema import ema_weights
+from diffusion.encoding import NotFinite
 from diffusion.parts import eval_mode
 from diffusion.placement import on_device
 from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
 from trainer.losses import Batch
-from trainer.session import Session
+from trainer.session import Session, say
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
 from trainer.validation import validate
@@ -173,7 +174,11 @@ def validate_and_save(session: Session, result: UpdateResult) -> None:
 
 
 def draw_preview(session: Session) -> None:
-    """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
+    """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is.
+
+    Pictures that are not finite are only a warning: loss and weights are checked by themselves, and half precision can
+    overflow in drawing alone.
+    """
     if not session.accelerator.is_main_process:
         return
     options, parts, step = session.options, session.parts, session.state.step
@@ -181,8 +186,12 @@ def draw_preview(session: Session) -> None:
     texts = [session.val_set.prompt(book) for book in books]
     device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
     averaged, vae_on_device = ema_weights(session.ema), on_device(parts.vae, device)
-    with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
-        images = sampling.draw_images(parts, texts, [book.row for book in books], options)
+    try:
+        with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
+            images = sampling.draw_images(parts, texts, [book.row for book in books], options, f"update {step}")
+    except NotFinite as problem:
+        say(f"warning: no preview of {problem}")
+        return
     page = image_grid(images, columns=len(books), labels=[book.title for book in books])
     path = session.run.samples / f"{step:06d}.png"
     save_png(path, page, FREE_SPACE_HINT)

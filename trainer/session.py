@@ -37,7 +37,7 @@ from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
 from dataset import BookCoverDataset
-from diffusion import objective, pipeline
+from diffusion import objective, pipeline, sampling
 from diffusion.ema import EMA
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
@@ -128,6 +128,7 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         batch_size = saved_state.batch_size or state.batch_size
         state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
+    require_previews(options, source)
     parts, trainable = load_model(options, source, state_folder)
     if dropout := turn_off_dropout(parts):
         settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())
@@ -160,6 +161,14 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     return Prepared(
         options, accelerator, run, lock, state, state_folder, parts, trainable, train_set, val_set, schedule
     )
+
+
+def require_previews(options: config.TrainingOptions, source: str) -> None:
+    """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
+    schedule = pipeline.load_schedule(source)
+    if options.sample_every and schedule is not None:
+        otherwise = "; or draw no previews: --sample_every 0"
+        sampling.require_drawable(schedule, options.scheduler, options.steps, otherwise)
 
 
 def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:

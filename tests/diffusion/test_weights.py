@@ -1,16 +1,19 @@
 """The text encoder's files have the keys of the hub's Stable Diffusion 1.x, which every tool finds; old files load."""
 
+import json
 import pathlib
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.training_runs import without_prefix
 from transformers import CLIPTextModel
 
+import config
 from checkpoints import versions
 from checkpoints.run_folder import RunFolder
-from diffusion import pipeline, source, weights
+from diffusion import pipeline, sampling, source, weights
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
 from diffusion.trainable import set_trainable
@@ -105,3 +108,60 @@ def test_mini_has_these_keys_and_the_weights_that_it_always_had():
     assert saved.keys() == names_in_transformers_4(layers=3)
     assert_equal(parts.text_encoder.half().state_dict(), without_prefix(saved))
     assert weights.weights_hash(pipeline.load_parts("mini")) == "6b6adf895707e30e424965da59e53548"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The scheduler's file
+
+# That of stable-diffusion-v1-5, which leaves prediction_type and timestep_spacing open
+SD15_SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+@pytest.fixture
+def version(tmp_path):
+    """A saved version of a model that came with SD15_SCHEDULER."""
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD15_SCHEDULER))
+    parts = pipeline.load_parts(str(tmp_path / "model"))
+    run, trainable = RunFolder(tmp_path / "run"), set_trainable(parts, ["unet"])
+    versions.save_frozen(run, parts, trainable, "fp32")
+    versions.save_version(run, "v1", trainable, "fp32")
+    return run.version("v1")
+
+
+def test_a_version_holds_the_schedulers_file_as_the_model_came_with_it(version, tmp_path):
+    saved = json.loads((version / "scheduler" / "scheduler_config.json").read_text())
+    assert saved.pop("_diffusers_version") and saved == {
+        key: value for key, value in SD15_SCHEDULER.items() if key != "_diffusers_version"
+    }
+    again = pipeline.load_parts(str(version)).scheduler  # as a run that is resumed reads it
+    weights.save_scheduler(again, tmp_path / "again")
+    second = (tmp_path / "again" / "scheduler_config.json").read_text()
+    assert second == (version / "scheduler" / "scheduler_config.json").read_text()
+
+
+def test_plain_diffusers_draws_the_same_picture_from_a_version(version):
+    """With the samplers that it makes of the version's own scheduler."""
+    parts = pipeline.load_parts(str(version))
+    plain = diffusers.StableDiffusionPipeline.from_pretrained(version, safety_checker=None)
+    plain.set_progress_bar_config(disable=True)
+    for name, sampler in sampling.SAMPLERS.items():
+        options = config.InferenceOptions(resolution="32x48", steps=5, scheduler=name)
+        ours = sampling.draw_images(parts, ["a red book"], [3], options)[0].int()
+        plain.scheduler = sampler.cls.from_config(plain.scheduler.config)
+        latents = sampling.starting_latents(parts, 0, [3], (32, 48))
+        settings = dict(width=32, height=48, num_inference_steps=5, guidance_scale=7.5, latents=latents)
+        theirs = plain("a red book", output_type="np", **settings).images[0]
+        assert (torch.from_numpy(theirs * 255).round().int() - ours).abs().max() <= 1, name

@@ -114,9 +114,10 @@ def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--num_samples", "2"]
     for version in ("v0", "v2"):
         assert sd_inference.main([*words, "--version", version]) == 0
-    first, second = pixels(tmp_path / "v0_grid.png"), pixels(tmp_path / "v2_grid.png")
+    names = {path.name.split("_")[0]: path for path in tmp_path.glob("*_grid_*.png")}
+    first, second = pixels(names["v0"]), pixels(names["v2"])
     assert first.shape == second.shape and not np.array_equal(first, second)
-    cells = [json.loads((tmp_path / f"{v}_grid.json").read_text())["cells"] for v in ("v0", "v2")]
+    cells = [json.loads(names[v].with_suffix(".json").read_text())["cells"] for v in ("v0", "v2")]
     assert cells[0] == cells[1] and len(cells[0]) == 2 * len(prompts.TEMPLATES)
     assert len({row for row, _ in cells[0]}) == 2
 
@@ -135,6 +136,12 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(trained, tmp_path, capsys):
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a book " * 90]
     assert sd_inference.main(words) == 0
     assert "the prompt has 182 tokens, and only the first 77 are read" in capsys.readouterr().err
+    words[-1] = "a book " * 30_000
+    assert sd_inference.main(words) == 0
+    printed = capsys.readouterr()
+    assert "the prompt has at least 1410 tokens, and only the first 77 are read" in printed.err
+    first, second = sorted(tmp_path.glob("*.png"))
+    assert np.array_equal(pixels(first), pixels(second))
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])

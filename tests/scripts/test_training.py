@@ -462,6 +462,10 @@ def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_dat
         (["--pretrained_model", "/nowhere"], "no such folder, and not a hub id"),
         (["--num_gpus", "9"], "--num_gpus 9: this machine has"),
         (["--mixed_precision", "fp16"], "fp16 needs a CUDA GPU"),
+        (
+            ["--scheduler", "ddim", "--steps", "600", "--sample_every", "3"],
+            "ddim can't draw in 600 steps; .* give --steps 500, .*; or draw no previews: --sample_every 0",
+        ),
     ],
 )
 def test_mistakes_leave_no_run_behind(arguments, runs, words, message):
