@@ -7,6 +7,7 @@ DIR/df_train.csv, DIR/df_test.csv       optional: the split; first column = row 
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import pathlib
@@ -127,9 +128,11 @@ def select_books(
     """(usable books in their stable order, dropped rows in row order).
 
     images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row: split}, or None for
-    split_of. Of several rows with identical image files (byte for byte), the first usable one is kept.
+    split_of. A picture that several books have is of none of them (a "no cover" picture, most often): all are dropped.
+    Of several rows of one book with identical image files (byte for byte), the first usable one is kept.
     """
     kept, dropped, first_row = [], [], {}
+    shared = pictures_of_several_books(table, entries)
 
     def drop(row: int, kind: str, reason: str = "") -> None:
         dropped.append(DroppedRow(row, kind, reason or kind))
@@ -148,15 +151,29 @@ def select_books(
             drop(row, "no image file")
         elif entry.problem:
             drop(row, f"image: {entry.problem.partition(':')[0]}", f"image: {entry.problem}")
+        elif rows := shared.get(entry.picture):
+            drop(row, "picture of several books", f"picture of several books: {len(rows)} rows, {rows[0]} the first")
         elif split is None:
             drop(row, "in no split", "neither in df_train.csv nor in df_test.csv")
         elif (first := first_row.setdefault(entry.content, row)) != row:
             drop(row, "same picture as an earlier row", f"same picture as row {first}")
         else:
-            image = (f"{images}/{name}", entry.content, entry.width, entry.height)
+            image = (f"{images}/{entry.file}", entry.content, entry.width, entry.height)
             order = uniform_hash("order", key, str(row))
             kept.append((order, row, Book(row, title, authors, genres, desc, *image, split)))
     return [book for _, _, book in sorted(kept)], dropped
+
+
+def pictures_of_several_books(table: pd.DataFrame, entries: Mapping[str, Entry]) -> dict[str, list[int]]:
+    """{Entry.picture: its rows} for pictures of rows of different books. Rows without a title do not count."""
+    rows, books = collections.defaultdict(list), collections.defaultdict(set)
+    columns = (table[name].tolist() for name in ("book_title", "book_authors"))
+    for row, (title, authors) in enumerate(zip(*columns, strict=True)):
+        entry, title = entries.get(f"{row}.jpg"), normalize_whitespace(title)
+        if title and entry and entry.picture:
+            rows[entry.picture].append(row)
+            books[entry.picture].add(book_key(title, split_list(authors)))
+    return {picture: rows[picture] for picture, keys in books.items() if len(keys) > 1}
 
 
 def split_list(text: str) -> tuple[str, ...]:
