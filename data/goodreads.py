@@ -166,14 +166,18 @@ def select_books(
 
 def pictures_of_several_books(table: pd.DataFrame, entries: Mapping[str, Entry]) -> dict[str, list[int]]:
     """{Entry.picture: its rows} for pictures of rows of different books. Rows without a title do not count."""
-    rows, books = collections.defaultdict(list), collections.defaultdict(set)
-    columns = (table[name].tolist() for name in ("book_title", "book_authors"))
-    for row, (title, authors) in enumerate(zip(*columns, strict=True)):
-        entry, title = entries.get(f"{row}.jpg"), normalize_whitespace(title)
+    titles, authors = ([*map(normalize_whitespace, table[name])] for name in ("book_title", "book_authors"))
+    rows = collections.defaultdict(list)
+    for row, title in enumerate(titles):
+        entry = entries.get(f"{row}.jpg")
         if title and entry and entry.picture:
             rows[entry.picture].append(row)
-            books[entry.picture].add(book_key(title, split_list(authors)))
-    return {picture: rows[picture] for picture, keys in books.items() if len(keys) > 1}
+    shared = {picture: group for picture, group in rows.items() if len(group) > 1}
+    return {
+        picture: group
+        for picture, group in shared.items()
+        if len({book_key(titles[row], split_list(authors[row])) for row in group}) > 1
+    }
 
 
 def split_list(text: str) -> tuple[str, ...]:

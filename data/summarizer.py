@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 import config
 from common.errors import UserError
-from common.files import write_text
+from common.files import remove_dead_temporary_files, write_text
 from data.book import Book, normalize_whitespace
 from data.image_index import CACHE_HINT
 from data.prompts import TEMPLATES, TokenCounter, build_prompt
@@ -43,6 +43,7 @@ def summarize(
     folder = pathlib.Path(options.summarizer).expanduser()
     source = str(folder.resolve()) if folder.is_dir() else options.summarizer
     path = config.cache_dir(options) / "summaries" / f"{key_of(source)}.json"
+    remove_dead_temporary_files(path.parent)
     summaries = read_cached(path)
     missing = {key: texts[row] for row, key in long.items() if key not in summaries}
     if missing:
