@@ -33,7 +33,8 @@ SIGNATURE_BYTES = 8 * 8 + 2 * 4 * 4
 MAX_SIGNATURE = 5
 MAX_MIDDLE = 10
 MAX_FINE = 4  # or more, if it is not all in one place:
-MAX_SHARE = 0.065  # of the squared differences in the fine grid, in a single cell
+MAX_SHARE = 0.065  # of the squared differences in the fine grid, in a single cell;
+MAX_TIMES_MEAN = 40  # of a grid of few cells, as many times a cell's mean share
 MIDDLE_GRID, FINE_GRID = (7, 64), (3, 128)  # (pixels that a cell is wide at least, cells on the longer side at most)
 CELL = 16  # levels; only pictures in the same or neighbouring cells of brightness are compared
 
@@ -111,4 +112,4 @@ def look_the_same(one: Detail | None, other: Detail | None) -> bool:
     if np.abs(np.subtract(one.middle, other.middle, dtype=np.int16)).max() > MAX_MIDDLE:
         return False
     squares = np.subtract(one.fine, other.fine, dtype=np.int32) ** 2
-    return bool(squares.max() <= MAX_FINE**2 or squares.max() <= MAX_SHARE * squares.sum())
+    return bool(squares.max() <= max(MAX_FINE**2, MAX_SHARE * squares.sum(), MAX_TIMES_MEAN * squares.mean()))

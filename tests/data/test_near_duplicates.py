@@ -49,10 +49,10 @@ def groups(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("size", [(318, 475), (200, 300), (700, 1050)])
+@pytest.mark.parametrize("size", [(64, 96), (318, 475), (200, 300), (700, 1050)])
 @pytest.mark.parametrize("background", ["#e6e2d7", "#145a32"])
 def test_a_picture_saved_at_other_qualities_is_one(groups, size, background):
-    picture = cover("no cover available", size, background, size[0] // 16)
+    picture = cover("no cover available", size, background, max(8, size[0] // 16))
     assert groups([jpeg(picture, quality) for quality in QUALITIES]) == [0] * 9
 
 
