@@ -27,12 +27,13 @@ from data.images import BadImage, decode_image
 SIZE, CHROMA_SIZE = (8, 8), (4, 4)  # of a signature
 SIGNATURE_BYTES = 8 * 8 + 2 * 4 * 4
 # How far pictures may differ that are the same, in levels of 0..255. Measured on covers with small letters, and on 110
-# real ones: a JPEG saved anew at quality 30 or better differs by at most 4, 7 and a share of 0.06 (at quality 10 most
-# differ by less than 5 and 11); other titles on the same background by at least 13 in the middle grid, or a share of
-# 0.07. The signatures of real covers differ by 43 or more.
+# real ones: a JPEG saved anew at quality 30 or better differs by at most 4, 7 and 16, with a share of 0.06 (most at
+# quality 10 by less than 5, 11 and 28); other titles on the same background by 10 or more in the middle grid and 43 or
+# more in the fine one, other numbers of a volume by a share of 0.07. Signatures of real covers differ by 43 or more.
 MAX_SIGNATURE = 5
 MAX_MIDDLE = 10
-MAX_FINE = 4  # or more, if it is not all in one place:
+MAX_FINE = 30  # and if it is more than NOISE, not all in one place:
+NOISE = 4
 MAX_SHARE = 0.065  # of the squared differences in the fine grid, in a single cell;
 MAX_TIMES_MEAN = 40  # of a grid of few cells, as many times a cell's mean share
 MIDDLE_GRID, FINE_GRID = (7, 64), (3, 128)  # (pixels that a cell is wide at least, cells on the longer side at most)
@@ -112,4 +113,5 @@ def look_the_same(one: Detail | None, other: Detail | None) -> bool:
     if np.abs(np.subtract(one.middle, other.middle, dtype=np.int16)).max() > MAX_MIDDLE:
         return False
     squares = np.subtract(one.fine, other.fine, dtype=np.int32) ** 2
-    return bool(squares.max() <= max(MAX_FINE**2, MAX_SHARE * squares.sum(), MAX_TIMES_MEAN * squares.mean()))
+    spread = max(NOISE**2, MAX_SHARE * squares.sum(), MAX_TIMES_MEAN * squares.mean())
+    return bool(squares.max() <= min(MAX_FINE**2, spread))

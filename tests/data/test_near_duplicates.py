@@ -64,6 +64,14 @@ def test_volumes_of_a_series_are_different_pictures(groups, size, letters):
     assert groups(files) == list(range(9))
 
 
+@pytest.mark.parametrize(("size", "letters"), [((318, 475), 18), ((200, 300), 10), ((120, 180), 9)])
+def test_titles_on_one_background_are_different_pictures(groups, size, letters):
+    titles = ["Crime and Punishment", "Pride and Prejudice", "The Communist Manifesto", "Around the World in Eighty"]
+    titles += ["The Hound of the Baskervil", "The Playboy of the Western", "Emma", "Dialogues", "The Republic"]
+    files = [jpeg(cover(title, size, letters=letters), (90, 75, 60)[i % 3]) for i, title in enumerate(titles)]
+    assert groups(files) == list(range(9))
+
+
 def test_covers_are_different_and_the_same_when_saved_anew(groups):
     covers = [draw_row(row)[0] for row in range(20)]
     files = [jpeg(cover, quality) for quality in (92, 50) for cover in covers]
