@@ -126,6 +126,13 @@ def progressive(scans, size=(40, 60)):
     return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
 
 
+def progressive_claiming(scans, width, height):
+    """A progressive JPEG that promises more pixels than it has."""
+    data = bytearray(progressive(scans))
+    struct.pack_into(">HH", data, data.index(b"\xff\xc2") + 5, height, width)
+    return bytes(data)
+
+
 def gif_of_a_larger_frame():
     frame = struct.pack("<BHHHH", 0x2C, 0, 0, 40, 60)
     return encoded(picture(), "GIF").replace(frame, struct.pack("<BHHHH", 0x2C, 0, 0, 5001, 5000))
@@ -161,6 +168,8 @@ def broken(kind, **kwargs):
         (jpeg2000_claiming(8192, 8192, False), "can't be decoded"),
         (gif_of_a_larger_frame(), "too large: 5001x5000"),
         (progressive(600), "too slow to decode: 600 scans"),
+        (progressive_claiming(90, 2000, 3000), "too slow to decode: 90 scans"),
+        (progressive_claiming(10, 5000, 5001), "too large: 5000x5001"),
         (progressive(101), "too slow to decode: 101 scans"),
         (encoded(picture(), "TIFF", compression="tiff_lzw"), "compressed TIFF: save it as PNG or JPEG"),
         (broken("TIFF", compression="tiff_lzw"), "compressed TIFF"),
