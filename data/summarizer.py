@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 import config
 from common.errors import UserError
-from common.files import write_text
+from common.files import remove_dead_temporary_files, write_text
 from common.library_errors import LIBRARY_ERRORS, short_reason
 from data.book import Book, normalize_whitespace
 from data.image_index import CACHE_HINT
@@ -46,6 +46,7 @@ def summarize(
     folder = os.path.expanduser(options.summarizer)  # of os, as below: it raises nothing for what can't be a path
     source = str(pathlib.Path(folder).resolve()) if os.path.isdir(folder) else options.summarizer
     path = config.cache_dir(options) / "summaries" / f"{key_of(source)}.json"
+    remove_dead_temporary_files(path.parent)
     summaries = read_cached(path)
     missing = {key: texts[row] for row, key in long.items() if key not in summaries}
     if missing:
@@ -57,11 +58,11 @@ def summarize(
                 summaries.update(zip(keys, generate(tokenizer, model, batch), strict=True))
                 bar.update(len(keys))
                 if time.monotonic() - last_save > SAVE_SECONDS:
-                    write_text(path, json.dumps(summaries), CACHE_HINT)
+                    write_cached(path, summaries)
                     last_save = time.monotonic()
         finally:
             bar.close()
-            write_text(path, json.dumps(summaries), CACHE_HINT)
+            write_cached(path, summaries)
     return texts | {row: summaries[key] or texts[row] for row, key in long.items()}
 
 
@@ -71,12 +72,29 @@ def key_of(text: str) -> str:
 
 
 def read_cached(path: pathlib.Path) -> dict[str, str]:
-    """{key: summary} from the cache file; empty if it is missing or damaged."""
+    """{key: summary} from the cache file, without damaged ones; empty if it is missing or damaged as a whole."""
     try:
         cached = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return cached if isinstance(cached, dict) and all(isinstance(text, str) for text in cached.values()) else {}
+    summaries = {}
+    for key, value in cached.items() if isinstance(cached, dict) else ():
+        match value:
+            case [str(text), sum_of_text] if sum_of_text == checksum(key, text):
+                summaries[key] = text
+            case str(text):  # of releases without checksums
+                summaries[key] = text
+    return summaries
+
+
+def write_cached(path: pathlib.Path, summaries: Mapping[str, str]) -> None:
+    """Writes the cache file: {key: [summary, checksum]}."""
+    write_text(path, json.dumps({key: [text, checksum(key, text)] for key, text in summaries.items()}), CACHE_HINT)
+
+
+def checksum(key: str, summary: str) -> str:
+    """Checksum (8 hex digits) of an entry of the cache."""
+    return key_of(json.dumps([key, summary]))[:8]
 
 
 def make_batches(texts: Mapping[str, str]) -> list[tuple[list[str], list[str]]]:

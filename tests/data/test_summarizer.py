@@ -122,7 +122,22 @@ def test_a_damaged_cache_is_made_anew(options, tmp_path, text):
     (path,) = (tmp_path / "summaries").iterdir()
     path.write_text(text)
     assert data_summarizer.summarize(make_books(1), count_words, 77, options) == texts
-    assert list(cached(tmp_path).values()) == [texts[0]]
+    assert [summary for summary, _ in cached(tmp_path).values()] == [texts[0]]
+
+
+def test_a_damaged_summary_alone_is_made_again(options, tmp_path, monkeypatch):
+    books, generate, given = make_books(3), data_summarizer.generate, []
+    texts = data_summarizer.summarize(books, count_words, 77, options)
+    (path,) = (tmp_path / "summaries").iterdir()
+    sound = cached(tmp_path)
+    first, (summary, checksum) = next(iter(sound.items()))
+    monkeypatch.setattr(data_summarizer, "generate", lambda *args: (given.append(args[2]), generate(*args))[1])
+    for value in ([f"{summary}x", checksum], [summary], [], [3, checksum], 3, None):
+        path.write_text(json.dumps(sound | {first: value}))
+        assert data_summarizer.summarize(books, count_words, 77, options) == texts and cached(tmp_path) == sound
+    assert [len(batch) for batch in given] == [1] * 6
+    path.write_text(json.dumps({key: text for key, (text, _) in sound.items()}))  # as older releases wrote it
+    assert data_summarizer.summarize(books, count_words, 77, options) == texts and len(given) == 6
 
 
 def test_an_empty_summary_leaves_the_description(options, monkeypatch):
