@@ -145,7 +145,7 @@ def compute_features(
     remaining, parts, done = iter(images), [], 0
     while batch := list(itertools.islice(remaining, extractor.batch_size)):
         part = extractor(np.stack(batch)).astype(np.float32)  # the networks compute in float32: nothing is lost
-        for index in np.flatnonzero(~np.isfinite(part).all(axis=1)):
+        for index in np.flatnonzero(~np.isfinite(part).all(axis=1)).tolist():
             what = descriptions[done + index] if descriptions else f"image {done + index}"
             raise UserError(
                 f"{what}: its features by {extractor.score_name} are not finite, and are not kept: get a new copy of "
