@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import config
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, remove_dead_temporary_files
 from common.hashing import file_sha256
 from common.png import png_paths, read_png
 from common.prefetch import read_ahead
@@ -82,6 +82,7 @@ def cached_blocks(
     (H, W, 3), called by `workers` threads ahead of the network, and only for items of blocks that are not in
     `cache_folder` yet. UserError names the first whose features are not finite; they are not kept.
     """
+    remove_dead_temporary_files(cache_folder)
     network = [VERSION, extractor.name, extractor.weights_hash, extractor.resize, extractor.batch_size]
     damaged = 0
     with tqdm(total=len(names), desc=desc, unit=" images") as bar:

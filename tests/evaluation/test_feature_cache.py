@@ -11,6 +11,7 @@ from PIL import Image
 
 import config
 from common.errors import UserError
+from common.files import machine_id
 from data.book import Book
 from evaluation import feature_cache, features
 
@@ -110,6 +111,15 @@ def test_a_damaged_file_is_said_and_computed_again(drawn, extractor, capsys):
     said = f"features of {folder.name}: 1 file was damaged or without a checksum, and computed again\n"
     assert said in capsys.readouterr().err
     assert np.array_equal(all_of(folder, rows, extractor), first) and said not in capsys.readouterr().err
+
+
+def test_temporary_files_of_killed_processes_are_removed(drawn, extractor):
+    folder, rows, _ = drawn
+    (folder / "features").mkdir()
+    left = folder / "features" / f".x.npy.{machine_id()}.{2**22 + 1}.tmp"  # no process has such a number
+    left.touch()
+    all_of(folder, rows, extractor)
+    assert not left.exists()
 
 
 def flipped(content, bit):
