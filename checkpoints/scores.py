@@ -73,6 +73,8 @@ class ScoreValue:
         if better not in BETTER:
             raise ValueError(f'its "better" is not one of {", ".join(BETTER)}')
         error, real = (None if fields.get(key) is None else require_number(fields, key) for key in ("error", "real"))
+        if error is not None and error < 0:
+            raise ValueError('its "error" is negative')
         value, n = require_number(fields, "value"), require_count(fields, "n")
         return cls(name=name, value=value, error=error, real=real, n=n, better=better, note=note)
 

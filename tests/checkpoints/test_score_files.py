@@ -89,6 +89,7 @@ DAMAGED = [
     (with_value(value=float("nan")), "value 'fid': its \"value\" is not finite"),
     (with_value(value=10**400), "value 'fid': its \"value\" is not finite"),
     (with_value(error=float("inf")), "value 'fid': its \"error\" is not finite"),
+    (with_value(error=-0.5), "value 'fid': its \"error\" is negative"),
     (with_value(error=[]), "value 'fid': its \"error\" is not a number"),
     (with_value(real=float("nan")), "value 'fid': its \"real\" is not finite"),
     (with_value(n=None), "value 'fid': its \"n\" is not a whole number"),

@@ -109,3 +109,19 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
         evaluation_clip.load_clip(str(tmp_path / "half"), 4, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0])
+def test_embeddings_that_are_not_finite_or_0_are_one_line(clip, wrong):
+    weight = clip.model.text_projection.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(wrong)
+        try:
+            with pytest.raises(
+                UserError, match=r"^--clip_model .*: its embedding of a prompt is not finite, or 0: get"
+            ):
+                clip.embed_texts(TEXTS)
+        finally:
+            weight.copy_(before)
+    assert np.isfinite(clip.embed_texts(TEXTS)).all()
