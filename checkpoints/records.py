@@ -16,6 +16,7 @@ from common.errors import UserError
 
 ALIASES = ("latest", "best")
 SAVED_VERSION = re.compile(r"v[1-9]\d{0,8}")  # v0 is the pretrained model
+LARGEST_LOSS = 1e300  # JSON has whole numbers that no float can hold
 PRECISIONS = ("no", "fp32", "bf16", "fp16")
 
 
@@ -152,4 +153,4 @@ def is_positive(value: Any) -> bool:
 def is_loss(value: Any) -> bool:
     """A finite number, or None."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (number and math.isfinite(value))
+    return value is None or (number and abs(value) < LARGEST_LOSS)

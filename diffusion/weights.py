@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 
+from common.errors import UserError
 from common.files import read_json, write_json
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
@@ -41,10 +42,16 @@ def networks_hash(*networks: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no number in the tensors is NaN or infinite. A tenth of the time of isfinite(), and no memory."""
+    extremes = [torch.aminmax(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    return all(extreme.isfinite().item() for pair in extremes for extreme in pair)  # NaN is both minimum and maximum
+
+
 def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
     """Save a network as its library does, with weights of `dtype`; the network itself stays as and where it is.
 
-    But a text encoder's keys begin with CLIP_PREFIX.
+    But a text encoder's keys begin with CLIP_PREFIX. UserError if a weight is not finite in `dtype`.
     """
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     with torch.device("meta"):  # a copy without memory, so that nothing is cast or copied on the GPU
@@ -53,6 +60,12 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
         else:
             copy = type(network).from_config({**network.config, "_name_or_path": ""})  # no path of this machine
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    if not all_finite(weights.values()):
+        name = next(name for name, tensor in weights.items() if not all_finite([tensor]))
+        raise UserError(
+            f"{folder.name}: its weight {name} is not finite in {str(dtype).removeprefix('torch.')}, and not saved: "
+            "lower the learning rate if training has diverged, else give --save_dtype fp32"
+        )
     copy.load_state_dict(weights, assign=True)
     if isinstance(network, transformers.CLIPTextModel):
         weights = {CLIP_PREFIX + name: tensor for name, tensor in weights.items()}

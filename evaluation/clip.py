@@ -29,7 +29,10 @@ class Clip:
     model: transformers.CLIPModel
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 50) -> np.ndarray:
-        """Embeddings of the texts, float64 (N, D), not normalised; tokens beyond CLIP's limit of 77 are cut off."""
+        """Embeddings of the texts, float64 (N, D), not normalised; tokens beyond CLIP's limit of 77 are cut off.
+
+        UserError for an embedding that is not finite, or has length 0.
+        """
         parts = []
         for first in range(0, len(texts), batch_size):
             chunk = list(texts[first : first + batch_size])
@@ -39,7 +42,13 @@ class Clip:
             with torch.inference_mode():
                 output = self.model.get_text_features(**tokens.to(self.model.device))
             parts.append(output.pooler_output.double().cpu().numpy())
-        return np.concatenate(parts)
+        embeddings = np.concatenate(parts)
+        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise UserError(
+                f"--clip_model {self.name}: its embedding of a prompt is not finite, or 0: get a new copy of "
+                "the model, or try without the GPU (CUDA_VISIBLE_DEVICES=-1)"
+            )
+        return embeddings
 
 
 def load_clip(source: str, batch_size: int, device: torch.device) -> Clip:

@@ -38,7 +38,7 @@ def measure(inputs: EvaluationInputs) -> tuple[dict[str, ScoreValue], dict[str, 
         if metric in wanted:
             try:
                 values |= function(inputs)
-            except (distances.TooFewImages, ocr.OCRUnavailable) as problem:
+            except (distances.TooFewImages, ocr.OCRUnavailable, scores.NotFiniteError) as problem:
                 skipped[key] = str(problem)
     if "clip" in wanted and inputs.clip is None:
         skipped["clip"] = "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)"

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 import config
+from checkpoints.environment import read_environments
 from common.errors import UserError
 from common.files import write_text
 from common.processes import make_accelerator
@@ -30,6 +31,8 @@ def write_report(options: config.ReportOptions, given: Mapping[str, Any]) -> Non
     path = pathlib.Path(options.report_path).expanduser()
     columns = find_columns(options, given)
     require_comparable(columns)
+    for run in {run for column in columns for run in column.runs}:
+        read_environments(run)  # damage is reported before the long work
     scores = comparison.choose_scores({column.label: column.scores for column in columns})
     if not options.mixed and comparison.differences(scores):
         shown, _ = comparison.split_stale(scores, weight_hashes(columns))

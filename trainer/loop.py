@@ -24,6 +24,7 @@ from diffusion.ema import ema_weights
 from diffusion.encoding import NotFinite
 from diffusion.parts import eval_mode
 from diffusion.placement import on_device
+from diffusion.weights import all_finite
 from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
 from trainer.losses import Batch
@@ -163,9 +164,9 @@ def validate_and_save(session: Session, result: UpdateResult) -> None:
             tqdm.write(f"update {step}: validation loss {validation_loss:.5f}")
     if options.sample_every and (last or step % options.sample_every == 0):
         draw_preview(session)
-    if result.stopping and not save_now and not all(p.isfinite().all() for p in session.optimizer.parameters):
-        raise not_finite_error(session, step - 1, result.samples, result.loss)
     if save_now or result.stopping:
+        if not all_finite(session.optimizer.parameters):  # validation need not have used each of them
+            raise not_finite_error(session, step - 1, result.samples, None)
         save(session, validation_loss)
 
 
@@ -218,13 +219,17 @@ def save(session: Session, validation_loss: float | None) -> None:
     session.accelerator.wait_for_everyone()
 
 
-def not_finite_error(session: Session, step: int, samples: range, loss: float) -> UserError:
-    """The error that ends a run whose loss or gradient is not finite: where, and which covers were in the update."""
+def not_finite_error(session: Session, step: int, samples: range, loss: float | None) -> UserError:
+    """The error that ends a run whose loss or gradient is not finite: where, and which covers were in the update.
+
+    loss: None if it is the weights that are not finite.
+    """
+    what = "a weight" if loss is None else f"the loss ({loss}) or its gradient"
     rows = [session.train_set.books[index].row for index in session.schedule.dataset_indexes(samples)]
     latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
-        f"update {step + 1}: the loss ({loss}) or its gradient is not finite; rows {rows}; nothing of this update was "
-        f"kept, the last good version is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
+        f"update {step + 1}: {what} is not finite; rows {rows}; nothing of this update was kept, the last good version "
+        f"is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
     )
 
 

@@ -13,6 +13,7 @@ from transformers import CLIPTextModel
 import config
 from checkpoints import versions
 from checkpoints.run_folder import RunFolder
+from common.errors import UserError
 from diffusion import pipeline, sampling, source, weights
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
@@ -165,3 +166,36 @@ def test_plain_diffusers_draws_the_same_picture_from_a_version(version):
         settings = dict(width=32, height=48, num_inference_steps=5, guidance_scale=7.5, latents=latents)
         theirs = plain("a red book", output_type="np", **settings).images[0]
         assert (torch.from_numpy(theirs * 255).round().int() - ours).abs().max() <= 1, name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights that are not finite
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_all_finite_is_what_isfinite_says(dtype):
+    generator = torch.Generator().manual_seed(0)
+    others = [torch.zeros(0, dtype=dtype), torch.tensor([2**40]), torch.tensor(1.0)]
+    for wrong in (0.0, torch.finfo(dtype).max, torch.finfo(dtype).min, float("nan"), float("inf"), float("-inf")):
+        for position in ((0, 0), (3, 4), (6, 10)):
+            tensor = torch.randn(7, 11, generator=generator).to(dtype)
+            tensor[position] = wrong
+            assert weights.all_finite([*others, tensor.T]) == bool(tensor.isfinite().all())
+    assert weights.all_finite([])
+
+
+@pytest.mark.parametrize(("wrong", "precision"), [(float("nan"), "fp32"), (float("inf"), "bf16"), (1e5, "fp16")])
+def test_a_weight_that_is_not_finite_is_not_saved(tiny, tmp_path, wrong, precision):
+    """1e5 is finite in training, and infinite in a version of half precision."""
+    tensor = tiny.text_encoder.state_dict()["final_layer_norm.bias"]
+    before = tensor.clone()
+    tensor[3] = wrong
+    try:
+        match = r"^text_encoder: its weight final_layer_norm\.bias is not finite in "
+        with pytest.raises(UserError, match=match) as raised:
+            weights.save_network(tiny.text_encoder, tmp_path / "text_encoder", DTYPES[precision])
+        if wrong == 1e5:
+            weights.save_network(tiny.text_encoder, tmp_path / "text_encoder", torch.bfloat16)
+    finally:
+        tensor.copy_(before)
+    assert "\n" not in str(raised.value) and (tmp_path / "text_encoder").exists() == (wrong == 1e5)

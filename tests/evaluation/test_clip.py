@@ -147,3 +147,19 @@ def test_a_damaged_model_is_one_line(folder, tmp_path, damage):
     with pytest.raises(UserError, match="can't be loaded as a CLIP model") as caught:
         evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0])
+def test_embeddings_that_are_not_finite_or_0_are_one_line(clip, wrong):
+    weight = clip.model.text_projection.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(wrong)
+        try:
+            with pytest.raises(
+                UserError, match=r"^--clip_model .*: its embedding of a prompt is not finite, or 0: get"
+            ):
+                clip.embed_texts(TEXTS)
+        finally:
+            weight.copy_(before)
+    assert np.isfinite(clip.embed_texts(TEXTS)).all()

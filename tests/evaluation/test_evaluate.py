@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 import torch
 
 import config
+from checkpoints import scores
 from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from cli import parser
@@ -112,6 +114,19 @@ def test_a_run_remembers_its_training_covers(make_inputs, data, tmp_path):
     (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
     assert make_inputs(blank, run=RunFolder(tmp_path / "run")).training_books() == data.books("train")[:2]
     assert make_inputs(blank).training_books() == data.books("train")
+
+
+def test_a_metric_that_is_not_finite_is_no_score_and_the_others_are(options, monkeypatch):
+    def function(value):
+        return lambda inputs: {"x": scores.make_value("FD", value, n=3, better="lower")}
+
+    monkeypatch.setattr(
+        evaluate, "METRIC_FUNCTIONS", {"fid": ("fid", function(np.nan), "fid"), "kid": ("kid", function(2.5), "kid")}
+    )
+    inputs = types.SimpleNamespace(options=dataclasses.replace(options, metrics="fid,kid"), clip=None)
+    values, skipped = evaluate.measure(inputs)
+    assert [value.value for value in values.values()] == [2.5]
+    assert skipped == {"fid": "FD is not finite (value nan, error None, real covers None)"}
 
 
 def test_only_what_was_asked_for_is_measured(make_inputs, options):
