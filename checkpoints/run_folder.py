@@ -123,6 +123,11 @@ class RunFolder(os.PathLike):
         """The lock file of a download into this folder: several processes may start at once."""
         return self.path / ".fetch.lock"
 
+    @property
+    def published_lock(self) -> Path:
+        """The lock file of published.json, held while it is read, changed and written again."""
+        return self.path / ".published.lock"
+
     def lock(self) -> filelock.AcquireReturnProxy:
         """The run's lock, held: a context manager that lets go. UserError if another process holds it.
 

@@ -27,7 +27,8 @@ from common.hashing import file_sha256
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
-from tracking.base import Artifact, ArtifactTracker, Collection
+from tracking.asking import find_artifact
+from tracking.base import Artifact, ArtifactTracker
 from tracking.published import STATE, read_published, record_published
 
 ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
@@ -84,17 +85,6 @@ def list_files(folder: pathlib.Path) -> dict[str, list]:
 # Download: from the tracker to a run's folder
 
 
-def find_artifact(
-    tracker: trackers.Tracker, collection: Collection, run_id: str, alias: str
-) -> tuple[Artifact, ArtifactInfo] | None:
-    """The artifact that has an alias (vN, latest or best) of a run, with its metadata; None if there is none.
-
-    UserError if the metadata is not what this project writes.
-    """
-    artifact = tracker.find(collection, f"{run_id}-{alias}")
-    return (artifact, ArtifactInfo.from_metadata(artifact.metadata, tracker.name)) if artifact else None
-
-
 def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     """Download the training state of a run, with its version, if the tracker has a newer one than the disk.
 
@@ -103,38 +93,59 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     is on disk.
     """
     run = catalog.run_folder(options.output_dir, run_id)
+    if run.config.exists() and not trackers.can_store_files(options):
+        return  # wandb offline, which the user chose
     try:
         tracker = trackers.connect(options, run_id)
         found = find_artifact(tracker, trackers.STATES, run_id, "latest")
-    except trackers.TrackerError:
+    except trackers.TrackerError as problem:
         if run.saved_steps():
             return  # the uploader warns when the run starts and the tracker still can't be reached
-        raise
+        raise not_fetched(problem, f"a state of run {run_id}", options.output_dir) from None
     if found and found[1].step > max(run.saved_steps(), default=-1):
         fetch_state_and_version(tracker, run, *found)
     version_index = catalog.read_version_index(run)
     latest = version_index.aliases.get("latest")
-    if latest and not (run.version(latest)).is_dir():  # somebody has deleted it
+    if latest and not run.version(latest).is_dir():  # somebody has deleted it
         found = find_artifact(tracker, trackers.VERSIONS, run_id, latest)
         if found and found[1].step == version_index.versions[latest].step:
-            download_version(tracker, run, *found)
+            with filelock.FileLock(run.fetch_lock):
+                if not run.version(latest).is_dir():  # or another process has fetched it meanwhile
+                    download_version(tracker, run, *found)
     tracker.finish()
 
 
+def not_fetched(problem: trackers.TrackerError, what: str, output_dir: str) -> trackers.TrackerError:
+    """The error for something that is neither on this disk nor can be fetched; with what can be done about it."""
+    if problem.remedy:
+        return problem
+    remedy = "try again when it can be reached, or say with --output_dir where the run is"
+    return trackers.TrackerError(f"{problem}; {what} is not in {output_dir} either", remedy)
+
+
 def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
-    """Download a training state and the version that it continues from, unless another process has just done so."""
+    """Download a training state and the version that it continues from, unless another process has just done so.
+
+    UserError if another process trains the run: its files would be replaced.
+    """
     run.path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(run.fetch_lock):  # several processes may start at once
         if info.step in run.saved_steps():
             return
-        found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
-        if not found:
-            raise UserError(
-                f"{tracker.name} has a state of run {run.name}, but not its {info.version}: it can't be resumed"
-            )
-        download_version(tracker, run, *found)
-        download_state(tracker, run, artifact, info)
-        print(f"fetched update {info.step} of run {run.name} ({info.version}) from {tracker.name}")
+        with run.lock():
+            fetch_both(tracker, run, artifact, info)
+
+
+def fetch_both(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
+    """Download a training state and its version into a run that nobody else changes."""
+    found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
+    if not found:
+        raise UserError(
+            f"{tracker.name} has a state of run {run.name}, but not its {info.version}: it can't be resumed"
+        )
+    download_version(tracker, run, *found)
+    download_state(tracker, run, artifact, info)
+    print(f"fetched update {info.step} of run {run.name} ({info.version}) from {tracker.name}")
 
 
 def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
@@ -212,10 +223,10 @@ def fetch_version(options: config.TrainingOptions | config.InferenceOptions, run
         else:
             info = download_beside_run(tracker, run, name if trained_here else version)
         tracker.finish()
-    except trackers.TrackerError:
+    except trackers.TrackerError as problem:
         if on_disk:
             return
-        raise
+        raise not_fetched(problem, f"version {version} of run {run_id}", options.output_dir) from None
     if info and not run.config.exists():
         if info.options is None:
             raise not_ours(f"{tracker.name} has {info.version} of run {run_id} without the run's options")
@@ -264,7 +275,7 @@ def download(tracker: ArtifactTracker, artifact: Artifact, info: ArtifactInfo, f
         while thread.is_alive():  # the libraries do not report their progress; the folder's size does
             thread.join(0.5)
             bar.update(bytes_under(folder) - bar.n)
-    with trackers.tracker_errors(tracker.name):
+    with trackers.tracker_errors(tracker.name, tracker.remedies):
         for error in errors:
             raise error
     downloaded = {path: FileInfo(*entry) for path, entry in list_files(folder).items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import config
 from checkpoints import catalog
 from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
-from tracking import artifacts, trackers
+from tracking import asking, trackers
 from tracking.artifact_info import ArtifactInfo
 from tracking.uploader import Uploader
 
@@ -20,14 +21,21 @@ def publish(options: config.RunsOptions) -> int:
     UserError if the options name no tracker that stores files.
     """
     if config.tracker(options) not in config.STORES:
-        raise UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
+        raise UserError(
+            "--publish: WANDB_MODE=disabled turns wandb off: unset it"
+            if os.environ.get("WANDB_MODE") == "disabled"
+            else "--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY"
+        )
+    if not trackers.can_store_files(options):
+        raise UserError("--publish needs wandb online: unset WANDB_MODE")
     run = catalog.find_run(options.output_dir, options.run_id)
     saved = saved_options.inherit(config.TrainingOptions, run.config, {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
     training_state, _ = read_state(run)
     with run.lock(), Uploader(run, options, training_state.step if training_state else 0) as uploader:
-        print("publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already"))
+        if uploader.tracker:  # or it was not reached, and nobody knows what it has
+            print("publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already"))
     return 2 if uploader.failing or uploader.missing() else 0
 
 
@@ -39,11 +47,11 @@ def prune(options: config.RunsOptions) -> int:
     """
     if config.tracker(options) != "wandb":
         raise UserError("--prune works with wandb alone; trackio deletes nothing")
+    if not trackers.can_store_files(options):
+        raise UserError("--prune needs wandb online: unset WANDB_MODE")
     run, run_id = catalog.find_run(options.output_dir, options.run_id), options.run_id
     tracker = trackers.connect(options, run_id)
-    if not tracker.stores_files:
-        raise UserError("--prune needs wandb online: unset WANDB_MODE")
-    newest = artifacts.find_artifact(tracker, trackers.STATES, run_id, "latest")
+    newest = asking.find_artifact(tracker, trackers.STATES, run_id, "latest")
     if max(run.saved_steps(), default=-1) < (newest[1].step if newest else 0):
         raise UserError(
             f"--prune goes by the list of the machine that trains run {run_id}, and {tracker.name} has a newer state "

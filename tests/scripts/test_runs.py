@@ -90,9 +90,12 @@ def bytes_in(folder):
 
 @pytest.mark.parametrize("tracker", ["none", "trackio", "tensorboard"])
 def test_no_run(options, tracker):
-    with pytest.raises(UserError, match=r"^there is no run in .*: --output_dir says where to look$") as caught:
+    with pytest.raises(UserError, match=r"^there is no run in ") as caught:
         runs.main(["--output_dir", options.output_dir, "--tracker", tracker])
-    assert ("in trackio" in str(caught.value)) == (tracker == "trackio")
+    end = ": --output_dir says where to look"
+    if tracker == "trackio":
+        end = " and in trackio: --output_dir and --wandb_project say where to look"
+    assert str(caught.value) == f"there is no run in {options.output_dir}{end}"
 
 
 def test_one_run(options, listing):
@@ -181,8 +184,10 @@ def test_where_versions_live(options, shared_options, listing):
     run = make_run(options)
     publish_all(shared_options, run)
     shutil.rmtree(run / "versions" / "v1")
-    rows = listing()["one"][1]  # published.json knows, without a tracker
-    assert [row["where"] for row in rows.values()] == ["tiny", "trackio", "disk, trackio"]
+    rows = listing()["one"][1]  # without a tracker only published.json knows
+    assert [row["where"] for row in rows.values()] == ["tiny", "trackio (not asked)", "disk, trackio (not asked)"]
+    asked = listing("--tracker", "trackio", "--wandb_project", options.wandb_project)["one"][1]
+    assert [row["where"] for row in asked.values()] == ["tiny", "trackio", "disk, trackio"]
     assert rows["v1"]["size"] == "" and rows["v2"]["size"] == "9.0 KB"
     forget_version(run, "v2")
     assert listing()["one"][1]["v2"]["where"] == "disk"
@@ -215,9 +220,9 @@ def test_a_run_of_disk_and_tracker_is_listed_once(options, shared_options, listi
     run = make_run(shared_options)
     publish_all(shared_options, run)
     words = ("--tracker", "trackio", "--wandb_project", options.wandb_project)
-    alone = listing()["one"]
-    assert listing(*words) == {"one": alone}
-    assert listing("--run_id", "one") == {"one": alone}  # its config.json says which tracker
+    rows = listing(*words)["one"][1]
+    assert [row["where"] for row in rows.values()] == ["tiny", "disk, trackio", "disk, trackio"]
+    assert listing("--run_id", "one")["one"][1] == rows  # its config.json says which tracker
 
 
 def test_an_old_version_that_lost_its_name_in_the_tracker_is_not_listed_twice(options, shared_options, listing):

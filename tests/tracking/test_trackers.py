@@ -16,18 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import processes
-from support.tracker_runs import own_trackio
 from support.wandb_stand_in import ENTITY, KEY, StandIn
 
 from common.errors import UserError
 from config import RunsOptions
 from tracking import trackers
 from tracking.trackers import STATES, VERSIONS, TrackerError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +37,7 @@ def bare(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, store):
     return RunsOptions(tracker="trackio", wandb_project=tmp_path.name)
 
 

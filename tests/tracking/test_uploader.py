@@ -19,7 +19,7 @@ from support.tracker_runs import (
     add_version,
     make_run,
     noise,
-    own_trackio,
+    publish_all,
     read,
     write_index,
     write_state,
@@ -28,9 +28,8 @@ from support.tracker_runs import (
 from checkpoints import catalog
 from checkpoints.records import SavedVersion
 from checkpoints.state import read_state
-from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
-from tracking.published import Published, read_published, record_published
+from tracking.published import Published, read_published
 from tracking.uploader import Uploader
 
 
@@ -44,21 +43,9 @@ def no_thread_is_left():
             assert not thread.is_alive()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(uploader, "INTERVAL", 0.02)
-
-
-@pytest.fixture
-def options(tmp_path):
-    return TrainingOptions(
-        output_dir=str(tmp_path / "runs"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
-    )
 
 
 @pytest.fixture
@@ -500,7 +487,7 @@ def sizes(run, *names):
 def test_only_what_is_new_needs_space(run, options, said, monkeypatch, store, first):
     """The first version brings all of its files; the next ones just what was trained."""
     if not first:
-        record_published(run, trackers.location(options), "v1", 10)
+        publish_all(options, run, "v1")
     asked = {}
 
     def require_space(folder, needed, what, *_):
