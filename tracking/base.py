@@ -49,7 +49,7 @@ class TrackerError(UserError):
     """
 
     def __init__(self, message: str, remedy: str = ""):
-        super().__init__(f"{message}: {remedy}" if remedy else message)
+        super().__init__(f"{message}; {remedy}" if remedy else message)
         self.remedy = remedy
 
 

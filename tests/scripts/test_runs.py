@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -375,7 +374,7 @@ def test_the_command_that_the_warning_names_publishes(options, shared_options, m
             pass
     words = shlex.split(said[-1].split("publish with: ")[1])
     assert words[:3] == ["python", "-m", "runs"]
-    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = processes.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert read_published(run, trackers.location(shared_options)).state == 20
 

@@ -240,7 +240,7 @@ def test_a_run_that_the_tracker_does_not_know(options, elsewhere):
 def test_a_tracker_out_of_reach(options, elsewhere, outage):
     publish_all(options, make_run(options))
     outage()
-    line = r"^trackio: no route to host; a state of run one is not in \S*second either: try again when it can be "
+    line = r"^trackio: no route to host; a state of run one is not in \S*second either; try again when it can be "
     with pytest.raises(trackers.TrackerError, match=line + "reached, or say with --output_dir where the run is$"):
         artifacts.fetch_run(elsewhere, "one")
     assert not pathlib.Path(elsewhere.output_dir).exists()
@@ -559,7 +559,7 @@ def test_a_version_that_another_process_fetches_meanwhile_is_not_fetched_again(o
 def test_offline_wandb_resumes_from_the_disk_and_says_why_it_can_not_fetch(elsewhere, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     offline = dataclasses.replace(elsewhere, tracker="wandb")
-    line = r"^wandb is offline \(WANDB_MODE=offline\): unset WANDB_MODE$"
+    line = r"^wandb is offline \(WANDB_MODE=offline\); unset WANDB_MODE$"
     with pytest.raises(UserError, match=line):
         artifacts.fetch_run(offline, "one")
     with pytest.raises(UserError, match=line):

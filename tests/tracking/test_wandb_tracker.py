@@ -34,7 +34,7 @@ def test_offline_nothing_can_be_asked_and_no_score_be_sent(offline):
         lambda: offline.list_artifacts(STATES),
         lambda: offline.log_scores(3, {"FD": 1.0}),
     ):
-        with pytest.raises(TrackerError, match=r"^wandb is offline \(WANDB_MODE=offline\): unset WANDB_MODE$"):
+        with pytest.raises(TrackerError, match=r"^wandb is offline \(WANDB_MODE=offline\); unset WANDB_MODE$"):
             action()
 
 
