@@ -19,7 +19,7 @@ from tqdm import tqdm
 import config
 from checkpoints import catalog, versions
 from checkpoints.records import SavedVersion, TrainingState, VersionIndex
-from checkpoints.run_folder import FREE_SPACE_HINT, POSITION, RunFolder
+from checkpoints.run_folder import POSITION, RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
@@ -31,6 +31,7 @@ from tracking.asking import find_artifact
 from tracking.base import Artifact, ArtifactTracker
 from tracking.published import STATE, read_published, record_published
 
+SPACE_HINT = "free some space there or choose another --output_dir, and give this command again"
 ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,7 +105,12 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
         raise not_fetched(problem, f"a state of run {run_id}", options.output_dir) from None
     if found and found[1].step > max(run.saved_steps(), default=-1):
         fetch_state_and_version(tracker, run, *found)
-    version_index = catalog.read_version_index(run)
+    try:
+        version_index = catalog.read_version_index(run)
+    except UserError:
+        if not run.saved_steps():
+            raise
+        version_index = VersionIndex()  # damaged: resuming restores it from the training state
     latest = version_index.aliases.get("latest")
     if latest and not run.version(latest).is_dir():  # somebody has deleted it
         found = find_artifact(tracker, trackers.VERSIONS, run_id, latest)
@@ -154,7 +160,7 @@ def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact,
     UserError, with the run as it was, if the state is damaged or lists versions that are none of ours.
     """
     info.require_files((POSITION, CONFIG, METRICS), tracker.name)
-    with atomic_write(run.state(info.step), FREE_SPACE_HINT) as folder:
+    with atomic_write(run.state(info.step), SPACE_HINT) as folder:
         download(tracker, artifact, info, folder, f"state of update {info.step}")
         version_index = read_downloaded_state(folder, info, tracker.name).version_index
         aliases = aliases_in_tracker(tracker, run.name, version_index)
@@ -257,7 +263,7 @@ def download_version(tracker: ArtifactTracker, home: RunFolder, artifact: Artifa
     state has used the name again."""
     name, folder = info.version, home.version(info.version)
     if not folder.is_dir() or read_published(home, tracker.location).versions.get(name) != info.step:
-        with atomic_write(folder, FREE_SPACE_HINT) as temporary:
+        with atomic_write(folder, SPACE_HINT) as temporary:
             download(tracker, artifact, info, temporary, name)
         record_published(home, tracker.location, name, info.step)
 
@@ -267,7 +273,7 @@ def download(tracker: ArtifactTracker, artifact: Artifact, info: ArtifactInfo, f
 
     what: the artifact in words, for messages.
     """
-    require_free_space(folder.parent.parent, info.nbytes, what)
+    require_free_space(folder.parent.parent, info.nbytes, what, SPACE_HINT)
     errors: list[BaseException] = []
     thread = threading.Thread(target=collect_error, args=(errors, tracker.download, artifact, folder), daemon=True)
     with tqdm(total=info.nbytes, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:

@@ -20,14 +20,9 @@ def publish(options: config.RunsOptions) -> int:
 
     UserError if the options name no tracker that stores files.
     """
+    require_online(options, "--publish")
     if config.tracker(options) not in config.STORES:
-        raise UserError(
-            "--publish: WANDB_MODE=disabled turns wandb off: unset it"
-            if os.environ.get("WANDB_MODE") == "disabled"
-            else "--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY"
-        )
-    if not trackers.can_store_files(options):
-        raise UserError("--publish needs wandb online: unset WANDB_MODE")
+        raise UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
     run = catalog.find_run(options.output_dir, options.run_id)
     saved = saved_options.inherit(config.TrainingOptions, run.config, {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
@@ -45,10 +40,9 @@ def prune(options: config.RunsOptions) -> int:
 
     UserError, with nothing deleted, if the tracker is not wandb or the run's newest state is not on this disk.
     """
+    require_online(options, "--prune")
     if config.tracker(options) != "wandb":
         raise UserError("--prune works with wandb alone; trackio deletes nothing")
-    if not trackers.can_store_files(options):
-        raise UserError("--prune needs wandb online: unset WANDB_MODE")
     run, run_id = catalog.find_run(options.output_dir, options.run_id), options.run_id
     tracker = trackers.connect(options, run_id)
     newest = asking.find_artifact(tracker, trackers.STATES, run_id, "latest")
@@ -73,3 +67,11 @@ def prune(options: config.RunsOptions) -> int:
                 what = "state" if collection == trackers.STATES else info.version
                 print(f"deleted {what} of update {info.step} from {tracker.name}")
     return 0
+
+
+def require_online(options: config.RunsOptions, action: str) -> None:
+    """UserError if wandb is meant and WANDB_MODE keeps it from its server."""
+    mode = os.environ.get("WANDB_MODE", "")
+    meant = options.tracker == "wandb" or (options.tracker is None and os.environ.get("WANDB_API_KEY"))
+    if meant and (mode == "disabled" or trackers.is_offline()):
+        raise UserError(f"{action} needs wandb online: unset WANDB_MODE, which is {mode}")

@@ -236,7 +236,7 @@ def test_wandb_offline_keeps_curves_and_publishes_later(training_words, tmp_path
         # in the same shell: with WANDB_MODE=offline it could never publish
         assert command[:6] == ["env", "-u", "WANDB_MODE", "python", "-m", "runs"]
         refused = machine.run("runs", "--run_id", "travels", "--publish", status=2, WANDB_MODE="offline")
-        assert refused.splitlines()[-1] == "error: --publish needs wandb online: unset WANDB_MODE"
+        assert refused.splitlines()[-1] == "error: --publish needs wandb online: unset WANDB_MODE, which is offline"
         words = [*command[:3], sys.executable, *command[4:]]
         environment = {**machine.environment, "WANDB_MODE": "offline"}
         subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
