@@ -82,12 +82,9 @@ def wrong_advice(path, tree):
             name, word = match[2], match[3]
             if name in OTHERS or name in own:
                 continue
-            named = re.findall(rf"\b({'|'.join(SCRIPT)})\b", text[: match.start()])[
-                -1:
-            ]  # "score with sd_inference --..."
-            asked = [script for script in named or scripts or SCRIPT if name in fields_of(script)]
-            if not asked and named:  # the word was no script's name
-                asked = [script for script in scripts or SCRIPT if name in fields_of(script)]
+            before = re.findall(r"\w+", text[: match.start()])
+            named = [word for word in before if word in SCRIPT][-1:]  # as in "score them with sd_inference --calc_fid"
+            asked = [script for script in [*named, *(scripts or SCRIPT)] if name in fields_of(script)]
             if not asked:
                 problems.append(f"{name_of(path)}:{line}: --{name}")
                 continue

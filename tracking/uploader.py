@@ -38,6 +38,7 @@ from tracking.published import (
 )
 
 ERROR_SECONDS = 10  # of waiting for uploads after an error
+QUIET_SECONDS = 3  # of waiting at the end before a line says so
 START_SECONDS = 60  # of waiting for the first answer of a tracker
 CALL_SECONDS = 600  # in which a call of the tracker must return at the end of training, or it is given up
 SLOWEST = 100_000  # bytes per second of an upload that is not given up
@@ -92,8 +93,9 @@ class Uploader:
         self.stopping.set()
         if kind is KeyboardInterrupt:
             return
+        self.call_ends = max(self.call_ends, time.monotonic() + CALL_SECONDS)  # the last uploads begin now
         self.wake.set()
-        self.thread.join(3)
+        self.thread.join(QUIET_SECONDS)
         if self.thread.is_alive():
             self.say(
                 f"{self.name}: still publishing; Ctrl-C leaves now, and this does the rest later: "

@@ -27,7 +27,7 @@ from common.errors import UserError
 from config import TrainingOptions
 from tracking import trackers
 from tracking.listing import COLUMNS, readable_size
-from tracking.published import forget_version, read_all_published, read_published
+from tracking.published import forget_version, read_all_published, read_published, record_published
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -253,6 +253,44 @@ def test_a_fetch_that_was_cut_off_does_not_spoil_the_listing(options, shared_opt
     shutil.rmtree(run / "state")
     words = ("--tracker", "trackio", "--wandb_project", options.wandb_project)
     assert list(listing(*words)) == list(listing(*words, "--run_id", "one")) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "config.json").write_text("[]"),
+        lambda run: (run / "versions.json").write_text('{"versions": 3}'),
+        lambda run: (run / "scores.json").write_text("{"),
+        lambda run: (run / "published.json").write_text("[]"),
+        lambda run: (run / "state/000000020/position.json").write_text("{}"),
+    ],
+)
+def test_a_damaged_run_beside_good_ones_is_one_warning_and_not_read_for_another(options, capsys, damage):
+    make_run(options, "good")
+    damage(make_run(options, "bad"))
+    (pathlib.Path(options.output_dir) / "foreign").mkdir()
+    assert runs.main(["--output_dir", options.output_dir]) == 0
+    shown = capsys.readouterr()
+    assert list(parse(shown.out)) == ["good"]
+    assert (
+        shown.err.startswith("warning: ") and shown.err.count("\n") == 1 and f"{options.output_dir}/bad/" in shown.err
+    )
+    assert runs.main(["--output_dir", options.output_dir, "--run_id", "good"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("good  (") and shown.err == ""
+
+
+def test_offline_wandb_is_listed_as_not_asked(options, shared_options, monkeypatch, capsys):
+    asked = dataclasses.replace(options, tracker="wandb")
+    run = make_run(asked)
+    record_published(run, trackers.location(asked), "v1", 10, ["v1"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert runs.main(["--output_dir", options.output_dir, "--run_id", "one"]) == 0
+    shown = capsys.readouterr()
+    line = "warning: wandb is offline (WANDB_MODE=offline); unset WANDB_MODE; this lists what is on disk alone\n"
+    assert shown.err == line
+    where = [row["where"] for row in parse(shown.out.split("trained ")[0])["one"][1].values()]
+    assert where == ["tiny", "disk, wandb (not asked)", "disk"]
 
 
 def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_options, monkeypatch, capsys):

@@ -109,6 +109,10 @@ def test_a_place_tells_trackers_servers_and_projects_apart(monkeypatch, store):
     assert where("trackio") == f"trackio {store}/book_cover_generation"
     monkeypatch.setenv("TRACKIO_SERVER_URL", "http://localhost:7860?write_token=secret")
     assert where("trackio", wandb_project="p") == "trackio http://localhost:7860/p"  # the token is a key, too
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://me:pa55@localhost:7860")
+    assert where("trackio", wandb_project="p") == "trackio http://localhost:7860/p"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://me:pa55@wandb.firm.com")
+    assert where("wandb") == "wandb https://wandb.firm.com/-/book_cover_generation"
     monkeypatch.setenv("TRACKIO_SPACE_ID", "me/space")
     assert where("trackio") == "trackio me/space/book_cover_generation"
 
