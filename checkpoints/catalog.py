@@ -86,7 +86,8 @@ def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") 
                 "wandb or trackio it is looked for there, too"
             )
         raise UserError(
-            f"no run {run_id} in {output_dir} nor in {tracker}; {existing}; --output_dir says where to look"
+            f"no run {run_id} in {output_dir} nor in {tracker}; {existing}; "
+            "--output_dir and --wandb_project say where to look"
         )
     return run
 
