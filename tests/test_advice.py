@@ -18,7 +18,16 @@ from tracking import publishing, trackers
 from trainer import resume
 
 # Programs with options of their own, which messages name, too
-OTHERS = {"multi_gpu", "num_processes", "show-toplevel", "porcelain", "untracked-files", "query-gpu", "format"}
+OTHERS = {
+    "multi_gpu",
+    "num_processes",
+    "nproc_per_node",
+    "show-toplevel",
+    "porcelain",
+    "untracked-files",
+    "query-gpu",
+    "format",
+}
 OTHERS |= {"local-dir", "logdir", "project", "gpus", "update", "force-reinstall", "columns", "ratio", "help", "option"}
 OTHERS |= {"flag", "no-flag", "no", "config"}
 # Modules that advise on another script than the one that imports them

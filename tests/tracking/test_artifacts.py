@@ -551,7 +551,7 @@ def test_a_version_that_another_process_fetches_meanwhile_is_not_fetched_again(o
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(artifacts.filelock, "FileLock", SlowLock)
+    monkeypatch.setattr(artifacts, "file_lock", SlowLock)
     artifacts.fetch_run(options, "one")
     assert not downloads and (run / "versions" / "v2" / TRAINED).exists()
 

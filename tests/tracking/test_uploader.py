@@ -275,7 +275,7 @@ def test_a_disk_that_fails_is_reported_and_the_uploader_lives(run, options, said
         raise OSError(28, "No space left on device")
 
     with Uploader(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
-        patch.setattr(artifacts.shutil, "copytree", full)
+        patch.setattr(artifacts, "link_or_copy_tree", full)
         sending.version_saved("v1")
         wait_for(lambda: sending.failing)
         assert sending.thread.is_alive()
