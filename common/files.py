@@ -1,15 +1,21 @@
 """Atomic writes of files and folders: after a crash each is there as a whole, or not at all.
 
-Data is written to a hidden temporary name in the same folder (.NAME.PID.tmp), flushed to disk, and then renamed.
+Data is written to a hidden temporary name in the same folder (.NAME.MACHINE.PID.tmp), flushed to disk, and then
+renamed. What a killed process leaves is told by that name, and removed by remove_dead_temporary_files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import pathlib
+import platform
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +23,8 @@ from common.errors import UserError
 
 GIB = 2**30
 FREE_SPACE_HINT = "free some space there or choose another folder"
+TEMPORARY_NAME = re.compile(r"\..+?(?:\.([0-9a-f]{8}))?\.([0-9]{1,9})\.tmp")  # older releases did not name the machine
+MAX_WRITE_SECONDS = 24 * 3600  # no write takes so long: an older temporary file is dead, whoever wrote it
 
 
 @contextlib.contextmanager
@@ -28,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> I
     exists at `path`, such as one that a killed save has left, is replaced.
     """
     path = pathlib.Path(path).expanduser()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{machine_id()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -42,6 +50,45 @@ def atomic_write(path: str | os.PathLike[str], hint: str = FREE_SPACE_HINT) -> I
             reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:200]
             raise UserError(f"can't write {path}: {reason}; {hint}") from None
         raise
+
+
+@functools.cache
+def machine_id() -> str:
+    """8 hex digits for where this process's number is valid: the machine, or the container with numbers of its own."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # containers may share the machine's name, and a folder
+    except OSError:
+        namespace = ""
+    return hashlib.blake2b(f"{platform.node()} {namespace}".encode(), digest_size=4).hexdigest()
+
+
+def remove_dead_temporary_files(folder: str | os.PathLike[str]) -> None:
+    """Delete what killed processes have left of unfinished atomic writes directly in `folder`, which need not exist.
+
+    A temporary file or folder is deleted if its process was on this machine and has ended, or if it has not changed for
+    MAX_WRITE_SECONDS: its process may have run on another machine, or its number may belong to another process by now.
+    """
+    with contextlib.suppress(OSError):  # nothing depends on it
+        for path in pathlib.Path(folder).glob(".*.tmp"):
+            if (name := TEMPORARY_NAME.fullmatch(path.name)) is None:
+                continue
+            with contextlib.suppress(OSError):  # another process removes it too, or has just renamed it
+                ended = name[1] == machine_id() and not is_running(int(name[2]))
+                if ended or time.time() - path.lstat().st_mtime > MAX_WRITE_SECONDS:
+                    remove(path)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this number exists. True where that can't be told."""
+    if os.name != "posix":  # on Windows os.kill would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
 
 
 def flush_to_disk(path: pathlib.Path) -> None:

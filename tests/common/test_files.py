@@ -1,11 +1,21 @@
 import errno
 import os
+import signal
 import stat
+import subprocess
+import time
 
 import pytest
 
 from common.errors import UserError
-from common.files import atomic_write, write_json, write_text
+from common.files import (
+    MAX_WRITE_SECONDS,
+    atomic_write,
+    machine_id,
+    remove_dead_temporary_files,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -66,3 +76,51 @@ def test_json_is_readable(tmp_path):
 def test_a_name_that_is_too_long_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"can't write .*File name too long; choose"):
         write_text(tmp_path / ("x" * 300), "text", "choose another")
+
+
+@pytest.fixture(scope="module")
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_dead_processes_left_is_removed(tmp_path, dead):
+    def left(name, age=0.0):
+        path = tmp_path / name
+        path.mkdir() if "folder" in name else path.write_text("half")
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    here, old = machine_id(), MAX_WRITE_SECONDS + 60
+    gone = [left(f".a.csv.{here}.{dead}.tmp"), left(f".folder.{here}.{dead}.tmp"), left(".b.csv.1.tmp", old)]
+    gone += [left(f".c.00000000.{dead}.tmp", old), left(f".d.{here}.{os.getpid()}.tmp", old)]
+    kept = [left("a.csv"), left(".a.csv"), left(f"a.csv.{here}.{dead}.tmp"), left(".a.tmp", old), left(".a.x.tmp", old)]
+    kept += [left(f".e.{here}.{os.getpid()}.tmp"), left(f".e.{here}.1.tmp")]  # at work: this process, and number 1
+    kept += [left(f".f.00000000.{dead}.tmp"), left(f".g.csv.{dead}.tmp")]  # perhaps at work on another machine
+    remove_dead_temporary_files(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept) and not any(path.exists() for path in gone)
+    remove_dead_temporary_files(tmp_path / "nowhere")
+
+
+def test_a_write_at_work_is_not_taken_for_a_dead_one(tmp_path):
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        remove_dead_temporary_files(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "half"
+
+
+def test_a_killed_write_is_removed_at_the_next_start(tmp_path):
+    child = os.fork()
+    if child == 0:
+        try:
+            with atomic_write(tmp_path / "a.txt") as temporary:
+                temporary.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_dead_temporary_files(tmp_path)
+    assert list(tmp_path.iterdir()) == []
