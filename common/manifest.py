@@ -96,7 +96,7 @@ def find_damage(folders: Iterable[Path], contents: bool = True) -> dict[Path, st
     if contents:
         for path, sha256 in hash_files([path for path in expected if path not in damage]).items():
             if sha256 != expected[path].sha256:
-                damage[path] = "is not what was saved: its SHA-256 differs" if sha256 else "can't be read"
+                damage[path] = "is not what was saved (its SHA-256 differs)" if sha256 else "can't be read"
     return damage
 
 

@@ -19,19 +19,22 @@ from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common.errors import UserError
+from common.manifest import require_intact
 from diffusion import sd15, tiny
 from diffusion.parts import Parts
 
 # What diffusers and transformers raise for a missing, damaged or different model
 LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 BUILT_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
+DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 MINI = pathlib.Path(__file__).parent.parent / "mini_sd"  # the bundled miniature, a pipeline folder
 
 
-def load_parts(source: str) -> Parts:
+def load_parts(source: str, checked: bool = False) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    UserError if it is not available or incomplete, with what was tried and what to do instead.
+    checked: whether its files were compared with their manifest already. UserError if it is not available, incomplete
+    or damaged, with what was tried and what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -40,6 +43,8 @@ def load_parts(source: str) -> Parts:
         return Parts(*sd15.build()).freeze()
 
     location = local_folder(source) or source
+    if isinstance(location, pathlib.Path) and not checked:
+        require_intact(location, DAMAGED)
     try:
         index = StableDiffusionPipeline.load_config(location)
         unet = load_network(diffusers.UNet2DConditionModel, location, "unet", dtype=torch.float32)

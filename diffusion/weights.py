@@ -1,13 +1,17 @@
-"""A model's weights as bytes: size on disk, hash, saving a network in any precision."""
+"""A model's weights as bytes: size on disk, hash, saving a network in any precision, and its configuration as JSON."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.files import read_json, write_json
 from diffusion.parts import NETWORKS, Parts
@@ -53,7 +57,7 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
             copy = type(network).from_config({**network.config, "_name_or_path": ""})  # no path of this machine
     weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     copy.load_state_dict(weights, assign=True)
-    if isinstance(network, transformers.CLIPTextModel):
+    if isinstance(network, CLIPTextModel):
         weights = {CLIP_PREFIX + name: tensor for name, tensor in weights.items()}
         copy.save_pretrained(folder, state_dict=weights, save_original_format=False)  # these very names
     else:
@@ -63,3 +67,18 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
         # that from_pretrained(folder) works without an argument for the precision
         path = folder / "config.json"
         write_json(path, read_json(path) | {"dtype": "float32"})
+
+
+def network_config(network: Any) -> dict[str, Any]:
+    """The configuration of a UNet or text encoder, as JSON has it: all that empty_network needs."""
+    from_transformers = isinstance(network, transformers.PreTrainedModel)
+    value = json.loads(network.config.to_json_string() if from_transformers else network.to_json_string())
+    return {key: each for key, each in value.items() if key != "_name_or_path"}  # no path of this machine
+
+
+def empty_network(part: str, value: dict[str, Any]) -> torch.nn.Module:
+    """The part (see parts.PARTS) with that configuration, and with no weights: they are on torch's device "meta"."""
+    with torch.device("meta"):
+        if part == "text_encoder":
+            return CLIPTextModel(CLIPTextConfig.from_dict(value))
+        return UNet2DConditionModel.from_config(value)

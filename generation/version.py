@@ -70,6 +70,7 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
     """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
     precision = resolve_precision(options.mixed_precision)
-    parts = pipeline.load_parts(source)
+    with catalog.reading_version(source):
+        parts = pipeline.load_parts(source)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from checkpoints import state
-from checkpoints.open_run import open_run
+from checkpoints.open_run import fill_run, new_run
 from checkpoints.records import TrainingState, VersionIndex
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
@@ -37,6 +37,13 @@ def options(tmp_path):
 
 def new_state(step=0):
     return TrainingState(step, 8, "no", "no", "of the data", VersionIndex(), total=10, start_loss=0.5)
+
+
+def begin(options, parts, trainable):
+    """(folder, lock) of a new run."""
+    run, lock = new_run(options, new_state(), parts, trainable)
+    fill_run(run, options, new_state(), parts, trainable)
+    return run, lock
 
 
 def index_of(*losses, keep=0):
@@ -75,7 +82,7 @@ def save(run, at, trainable, optimizer=None):
 def test_a_version_loads_as_a_pipeline_and_shares_the_frozen_parts(parts, trainable, options):
     from diffusers import StableDiffusionPipeline
 
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     with lock:
         assert save(run, new_state(3), trainable)[1] == "v1"
     folder = run / "versions" / "v1"
@@ -93,7 +100,7 @@ def test_a_version_loads_as_a_pipeline_and_shares_the_frozen_parts(parts, traina
 
 
 def test_state_comes_back_as_it_was(parts, trainable, options):
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     optimizer = torch.optim.AdamW(parts.text_encoder.parameters(), lr=0.1)
     for p in parts.text_encoder.parameters():
         p.grad = torch.ones_like(p)
@@ -114,7 +121,7 @@ def test_state_comes_back_as_it_was(parts, trainable, options):
 
 
 def test_a_second_process_is_refused_while_the_first_trains(parts, trainable, options):
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     with lock, pytest.raises(UserError, match="another process is training run one"):
         RunFolder(run.path).lock()
     with run.lock():
@@ -122,20 +129,19 @@ def test_a_second_process_is_refused_while_the_first_trains(parts, trainable, op
 
 
 def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, trainable, options):
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     with lock:
         save(run, new_state(1), trainable)
     (run / "versions" / "v2").mkdir()  # complete, but the state that lists it never was
     (run / "versions" / ".v3.1.tmp").mkdir()
     (run / "state" / ".9.1.tmp").mkdir()
     saved, _ = state.read_state(run)
-    with open_run(run, options, saved, parts, trainable)[1]:
-        pass
+    fill_run(run, options, saved, parts, trainable)
     assert [path.name for path in (run / "versions").iterdir()] == ["v1"]
 
 
 def test_a_full_disk_is_one_line_and_what_was_saved_stays(parts, trainable, options, monkeypatch):
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     with lock:
         first, _ = save(run, new_state(1), trainable)
         before = sorted(path for path in run.path.rglob("*"))
@@ -163,21 +169,21 @@ def test_a_run_that_would_not_fit_is_refused_before_it_starts(parts, trainable, 
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match="this run with its first version needs"):
-        open_run(None, options, new_state(), parts, trainable)
+        new_run(options, new_state(), parts, trainable)
 
 
 def test_the_name_of_a_run_is_taken_once(parts, trainable, options):
-    _, lock = open_run(None, options, new_state(), parts, trainable)
+    _, lock = begin(options, parts, trainable)
     with lock:
         pass
     with pytest.raises(UserError, match="run one is there already: resume it with --run_id one"):
-        open_run(None, options, new_state(), parts, trainable)
+        new_run(options, new_state(), parts, trainable)
 
 
 def test_an_output_dir_that_can_not_be_made(parts, trainable, options, tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(UserError, match="choose another --output_dir"):
-        open_run(None, options, new_state(), parts, trainable)
+        new_run(options, new_state(), parts, trainable)
 
 
 @pytest.mark.parametrize("name", ["adamw8bit", "adamw"])

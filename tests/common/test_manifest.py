@@ -47,7 +47,7 @@ def test_one_flipped_bit_is_noticed(folder, position, bit):
     data = bytearray(path.read_bytes())
     data[position] ^= 1 << bit
     path.write_bytes(data)
-    assert find_damage([folder]) == {path: "is not what was saved: its SHA-256 differs"}
+    assert find_damage([folder]) == {path: "is not what was saved (its SHA-256 differs)"}
     assert find_damage([folder], contents=False) == {}
     with pytest.raises(UserError, match=r"unet/weights is not what was saved.*: bring it back"):
         require_intact(folder, "bring it back")
