@@ -25,6 +25,7 @@ from common.errors import UserError
 from common.files import write_json
 from diffusion import pipeline
 from diffusion.trainable import set_trainable
+from tracking import artifacts
 
 OLD_RUN = pathlib.Path(__file__).parent.parent / "fixtures" / "runs_v0_1" / "plain"
 STATE = {f"{part}{file}" for part in ("unet", "text_encoder") for file in (".safetensors", "_average.safetensors")}
@@ -151,6 +152,15 @@ def test_a_damaged_version_is_not_drawn_with(run, name):
     flip(run.version("v2") / name)
     with pytest.raises(UserError, match=f"{name} is not what was saved.*: bring that file back"):
         pipeline.load_parts(str(run.version("v2")))
+
+
+def test_a_damaged_version_or_state_is_not_uploaded(run, tmp_path):
+    flip(run.version("v2") / VAE)
+    flip(run.state(4) / "optimizer.pt")
+    for name, what in (("v2", f"{VAE} of v2, a version"), ("state", r"optimizer\.pt of v2, a state")):
+        artifacts.pack(run, name, tmp_path / "upload" / name)
+        with pytest.raises(UserError, match=f"{what} of run one, is damaged"):
+            artifacts.send(None, tmp_path / "upload" / name, ["latest"])
 
 
 @pytest.mark.parametrize("name", [None, "manifest.json", *WEIGHTS.values()])
