@@ -64,6 +64,8 @@ def fill_run(
     write_json(run.config, config.to_json(options))
     write_json(run.version_index, state.version_index.to_json())
     prune_versions(run, state.version_index)
+    if not state.version_index.versions:  # it was killed before its first save: what it has left may be anything
+        remove(run.frozen)
     save_frozen(run, parts, trainable, frozen_dtype(state))
 
 

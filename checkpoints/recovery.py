@@ -18,7 +18,7 @@ from checkpoints import catalog
 from checkpoints.records import TrainingState, VersionIndex
 from checkpoints.run_folder import POSITION, RunFolder
 from checkpoints.state import AVERAGE, CONFIG, WEIGHTS, read_state, report_damage
-from checkpoints.versions import complete_frozen, mend_frozen, save_version
+from checkpoints.versions import complete_frozen, mend_frozen, restore_frozen, save_version
 from common.errors import UserError
 from common.files import read_json, remove
 from common.manifest import MANIFEST, find_damage
@@ -86,7 +86,14 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
     problems = [f"{path} {problem}" for path, problem in damage.items() if path.is_relative_to(version)]
     frozen = [path.relative_to(run.frozen) for path in run.frozen.rglob("*") if path.name != MANIFEST]
     problems += [f"{version / name} is missing" for name in (Path(), *frozen) if not (version / name).exists()]
-    if problems and run.frozen.exists():
+    if not run.frozen.exists():
+        if problems:
+            raise UserError(
+                f"{problems[0]}, and {run.frozen} is gone, which it could be made of: bring one of them back"
+            )
+        restore_frozen(run, latest, trained)
+        tqdm.write(f"{run.frozen} is missing: taken from {version}")
+    elif problems:
         make_version_again(run, latest, state, folder, trained)
         tqdm.write(f"{problems[0]}: {latest} was made again from the training state")
 

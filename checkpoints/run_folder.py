@@ -15,7 +15,7 @@ runs/<run_id>/config.json        the options
               published.json     what a tracker has (tracking/published.py)
               upload/            what is being uploaded
 
-frozen/, each version and each state have a manifest.json (common/manifest.py).
+frozen/, each version and each state have a sha256.json (common/manifest.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from checkpoints.records import TrainingState, VersionIndex
+from checkpoints.records import SAVED_VERSION, TrainingState, VersionIndex
 from checkpoints.run_folder import FREE_SPACE_HINT, RunFolder
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, remove
@@ -49,7 +49,8 @@ def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) 
 
 
 def restore_frozen(run: RunFolder, version: str, trained: list[str]) -> None:
-    """Take the frozen parts from a version, where the run came from another machine. trained: names of the others."""
+    """Take the frozen parts from a version, where the run came from another machine, or has lost them. trained: names
+    of the others."""
     if not run.frozen.exists():
         with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
             source = run.version(version)
@@ -112,7 +113,7 @@ def take_frozen(run: RunFolder, source: Path, name: str) -> None:
 
 
 def prune_versions(run: RunFolder, index: VersionIndex) -> None:
-    """Delete version folders that are not in the index."""
+    """Delete version folders that are not in the index. Other names, as of somebody's copy, are not ours."""
     for folder in run.versions.glob("v*"):
-        if folder.name not in index.versions:
+        if SAVED_VERSION.fullmatch(folder.name) and folder.name not in index.versions:
             remove(folder)

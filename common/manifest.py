@@ -1,4 +1,4 @@
-"""manifest.json of a folder: size and SHA-256 of each file in it, by which damage on the disk is noticed.
+"""sha256.json of a folder, its manifest: size and SHA-256 of each file in it, by which damage on the disk is noticed.
 
     {"unet/config.json": {"sha256": "9f86d0...", "bytes": 1743}, ...}
 
@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.files import read_json, write_json
 from common.hashing import file_sha256
 
-MANIFEST = "manifest.json"
+MANIFEST = "sha256.json"  # a name that no model from elsewhere has
 BAR_DELAY = 2.0  # seconds of checking before a progress bar appears
 
 
@@ -116,7 +116,7 @@ def hash_files(paths: Sequence[Path]) -> dict[Path, str]:
     first = {inode: path for path, inode in reversed(inodes.items())}  # a path for each inode
     total = sum(sizes[path] for path in first.values())
     hashes = {}
-    bar = tqdm(total=total, desc="checking files", unit="B", unit_scale=True, delay=BAR_DELAY, leave=False)
+    bar = tqdm(total=total, desc="hashing files", unit="B", unit_scale=True, delay=BAR_DELAY, leave=False)
     with bar, ThreadPoolExecutor(max_workers=4) as pool:  # hashing runs beside Python
         for (inode, path), sha256 in zip(first.items(), pool.map(hash_or_nothing, first.values()), strict=True):
             hashes[inode] = sha256

@@ -69,11 +69,11 @@ def files(folder):
 
 def test_the_two_newest_states_stay_and_every_file_is_in_a_manifest(sound):
     assert sound.saved_steps() == [2, 4] and list(read_version_index(sound).versions) == ["v2"]
-    manifests = {path.parent: json.loads(path.read_text()) for path in sound.path.rglob("manifest.json")}
+    manifests = {path.parent: json.loads(path.read_text()) for path in sound.path.rglob("sha256.json")}
     assert manifests.keys() == {sound.frozen, sound.version("v2"), sound.state(2), sound.state(4)}
     for folder, manifest in manifests.items():
         found = files(folder)
-        found.pop("manifest.json")
+        found.pop("sha256.json")
         assert {name: entry["sha256"] for name, entry in manifest.items()} == found
         assert all((folder / name).stat().st_size == entry["bytes"] for name, entry in manifest.items())
     assert manifests[sound.state(4)].keys() == STATE
@@ -89,12 +89,12 @@ def test_one_bit_of_any_file_of_the_newest_state_sets_it_aside(run, name):
     assert read_state(run)[0].step == 2
 
 
-@pytest.mark.parametrize("name", [*sorted(STATE), "manifest.json"])
+@pytest.mark.parametrize("name", [*sorted(STATE), "sha256.json"])
 def test_so_does_a_file_that_is_gone_or_cut(run, name):
     path = run.state(4) / name
     text = path.read_bytes()
     path.unlink()
-    if name == "manifest.json":
+    if name == "sha256.json":
         path.write_bytes(text[:-20])
     assert list(set_aside_damaged_states(run, fetchable=False)) == [4]
 
@@ -163,7 +163,7 @@ def test_a_damaged_version_or_state_is_not_uploaded(run, tmp_path):
             artifacts.send(None, tmp_path / "upload" / name, ["latest"])
 
 
-@pytest.mark.parametrize("name", [None, "manifest.json", *WEIGHTS.values()])
+@pytest.mark.parametrize("name", [None, "sha256.json", *WEIGHTS.values()])
 def test_the_latest_version_is_made_again_to_the_byte(run, sound, capsys, name):
     """Of averaged weights, which the state has as well. name: of the file that is damaged; None: all are gone."""
     flip(run.version("v2") / name) if name else shutil.rmtree(run.version("v2"))
@@ -183,6 +183,20 @@ def test_a_frozen_file_that_is_gone_is_taken_from_a_version(run, sound, capsys):
     (run.frozen / VAE).unlink()  # while training goes on
     save_version(run, "v3", set_trainable(pipeline.build_tiny(), ["unet", "text_encoder"]), "no")
     assert digest(run.version("v3") / VAE) == digest(sound.frozen / VAE)
+
+
+def test_all_frozen_files_come_back_from_the_version_unless_it_is_damaged(run, sound, capsys):
+    shutil.rmtree(run.frozen)
+    recover(run, {})
+    assert f"frozen is missing: taken from {run.version('v2')}" in capsys.readouterr().out
+    assert files(run.frozen) == files(sound.frozen)
+    shutil.rmtree(run.frozen)
+    flip(run.version("v2") / VAE)
+    with pytest.raises(
+        UserError, match=r"is not what was saved .*frozen is gone, which it could be made of"
+    ) as problem:
+        recover(run, {})
+    assert "\n" not in str(problem.value)
 
 
 def test_without_a_sound_copy_no_version_is_published(run):

@@ -102,7 +102,7 @@ def test_a_version_loads_as_a_pipeline_and_shares_the_frozen_parts(parts, traina
     unet = "unet/diffusion_pytorch_model.safetensors"
     assert os.path.samefile(folder / unet, run / "frozen" / unet)
     assert not (run / "frozen" / "text_encoder").exists()
-    assert (folder / "manifest.json").exists()
+    assert (folder / "sha256.json").exists()
     assert {"vocab.json", "merges.txt"} <= {path.name for path in (folder / "tokenizer").iterdir()}
 
 
@@ -156,6 +156,19 @@ def test_leftovers_of_a_killed_save_are_removed_on_resume(parts, trainable, opti
     assert [path.name for path in run.states.iterdir()] == ["000000001"]
     left = {path.relative_to(run).as_posix() for path in run.path.rglob(".*.tmp")}
     assert left == {".scores.json" + mine, "covers/.2.png" + mine, "fetched/versions/.v1" + mine}
+
+
+def test_what_was_killed_before_its_first_save_begins_anew(parts, trainable, options):
+    run, lock = begin(options, parts, trainable)
+    weights = run.frozen / "vae" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    fill_run(run, options, new_state(), parts, trainable)
+    assert weights.read_bytes() == before
+    shutil.copytree(run.frozen, run.versions / "v1.bak")  # somebody's own
+    fill_run(run, options, new_state(), parts, trainable)
+    assert [path.name for path in run.versions.iterdir()] == ["v1.bak"]
+    lock.close()
 
 
 def test_the_state_before_stays_and_what_is_not_ours_does(parts, trainable, options):

@@ -99,7 +99,7 @@ def test_a_folder_without_a_manifest_is_not_checked(tmp_path):
 )
 def test_a_damaged_manifest_is_damage(folder, text):
     (folder / MANIFEST).write_text(text)
-    with pytest.raises(UserError, match=r"manifest\.json") as problem:
+    with pytest.raises(UserError, match=r"sha256\.json") as problem:
         read_manifest(folder)
     assert "\n" not in str(problem.value)
     assert find_damage([folder]) == {folder / MANIFEST: "is damaged"}

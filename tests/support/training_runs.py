@@ -35,7 +35,7 @@ def without_prefix(tensors):
 def final_state(run):
     """{file: hash} of the newest state: weights and optimizer."""
     _, folder = read_state(RunFolder(run))
-    others = ("position.json", "manifest.json")  # they tell how the run came here
+    others = ("position.json", "sha256.json")  # they tell how the run came here
     return {path.name: digest(path) for path in folder.iterdir() if path.name not in others}
 
 
