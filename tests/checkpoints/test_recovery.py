@@ -109,8 +109,14 @@ def test_with_no_sound_state_nothing_is_renamed_unless_a_tracker_may_have_one(ru
     assert run.saved_steps() == [] and not run.state_folders()
 
 
-def test_what_is_lost_is_said_and_the_run_ends_with_the_same_bits(run, sound, capfd):
+def test_what_is_lost_is_said_and_the_run_ends_with_the_same_bits(run, sound, capfd, monkeypatch):
     """As if it had been killed after update 2: metrics, versions and index, too. keep_versions had v1 deleted."""
+    begun = []
+    monkeypatch.setattr(
+        recovery,
+        "without_dropped",
+        lambda run, index: begun.append(list(index.versions)) or without_dropped(run, index),
+    )
     flip(run.state(4) / "optimizer.pt")
     assert training.main(["--output_dir", str(run.path.parent), "--run_id", "one"]) == 0
     said = capfd.readouterr().out
@@ -123,7 +129,7 @@ def test_what_is_lost_is_said_and_the_run_ends_with_the_same_bits(run, sound, ca
     logs = [[{**line, "images_per_s": 0, "memory_gib": 0} for line in read_log(each.path)] for each in (run, sound)]
     assert logs[0] == logs[1]
     assert run.saved_steps() == [2, 4] and files(run.state(2)) == files(sound.state(2))
-    assert verify(run) == 0
+    assert verify(run) == 0 and begun == [["v1"]]
 
 
 def test_versions_that_a_later_save_has_dropped_are_not_listed_again(tmp_path):
