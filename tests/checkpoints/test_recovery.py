@@ -12,6 +12,7 @@ import shutil
 import pytest
 from support.training_runs import WEIGHTS, digest, final_state, read_log
 
+import runs
 import training
 from checkpoints import recovery
 from checkpoints.catalog import read_version_index
@@ -240,13 +241,16 @@ def test_verify_names_what_is_damaged(run, capsys):
     flip(run.state(2) / "optimizer.pt")
     (run.version("v2") / VAE).unlink()
     (run.frozen / "mine.txt").touch()
-    assert verify(run) == 2
+    where = ["--output_dir", str(run.path.parent), "--verify"]
+    assert runs.main([*where, "--run_id", "one"]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert set(lines[:2]) == {
         f"{run.state(2) / 'optimizer.pt'} is not what was saved (its SHA-256 differs)",
         f"{run.version('v2') / VAE} is missing",
     }
     assert lines[2:] == ["run one: 4 folders checked, damaged files: 2"]
+    with pytest.raises(UserError, match="say which with --run_id"):
+        runs.main(where)
 
 
 def test_verify_does_not_miss_what_training_deletes_meanwhile(run, monkeypatch, capsys):
