@@ -519,6 +519,7 @@ class RunsOptions(TrackingOptions):
 
     output_dir: str = option(**OUTPUT_DIR)
     run_id: str | None = option(None, "show only this run, in detail", none="list all runs")
+    verify: bool = option(False, "check every file of --run_id against the SHA-256 that it was saved with")
     publish: bool = option(False, "upload what the tracker does not have yet of --run_id")
     prune: bool = option(False, "delete those versions and states of --run_id from wandb that the run no longer lists")
 

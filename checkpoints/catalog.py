@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import config
@@ -158,6 +159,26 @@ def version_entry(run: RunFolder, name: str) -> SavedVersion:
     """What versions.json says of a version; of v0, step 0."""
     _, home = find_version(run, name)
     return read_version_index(home).versions[name] if home else SavedVersion(step=0, validation_loss=None)
+
+
+@contextlib.contextmanager
+def reading_version(source: str) -> Iterator[None]:
+    """Inside, a version is read, without its run's lock. Where that fails because training that goes on has dropped the
+    version meanwhile, the UserError says so. source: as resolve_version returns it."""
+    try:
+        yield
+    except (UserError, OSError):
+        folder = Path(source)
+        run = RunFolder(folder.parent.parent)
+        if folder.parent == run.versions and run.config.exists():
+            index = read_version_index(run)  # it is written before anything is deleted
+            if folder.name not in index.versions:
+                raise UserError(
+                    f"version {folder.name} of run {run.name} was deleted while it was read, since the run goes on and "
+                    f"keeps only the newest (--keep_versions) and the best; there now: {', '.join(index.versions)}; "
+                    "start this again"
+                ) from None
+        raise
 
 
 def version_folder(run: RunFolder, name: str) -> str:

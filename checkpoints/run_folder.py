@@ -9,16 +9,20 @@ runs/<run_id>/config.json        the options
               versions/v1 ...    each loads with StableDiffusionPipeline.from_pretrained
               versions.json      the versions with step and validation loss, and the aliases latest and best
               scores.json        their scores
-              state/000000040/   trained weights as they are trained, their average, optimizer, position.json
+              state/000000040/   trained weights as they are trained, their average, optimizer, position.json; the state
+                                 before it stays, too, and damaged-000000040 is one that was set aside
               covers/            what sd_inference draws, unless --save_dir says otherwise
               fetched/           versions that came from a tracker, with a versions.json of their own
               published.json     what a tracker has (tracking/published.py)
               upload/            what is being uploaded
+
+frozen/, each version and each state have a sha256.json (common/manifest.py).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +109,18 @@ class RunFolder(os.PathLike):
         """The folder of the training state after `step` optimizer updates."""
         return self.states / f"{step:09d}"
 
+    def state_folders(self) -> dict[int, Path]:
+        """{step: folder} of the training states, oldest first, whole or not. Other names (a copy) are not ours."""
+        folders = [folder for folder in self.states.glob("[0-9]*") if re.fullmatch("[0-9]{9}", folder.name)]
+        return {int(folder.name): folder for folder in sorted(folders)}
+
     def saved_steps(self) -> list[int]:
-        """The steps of the complete training states."""
-        return [int(folder.name) for folder in self.states.glob("[0-9]*") if (folder / POSITION).is_file()]
+        """The steps of the training states that have their last file, oldest first."""
+        return [step for step, folder in self.state_folders().items() if (folder / POSITION).is_file()]
+
+    def damaged_state(self, step: int) -> Path:
+        """Where a damaged training state is set aside."""
+        return self.states / f"damaged-{step:09d}"
 
     @property
     def covers(self) -> Path:

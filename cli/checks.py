@@ -132,8 +132,12 @@ def check(options: Options) -> Options:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
-    if isinstance(options, config.RunsOptions) and (options.publish or options.prune) and not options.run_id:
-        raise UserError("--publish and --prune work on one run: say which with --run_id")
+    if (
+        isinstance(options, config.RunsOptions)
+        and not options.run_id
+        and (options.publish or options.prune or options.verify)
+    ):
+        raise UserError("--publish, --prune and --verify work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):
         raise UserError(f"--wandb_key turns wandb on, and --tracker says {value('tracker')}: leave one of the two out")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", value("wandb_project", "-")):

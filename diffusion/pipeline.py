@@ -18,6 +18,7 @@ import torch
 import transformers
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from common.manifest import require_intact
 from diffusion import sd15, tiny
 from diffusion.parts import Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder
@@ -29,12 +30,14 @@ NETWORK_CLASSES = {
     "vae": diffusers.AutoencoderKL,
     "text_encoder": CLIPTextModel,
 }
+DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str) -> Parts:
+def load_parts(source: str, checked: bool = False) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    UserError if it is not available, incomplete, damaged or of another kind, with what to do instead.
+    checked: whether its files were compared with their manifest already. UserError if it is not available, incomplete,
+    damaged or of another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -43,6 +46,8 @@ def load_parts(source: str) -> Parts:
         return Parts(*sd15.build()).freeze()
 
     location = local_folder(source) or source
+    if isinstance(location, pathlib.Path) and not checked:
+        require_intact(location, DAMAGED)
     index, configs = read_configs(source, location)
     with library_errors_as_one_line(source, "scheduler"):
         scheduler = load_scheduler(location, index)

@@ -1,14 +1,18 @@
-"""A model as files: size of its weights, their hash, saving a network in any precision, and the scheduler."""
+"""A model as files: size of its weights, their hash, saving a network in any precision, configurations, scheduler."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 import transformers
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.errors import UserError
 from common.files import read_json, write_json
@@ -67,7 +71,7 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
             "lower the learning rate if training has diverged, else give --save_dtype fp32"
         )
     copy.load_state_dict(weights, assign=True)
-    if isinstance(network, transformers.CLIPTextModel):
+    if isinstance(network, CLIPTextModel):
         weights = {CLIP_PREFIX + name: tensor for name, tensor in weights.items()}
         copy.save_pretrained(folder, state_dict=weights, save_original_format=False)  # these very names
     else:
@@ -90,3 +94,18 @@ def save_scheduler(scheduler: diffusers.SchedulerMixin, folder: Path) -> None:
     path = folder / scheduler.config_name
     left_open = scheduler.config.get("_use_default_values", [])
     write_json(path, {name: value for name, value in read_json(path).items() if name not in left_open})
+
+
+def network_config(network: Any) -> dict[str, Any]:
+    """The configuration of a UNet or text encoder, as JSON has it: all that empty_network needs."""
+    from_transformers = isinstance(network, transformers.PreTrainedModel)
+    value = json.loads(network.config.to_json_string() if from_transformers else network.to_json_string())
+    return {key: each for key, each in value.items() if key != "_name_or_path"}  # no path of this machine
+
+
+def empty_network(part: str, value: dict[str, Any]) -> torch.nn.Module:
+    """The part (see parts.PARTS) with that configuration, and with no weights: they are on torch's device "meta"."""
+    with torch.device("meta"):
+        if part == "text_encoder":
+            return CLIPTextModel(CLIPTextConfig.from_dict(value))
+        return UNet2DConditionModel.from_config(value)

@@ -83,6 +83,7 @@ def require_drawable(options: config.InferenceOptions, version: Version) -> None
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
     """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
     precision = resolve_precision(options.mixed_precision)
-    parts = pipeline.load_parts(source)
+    with catalog.reading_version(source):
+        parts = pipeline.load_parts(source)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

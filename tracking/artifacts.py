@@ -21,9 +21,18 @@ from checkpoints.records import SavedVersion, TrainingState, VersionIndex
 from checkpoints.run_folder import POSITION, RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
-from common.files import atomic_write, link_or_copy_tree, read_json, remove, require_free_space, write_json
+from common.files import (
+    atomic_write,
+    link_or_copy_tree,
+    read_json,
+    remove,
+    remove_dead_temporary_files,
+    require_free_space,
+    write_json,
+)
 from common.hashing import file_sha256
 from common.locks import file_lock
+from common.manifest import read_manifest
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
@@ -70,6 +79,9 @@ def send(tracker: ArtifactTracker, folder: pathlib.Path, aliases: Sequence[str])
     about = read_json(folder / ABOUT)
     collection = trackers.STATES if about["kind"] == STATE else trackers.VERSIONS
     metadata = {**about, "files": list_files(folder)}
+    for path, file in (read_manifest(folder) or {}).items():
+        if metadata["files"].get(path) != [file.nbytes, file.sha256]:
+            raise UserError(f"{path} of {about['version']}, a {about['kind']} of run {about['run_id']}, is damaged")
     tracker.publish(collection, folder, [f"{about['run_id']}-{alias}" for alias in aliases], metadata)
     return about["step"]
 
@@ -249,6 +261,7 @@ def download_beside_run(tracker: ArtifactTracker, run: RunFolder, version: str) 
     artifact, info = found
     home.path.mkdir(parents=True, exist_ok=True)
     with file_lock(home.fetch_lock):  # several processes may draw at once
+        remove_dead_temporary_files(home.versions)
         download_version(tracker, home, artifact, info)
         index = catalog.read_version_index(home)
         saved = SavedVersion(info.step, info.validation_loss)

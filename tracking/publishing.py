@@ -27,10 +27,13 @@ def publish(options: config.RunsOptions) -> int:
     saved = saved_options.inherit(config.TrainingOptions, run.config, {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
-    training_state, _ = read_state(run)
-    with run.lock(), Uploader(run, options, training_state.step if training_state else 0) as uploader:
-        if uploader.tracker:  # or it was not reached, and nobody knows what it has
-            print("publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already"))
+    with run.lock():
+        training_state, _ = read_state(run)
+        with Uploader(run, options, training_state.step if training_state else 0) as uploader:
+            if uploader.tracker:  # or it was not reached, and nobody knows what it has
+                print(
+                    "publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already")
+                )
     return 2 if uploader.failing or uploader.missing() else 0
 
 

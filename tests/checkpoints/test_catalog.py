@@ -149,6 +149,24 @@ def test_a_damaged_newest_run_is_not_passed_over(run):
     assert catalog.find_run(run.path.parent, None) == damaged
 
 
+def test_a_version_that_training_drops_while_it_is_read(run):
+    source = str(run.version("v2"))
+    with pytest.raises(UserError, match="cut"), catalog.reading_version(source):
+        raise UserError("cut")
+    index = json.loads(run.version_index.read_text())
+    del index["versions"]["v2"]
+    index["aliases"] = {alias: name for alias, name in index["aliases"].items() if name != "v2"}
+    run.version_index.write_text(json.dumps(index))
+    for problem in (UserError("cut"), FileNotFoundError("cut")):
+        with (
+            pytest.raises(UserError, match=r"version v2 of run .* was deleted while it was read.*start this again"),
+            catalog.reading_version(source),
+        ):
+            raise problem
+    with pytest.raises(UserError, match="cut"), catalog.reading_version("mini"):
+        raise UserError("cut")
+
+
 def test_only_complete_states_count(run):
     for step, complete in ((10, True), (20, False)):
         folder = run / "state" / f"{step:09d}"

@@ -202,9 +202,9 @@ def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp
     runs, data = tmp_path / "runs", tmp_path / "data"
     shutil.copytree(trained, runs)
     assert sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2)) == 0
-    unet = runs / "run" / "versions" / "v1" / "unet"
-    newer = runs / "run" / "versions" / "v2" / "unet" / "diffusion_pytorch_model.safetensors"
-    shutil.copy(newer, unet / newer.name)
+    versions = runs / "run" / "versions"
+    shutil.rmtree(versions / "v1")
+    shutil.copytree(versions / "v2", versions / "v1")
     with pytest.raises(UserError, match=r"were drawn with weights .*, and now it is"):
         sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2))
 
