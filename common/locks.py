@@ -32,7 +32,7 @@ def file_lock(path: str | os.PathLike[str], timeout: float = -1) -> AbstractCont
     except OSError as problem:
         if isinstance(problem, filelock.Timeout) or problem.errno not in UNSUPPORTED:
             raise
-        reason = problem.strerror
+        reason = problem.strerror or str(problem)
     print(
         f"warning: {os.path.dirname(path)} is on a file system without locks ({reason}): take care that "
         "no two processes work on it at once",
