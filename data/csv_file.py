@@ -58,7 +58,7 @@ def read_csv(path: pathlib.Path, required: Sequence[str] = ()) -> CsvFile:
     seen: set[int] = set()  # hashes of rows
     doubt, pending = "", ""  # pending: no doubt before another row follows, as at the end of the file it means nothing
     for line, end, cells, text in read_records(path):
-        if len(cells) < 2 and text.isspace():
+        if len(cells) < 2 and not text.strip():
             pending = pending or f"line {line} is empty"
         elif not header:
             header, pending = list(map(column_name, cells)), ""
@@ -73,7 +73,9 @@ def read_csv(path: pathlib.Path, required: Sequence[str] = ()) -> CsvFile:
             if key in seen:
                 repeated.append(line)
             seen.add(key)
-            if len(cells) > 1 and len(set(cells)) == 1:  # a row put in by a spreadsheet, or a header's second line
+            same = cells[0].strip(" -=")
+            if len(cells) > 1 and all(cell.strip(" -=") == same for cell in reversed(cells)):
+                # A row put in by a spreadsheet, a rule under the header, a header's second line
                 pending = pending or f"line {line} has {cells[0][:50]!r} in every field"
             else:
                 doubt = doubt or pending

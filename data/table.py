@@ -69,7 +69,8 @@ def read_table(root: pathlib.Path) -> Table:
     file = read_csv(path, COLUMNS)
     columns = [find_column(file, name) for name in COLUMNS]
     for row in file.rows:
-        if all(column_name(row.cells[column]) == name for column, name in zip(columns, COLUMNS, strict=True)):
+        names = {column_name(cell) for cell in row.cells if len(cell) < 20}
+        if len(names.intersection(COLUMNS)) > 1:  # the joined files may have had other columns, or in another order
             raise UserError(
                 f"{path}, line {row.line} is the header again: if files were joined, take them apart, as images are "
                 "numbered by the rows of one file"
@@ -102,7 +103,7 @@ def read_numbers(file: CsvFile) -> list[int] | None:
 
     That is a first column without a name or called "index", or one that is called "Unnamed: 0", with whole numbers; an
     index of several levels has several first columns. UserError if only a part of it has whole numbers, if they are not
-    distinct, if two such columns differ, or if a first column of another name has numbers out of order.
+    distinct, if two such columns differ, or if there is none, but a column that may be meant for one.
     """
     found = None
     levels = len(list(itertools.takewhile(PANDAS_LEVEL.fullmatch, file.header)))
@@ -125,15 +126,30 @@ def read_numbers(file: CsvFile) -> list[int] | None:
         if found not in (None, numbers):
             raise UserError(f"{file.path} has two columns of row numbers, and they differ: keep that of the images")
         found = numbers
-    if found is None and file.rows:
-        first = [whole_number(row.cells[0]) or 0 for row in file.rows]
-        low, high = min(first), max(first)
-        if low < 2 and high > low + 1 and first != sorted(first) and sorted(first) == list(range(low, high + 1)):
-            raise UserError(
-                f"{file.path}: its first column, {file.header[0]!r}, has the numbers {low} to {high}, but not in "
-                "order: if they are the numbers of the images, call it index; if not, take it from the first place"
-            )
+    if found is None:
+        refuse_other_numbers(file)
     return found
+
+
+def refuse_other_numbers(file: CsvFile) -> None:
+    """UserError if a column has the numbers 0, 1, 2 ..., in the first one also 1, 2, 3 ..., and they are out of order.
+
+    The rows were numbered once and moved since. Nobody can tell whether the images were named before or after that.
+    """
+    count = len(file.rows)
+    for column, name in enumerate(file.header):
+        cells = (row.cells[column] for row in file.rows)
+        numbers = list(
+            itertools.takewhile(lambda number: number is not None and number <= count, map(whole_number, cells))
+        )
+        low = min(numbers, default=0)
+        if len(numbers) < max(count, 3) or low > (column == 0) or numbers == sorted(numbers):
+            continue
+        if set(numbers) == set(range(low, low + count)):
+            raise UserError(
+                f"{file.path}: the column {name!r} has the numbers {low} to {low + count - 1}, but not in order: if "
+                "they are the numbers of the images, make it the first and call it index; if not, take it out"
+            )
 
 
 def whole_number(cell: str) -> int | None:

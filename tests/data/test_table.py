@@ -62,6 +62,7 @@ def test_order_case_other_columns_and_byte_order_mark_do_not_matter(read):
     [
         ("book_title,genres\na,b\n", "has no column book_authors, book_desc: .* but begins 'book_title, genres'"),
         (rows("T0", "T1"), "has no column .* its first line must name them, but begins 't0, a, g, d'"),
+        ("", "is empty"),
         ("sep=,\n" + HEADER + '"T\n0",a,g,d\n', "has no column .*begins 'sep="),
         ("my books\n" + HEADER + '"T\n0",a,g,d\n', "has no column .*begins 'my books'"),
         (b"\x89PNG\r\n\x1a\n", r"has no column .*begins '\\udc89png'"),
@@ -69,6 +70,7 @@ def test_order_case_other_columns_and_byte_order_mark_do_not_matter(read):
         (HEADER + rows("T0") + HEADER + rows("T1"), "line 3 is the header again"),
         (HEADER + rows("T0") + "\ufeff" + HEADER + rows("T1"), "line 3 is the header again"),
         (numbered(0, 1) + numbered(0, 1), "line 4 is the header again"),
+        (HEADER + rows("T0") + "Book_desc,genres,book_title,a\n", "line 3 is the header again"),
         (HEADER + "a,b,c,d\n" * 5 + "a,b,c,d,e\n" * 4, "damaged in 4 of 9 rows: line 7 of book_data.csv has 5 fields"),
         (HEADER.encode() + b"caf\xe9,b,c,d\n" * 4, "damaged in 4 of 4 rows: line 2 .*not UTF-8; save it as UTF-8"),
     ],
@@ -143,12 +145,16 @@ def test_numbers_in_the_second_level_of_a_pandas_index(read, names):
     assert titles_of(found) == {0: "T0", 1: "T1", 2: "T2"} and found.numbered
 
 
-def test_numbers_out_of_order_in_a_first_column_of_another_name_are_refused(read):
+def test_numbers_out_of_order_in_a_column_of_another_name_are_refused(read):
     for numbers in ((2, 0, 1), (3, 1, 2)):
-        with pytest.raises(UserError, match=r"first column, 'row', has the numbers . to ., but not in order.*index"):
+        with pytest.raises(UserError, match=r"column 'row' has the numbers . to ., but not in order: .*index"):
             read(numbered(*numbers, name="row"))
     for numbers in ((0, 1, 2), (1, 2, 3), (7, 5, 6), (4, 0, 2), (2, 0, 0), (2, 0, "x"), (1, 0)):
         assert not read(numbered(*numbers, name="row")).numbered
+    last = HEADER.replace("\n", ",index\n") + "T0,a,g,d,{}\nT1,a,g,d,{}\nT2,a,g,d,{}\n"
+    with pytest.raises(UserError, match="column 'index' has the numbers 0 to 2, but not in order"):
+        read(last.format(2, 0, 1))
+    assert not read(last.format(3, 1, 2)).numbered  # a rank
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
 
 
 @pytest.mark.parametrize(
-    "row", ["T1,a,g,d,more\n", '5" disc,a,g,d\n', "\nT1,a,g,d\n", ",,,\n", "first,first,first,first\n"]
+    "row", ["T1,a,g,d,more\n", '5" disc,a,g,d\n', "\nT1,a,g,d\n", ",,,\n", "first,first,first,first\n", "---,--,,-\n"]
 )
 def test_a_doubt_is_settled_by_the_number_of_the_last_image(read, row):
     found = read(HEADER + rows("T0") + row + rows("T2"))
