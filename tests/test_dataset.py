@@ -280,6 +280,10 @@ CASES = {
         with_numbers(EVERY, number=lambda i: i + 1),
         "numbers its rows 1 to 6, and the images begin at 0",
     ),
+    "numbers made anew after rows were deleted": (
+        f",{TABLE}" + "".join(f"{i},{book}" for i, book in enumerate(BOOKS[2:])),
+        r"images that have no row in .*: 2, first 4\.jpg \(its rows are 0 to 3\).* give its rows back the numbers",
+    ),
     # Damage of one row, and of all
     "a field too many": (replaced("A1,d1,more,T1,G\n"), [0, 2, 3, 4, 5]),
     "not UTF-8": (replaced("A1,caf\xe9,T1,G\n").encode("latin-1"), [0, 2, 3, 4, 5]),
