@@ -10,6 +10,7 @@ from typing import TypeGuard
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.locks import locked
 
 STATE = "state"  # stands beside the names of versions
 REMEDY = "delete it: what it records is then uploaded or downloaded once more"
@@ -89,15 +90,19 @@ def read_published(run: RunFolder, location: str) -> Published:
 
 def record_published(run: RunFolder, location: str, name: str, step: int, aliases: Sequence[str] = ()) -> None:
     """Record that the tracker at `location` now has the version `name` of `step` under these aliases, or the training
-    state of `step` if the name is STATE."""
-    published = read_all_published(run)
-    old = published.get(location, Published())
-    new = dataclasses.replace(old, state=step) if name == STATE else old.with_version(name, step, aliases)
-    write_all_published(run, published | {location: new})
+    state of `step` if the name is STATE. A run that trains and `runs --publish` may do so at once."""
+    with locked(run.published):
+        published = read_all_published(run)
+        old = published.get(location, Published())
+        new = dataclasses.replace(old, state=step) if name == STATE else old.with_version(name, step, aliases)
+        write_all_published(run, published | {location: new})
 
 
 def forget_version(run: RunFolder, name: str) -> None:
     """Record that no tracker has the version `name`: another version has just been saved under that name."""
-    published = read_all_published(run)
-    if any(name in record.versions for record in published.values()):
-        write_all_published(run, {location: record.without_version(name) for location, record in published.items()})
+    if not run.published.exists():
+        return
+    with locked(run.published):
+        published = read_all_published(run)
+        if any(name in record.versions for record in published.values()):
+            write_all_published(run, {place: record.without_version(name) for place, record in published.items()})

@@ -1,6 +1,7 @@
 """published.json: what a file of another shape leads to, and that the files of earlier versions still load."""
 
 import json
+import threading
 
 import pytest
 
@@ -9,6 +10,7 @@ from checkpoints.run_folder import RunFolder
 from cli import launch
 from common.errors import UserError
 from config import TrainingOptions
+from tracking import published
 from tracking.published import Published, forget_version, read_all_published, read_published, record_published
 from tracking.uploader import Uploader
 
@@ -52,6 +54,23 @@ def test_a_file_of_an_earlier_version_loads_and_is_written_as_it_was(run):
     assert read_published(run, "trackio y") == read_published(run, "elsewhere") == Published()
     record_published(run, "wandb x", "v2", 20, ["latest"])
     assert (run / "published.json").read_text() == before
+
+
+def test_a_run_that_trains_and_one_that_publishes_lose_no_record(run, monkeypatch):
+    """The second begins while the first is about to write what it has read."""
+    write = published.write_all_published
+    second = threading.Thread(target=record_published, args=(run, "wandb x", "v2", 20))
+
+    def write_late(*arguments):
+        if second.ident is None:
+            second.start()
+            second.join(0.2)  # far more than it takes if nothing holds it up
+        write(*arguments)
+
+    monkeypatch.setattr(published, "write_all_published", write_late)
+    record_published(run, "wandb x", "v1", 10)
+    second.join()
+    assert read_published(run, "wandb x").versions == {"v1": 10, "v2": 20}
 
 
 def test_keys_that_are_missing_take_their_defaults(run):
