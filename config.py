@@ -252,7 +252,7 @@ class DrawingOptions:
         25, "number of sampling steps for each cover", ge=1, aliases=("num_inference_steps",), memory=False
     )
     guidance_scale: float = drawing_option(
-        7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, memory=lambda scale: scale > 1
+        7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, le=1000, memory=lambda scale: scale > 1
     )
     scheduler: str = drawing_option(
         "dpm++", "sampling algorithm", choices=("dpm++", "ddim", "pndm", "euler"), memory=False

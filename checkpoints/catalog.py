@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import config
-from checkpoints.records import SavedVersion, VersionIndex
+from checkpoints.records import SavedVersion, VersionIndex, is_loss
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from common.files import read_json, write_json
@@ -35,7 +34,7 @@ def start_time(run: RunFolder) -> float:
     """
     with contextlib.suppress(UserError):
         recorded = read_json(run.started).get("time")
-        if isinstance(recorded, int | float) and math.isfinite(recorded):
+        if recorded is not None and is_loss(recorded):  # a finite number of a sensible size
             return recorded
     with contextlib.suppress(OSError):
         return run.config.stat().st_mtime

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+LARGEST = 1e15  # number in an option: far beyond any that makes sense, and the product of two is still a float32
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Text or JSON value -> value of an option. Each parser raises ValueError that says what was expected.
@@ -40,13 +41,15 @@ def parse_int(value: Any) -> int:
 
 
 def parse_float(value: Any) -> float:
-    """A finite number."""
+    """A finite number, of a size that the networks' arithmetic can take."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError("expected a number")
+    if abs(number) > LARGEST:
+        raise ValueError(f"expected a number of at most {LARGEST:g}")
     return number
 
 

@@ -93,10 +93,11 @@ def require_drawable(schedule_config: Mapping[str, Any], scheduler: str, steps: 
     sampler, timesteps = SAMPLERS[scheduler], schedule_config.get("num_train_timesteps", 1000)
     if not sampler.can_take(steps, timesteps):
         possible = [n for n in range(1, timesteps + 1) if sampler.can_take(n, timesteps)]
-        nearest = min(possible, key=lambda n: abs(n - steps), default="fewer")
+        nearest = min(possible, key=lambda n: abs(n - steps), default=None)
+        give = f"give --steps {nearest}, or another --scheduler" if nearest else "give another --scheduler"
         raise UserError(
             f"--scheduler {scheduler} can't draw in {steps} steps; it takes {sampler.rule}, and this model has "
-            f"N = {timesteps} training timesteps: give --steps {nearest}, or another --scheduler{otherwise}"
+            f"N = {timesteps} training timesteps: {give}{otherwise}"
         )
     if schedule_config.get("rescale_betas_zero_snr"):  # arXiv:2305.08891: the last timestep is noise alone
         if schedule_config.get("prediction_type", "epsilon") == "epsilon":

@@ -3,7 +3,7 @@ configurations show it, before any weights are read."""
 
 from __future__ import annotations
 
-import math
+import json
 import pathlib
 from typing import Any
 
@@ -32,6 +32,7 @@ OTHER_INPUTS = {
     "encoder_hid_dim": "a model that projects its conditions, as Kandinsky and DeepFloyd IF do",
     "encoder_hid_dim_type": "a model that projects its conditions, as IP-Adapter, Kandinsky and DeepFloyd IF do",
 }
+MAX_TIMESTEPS = 100_000  # of a noise schedule; usually 1000
 CHANNELS = {5: "a depth-to-image model", 7: "an upscaler", 8: "an InstructPix2Pix model", 9: "an inpainting model"}
 
 
@@ -136,13 +137,17 @@ def unusable_setting(configs: Configs) -> str | None:
     """What else in the configurations of a Stable Diffusion model makes it unusable; None if nothing does."""
     vae = configs["vae"]
     factor = vae.get("scaling_factor", 0.18215)
-    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
-        return f"scaling_factor in vae/config.json is {factor!r}, not a positive number"
+    if not isinstance(factor, int | float) or not 1e-9 < factor < 1e9:  # latents are multiplied and divided by it
+        return f"scaling_factor in vae/config.json is {repr(factor)[:20]}, not a positive number of about 0.2"
     if vae.get("shift_factor") or vae.get("latents_mean") or vae.get("latents_std"):
         return "its autoencoder shifts the latents (shift_factor, latents_mean or latents_std in vae/config.json)"
     if (vae.get("in_channels", 3), vae.get("out_channels", 3)) != (3, 3):
         return "its autoencoder is not one of RGB images (in_channels, out_channels in vae/config.json)"
     for name, settings in configs.items():
+        try:
+            json.dumps(settings, allow_nan=False, default=str)
+        except ValueError:
+            return f"a number in {name}/config.json is not finite"
         if settings.get("quantization_config"):
             return f"the weights of its {name} are quantized: they can't be trained"
     return None
@@ -160,6 +165,9 @@ def load_scheduler(location: pathlib.Path | str, index: dict[str, Any]) -> diffu
     """
     require_file(location, "scheduler/scheduler_config.json")
     settings = require_object(DDIMScheduler.load_config(location, subfolder="scheduler"))
+    count = settings.get("num_train_timesteps", 1000)
+    if type(count) is not int or not 1 <= count <= MAX_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps is {repr(count)[:20]}, not a whole number from 1 to {MAX_TIMESTEPS}")
     name = class_in(index, "scheduler") or settings.get("_class_name")
     cls = getattr(diffusers, str(name), None)
     known = isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)
@@ -172,12 +180,18 @@ def load_scheduler(location: pathlib.Path | str, index: dict[str, Any]) -> diffu
 
 
 def require_noise_schedule(noise_scheduler: DDPMScheduler) -> None:
-    """ValueError unless a schedule has num_train_timesteps betas in [0, 1], and predicts what diffusers knows."""
+    """ValueError unless a schedule has num_train_timesteps betas in [0, 1], which add noise and leave some signal, and
+    predicts what diffusers knows."""
     betas, count = noise_scheduler.betas, noise_scheduler.config.num_train_timesteps
     if len(betas) != count:
         raise ValueError(f"trained_betas has {len(betas)} values, and num_train_timesteps is {count}")
     if not ((betas >= 0) & (betas <= 1)).all():
         raise ValueError("its betas are not all between 0 and 1")
+    signal = noise_scheduler.alphas_cumprod[-1].item()  # what is left of a picture's variance at the last timestep
+    if signal == 1:
+        raise ValueError("its betas are so small that they add no noise")
+    if signal == 0 and not noise_scheduler.config.rescale_betas_zero_snr:  # no sampler could begin there
+        raise ValueError("its betas leave no signal at the last timestep, and it does not say rescale_betas_zero_snr")
     prediction_type = noise_scheduler.config.prediction_type
     if prediction_type not in ("epsilon", "v_prediction", "sample"):
         raise ValueError(f"prediction_type is {prediction_type!r}, not epsilon or v_prediction")

@@ -72,6 +72,8 @@ def load_clip(source: str, batch_size: int, device: torch.device) -> Clip:
         raise UserError(
             f"--clip_model {source} lacks {len(missing)} of CLIP's weights, such as {missing[0]}: bring the whole model"
         )
+    if not weights.all_finite(model.state_dict().values()):  # said before hours of drawing
+        raise UserError(f"--clip_model {source} has weights that are not finite: get a new copy of the model")
     weights_hash = weights.networks_hash(model)
     model = model.eval().to(device, torch.float32)
     mean, std = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (MEAN, STD))

@@ -18,7 +18,7 @@ from evaluation.clip import load_clip
 from evaluation.inputs import EvaluationInputs
 from evaluation.reference import load_reference
 from generation.covers import draw_covers, make_folder
-from generation.settings import SETTINGS, read_settings
+from generation.settings import SETTINGS, prompts_of
 from tracking import trackers
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def draw_and_score(
         return
 
     # Measure
-    _, prompt_of_row = read_settings(folder / SETTINGS)
-    prompts = [prompt_of_row[str(book.row)] for book in books]
+    prompts = prompts_of(folder / SETTINGS, [book.row for book in books])
     inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     values, skipped = evaluate.measure(inputs)
     if not values:

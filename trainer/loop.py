@@ -92,8 +92,9 @@ def measure_start(session: Session) -> None:
     loss, bins = validate(session)
     if not math.isfinite(loss):
         raise UserError(
-            f"the pretrained model's own validation loss is not finite in precision {session.state.precision}: "
-            "try --mixed_precision no, or another --pretrained_model"
+            f"the pretrained model's own validation loss is not finite in precision {session.state.precision}: try "
+            + ("" if session.state.precision == "no" else "--mixed_precision no, or ")
+            + "another --pretrained_model"
         )
     session.state = dataclasses.replace(session.state, start_loss=loss)
     session.log.log(0, validation_loss=loss, validation_bands=bins)

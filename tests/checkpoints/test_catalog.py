@@ -117,7 +117,9 @@ def test_the_newest_run_is_newest_by_what_it_says(run, monkeypatch):
     assert catalog.list_runs(run.path.parent) == [two, three, run] and catalog.find_run(run.path.parent, None) == run
 
 
-@pytest.mark.parametrize("damaged", ["", "[]", '{"time": "now"}', '{"time": NaN}', '{"time": null}'])
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", '{"time": "now"}', '{"time": NaN}', '{"time": null}', '{"time": 1' + "0" * 400 + "}"]
+)
 def test_a_run_that_does_not_say_when_it_started_is_as_old_as_its_file(run, damaged):
     run.started.write_text(damaged)
     os.utime(run.config, (7, 7))

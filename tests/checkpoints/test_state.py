@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from checkpoints import open_run, state
 from checkpoints.open_run import fill_run, new_run, require_space_for
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.files import machine_id
 from config import TrainingOptions
 from diffusion import pipeline
+from diffusion.ema import EMA
 from diffusion.trainable import set_trainable
 from diffusion.weights import weights_nbytes
 
@@ -125,6 +127,38 @@ def test_state_comes_back_as_it_was(parts, trainable, options):
     for a, b in zip(trainable.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_never_resumed_from(trainable, tmp_path, wrong):
+    """An infinite moment would go unnoticed: its weight just stops changing."""
+    (name, weights), *_ = trainable.state_dict("text_encoder").items()
+    damaged = {name: torch.full_like(weights, wrong)}
+    # As bitsandbytes nests them
+    moments = {"state": {0: {"__bnb_optimizer_quant_state__": {"absmax1": torch.tensor([1.0, wrong])}}}}
+    for file in ("text_encoder.safetensors", "text_encoder_average.safetensors"):
+        save_file(damaged, tmp_path / file)
+    torch.save({"optimizer": moments, "scaler": None}, tmp_path / "optimizer.pt")
+    for file, load in {
+        "text_encoder.safetensors": lambda: state.load_weights(tmp_path, trainable),
+        "text_encoder_average.safetensors": lambda: state.load_ema(tmp_path, EMA(trainable, 0.9)),
+        "optimizer.pt": lambda: state.load_optimizer(tmp_path, None),
+    }.items():
+        with pytest.raises(UserError, match=f"{file} is missing or damaged: its numbers are not finite; if a tracker"):
+            load()
+
+
+@pytest.mark.parametrize("part", ["average", "moment"])
+def test_an_average_or_a_moment_that_is_not_finite_is_never_saved(parts, trainable, options, part):
+    run, lock = open_run(None, options, new_state(), parts, trainable)
+    optimizer, ema = torch.optim.SGD(trainable.parameters(), momentum=0.9), EMA(trainable, 0.9)
+    moment = torch.tensor([1.0, float("inf" if part == "moment" else "1")])
+    optimizer.state[trainable.parameters()[0]]["momentum_buffer"] = moment
+    if part == "average":
+        next(iter(ema.averages["text_encoder"].values())).view(-1)[0] = float("nan")
+    with lock, pytest.raises(UserError, match=r"^update 3: the average .*, or a moment .*, is not finite; .* --lr"):
+        state.save_checkpoint(run, new_state(3), trainable, optimizer, None, ema, validation_loss=1.0, keep_versions=1)
+    assert not list(run.versions.glob("*")) and state.read_state(run) == (None, None)
 
 
 def test_a_second_process_is_refused_while_the_first_trains(parts, trainable, options):

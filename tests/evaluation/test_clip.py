@@ -111,6 +111,20 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
         evaluation_clip.load_clip(str(tmp_path / "half"), 4, torch.device("cpu"))
 
 
+def test_a_model_with_weights_that_are_not_finite_is_refused_before_anything_is_drawn(folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.safetensors"
+    weights = load_file(path)
+    weights["text_model.embeddings.position_embedding.weight"][-1, -1] = float("nan")  # no short prompt comes so far
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"^--clip_model .*copy has weights that are not finite: get a new copy"):
+        evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
+
+
 def test_a_pickled_model_is_read_without_running_what_it_holds(clip, folder, tmp_path):
     import os
     import shutil

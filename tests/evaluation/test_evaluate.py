@@ -17,7 +17,7 @@ from cli import parser
 from common.errors import UserError
 from data.folder import open_data
 from data.images import read_cover
-from evaluation import evaluate, feature_cache, features, ocr
+from evaluation import distances, evaluate, feature_cache, features, ocr
 from evaluation import reference as evaluation_reference
 from evaluation.inputs import EvaluationInputs, baseline_books
 
@@ -127,6 +127,24 @@ def test_a_metric_that_is_not_finite_is_no_score_and_the_others_are(options, mon
     values, skipped = evaluate.measure(inputs)
     assert [value.value for value in values.values()] == [2.5]
     assert skipped == {"fid": "FD is not finite (value nan, error None, real covers None)"}
+
+
+def test_an_embedding_of_length_0_and_a_baseline_without_books_cost_their_metric_alone(options, extractor, monkeypatch):
+    """Black covers have an embedding of 0 in some networks; books that are all one work can't be halved."""
+    books = [types.SimpleNamespace(row=row, title="Same", authors=("Ann Oak",)) for row in range(6)]
+    data = types.SimpleNamespace(books=lambda split: books)
+    options = dataclasses.replace(options, metrics="clip,kid", split="all")
+    inputs = EvaluationInputs(options, None, None, data, books, [], extractor, None, object())
+    assert [len(half) for half in inputs.baseline_books] == [6, 0]
+    features_of_none = inputs.real_features(inputs.baseline_books[1], extractor, "none")
+    assert features_of_none.shape == (0, extractor.dims) and features_of_none.dtype == np.float32
+    functions = {
+        "clip": ("clip", lambda inputs: distances.clip_score(np.ones((4, 3)), np.zeros((4, 3))), "clip_score"),
+        "kid": ("kid", lambda inputs: distances.kernel_distance(np.ones((20, 3)), features_of_none[:, :3]), "kid"),
+    }
+    monkeypatch.setattr(evaluate, "METRIC_FUNCTIONS", functions)
+    values, skipped = evaluate.measure(inputs)
+    assert values == {} and "an embedding has length 0" in skipped["clip"] and "there are 0" in skipped["kid"]
 
 
 def test_only_what_was_asked_for_is_measured(make_inputs, options):

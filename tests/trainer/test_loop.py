@@ -71,6 +71,16 @@ def test_a_validation_loss_that_is_not_finite_is_no_version(saved, monkeypatch):
     assert saved == []
 
 
+@pytest.mark.parametrize(
+    ("precision", "remedy"), [("no", "try another"), ("fp16", "try --mixed_precision no, or another")]
+)
+def test_a_model_whose_own_loss_is_not_finite_is_never_trained(monkeypatch, precision, remedy):
+    monkeypatch.setattr(loop, "validate", lambda session: (math.inf, []))
+    start = types.SimpleNamespace(state=types.SimpleNamespace(precision=precision))
+    with pytest.raises(UserError, match=f"is not finite in precision {precision}: {remedy} --pretrained_model$"):
+        loop.measure_start(start)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Previews
 
