@@ -10,7 +10,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,7 @@ def option(
     resume: Literal["fixed", "free"] = "fixed",
     saved: bool = True,
     secret: bool = False,
+    path: Literal["", "always", "if it exists"] = "",
     inherited: bool = False,
     affects: Literal["nothing", "books", "drawing", "scoring"] | None = None,
     setting: str = "",
@@ -53,6 +54,7 @@ def option(
         resume: "free" if it may change when a run is resumed, "fixed" if that would contradict what is already trained
         saved: whether it is in config.json; not what names a run, nor what concerns one call of the script
         secret: its value is never printed or read from a file
+        path: whether it names a folder, which is saved as an absolute path; a hub id that could be one stays as it is
         inherited: sd_inference and report take it from the run unless it is given
     Comparisons:
         affects: versions are compared only if they agree on the options that affect which "books" and prompts are
@@ -93,13 +95,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # choices of --metrics
 OUTPUT_DIR: dict[str, Any] = dict(
-    default="runs", help="folder that holds the runs", resume="free", affects="nothing", memory=False
+    default="runs", help="folder that holds the runs", resume="free", path="always", affects="nothing", memory=False
 )
 CACHE_DIR: dict[str, Any] = dict(
     default=None,
     help="folder for derived files: index of the data, cached latents, features of real covers",
     none="book-covers in the user's cache folder, ~/.cache",
     resume="free",
+    path="always",
     inherited=True,
     affects="nothing",
     memory=False,
@@ -115,6 +118,7 @@ class DataOptions:
         "data folder in the layout of Goodreads best books (docs/data.md); 'demo' = invented books with covers drawn "
         "by code",
         resume="free",
+        path="always",
     )
     cache_dir: str | None = option(**CACHE_DIR)
     resolution: str = drawing_option(
@@ -152,13 +156,16 @@ class DataOptions:
         "with --include_desc: first shorten the descriptions with the --summarizer model; the summaries are cached",
     )
     summarizer: str = book_option(
-        "facebook/bart-large-cnn", "Hugging Face model id or folder of the summarization model"
+        "facebook/bart-large-cnn",
+        "Hugging Face model id or folder of the summarization model",
+        path="if it exists",
     )
     num_workers: int | None = option(
         None,
         "threads or processes that read images",
         none="one for each CPU core, at most 8; at most one with cached latents",
         ge=0,
+        le=256,
         resume="free",
         inherited=True,
         affects="nothing",
@@ -187,6 +194,7 @@ class ModelOptions:
         "Hugging Face model id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature for "
         "128x192, which trains on a CPU; 'tiny' = a toy for tests; 'sd15-random' = the architecture of Stable "
         "Diffusion 1.5 with random weights, for --plan and benchmarks",
+        path="if it exists",
         affects="nothing",  # the hash of a version's weights is compared
         memory=False,  # a forecast is stored by its architecture
     )
@@ -195,7 +203,7 @@ class ModelOptions:
         1, "number of processes to launch with Accelerate, one for each GPU", ge=1, affects="nothing", memory=False
     )
     batch_size: int = option(
-        4, "covers that the model processes at once, on each GPU", ge=1, resume="free", affects="nothing"
+        4, "covers that the model processes at once, on each GPU", ge=1, le=4096, resume="free", affects="nothing"
     )
     seed: int = drawing_option(
         0, "seed of all random numbers: the same seed gives the same run and the same covers", ge=0, memory=False
@@ -246,13 +254,19 @@ class DrawingOptions:
         25, "number of sampling steps for each cover", ge=1, aliases=("num_inference_steps",), memory=False
     )
     guidance_scale: float = drawing_option(
-        7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, memory=lambda scale: scale > 1
+        7.5, "scale of classifier-free guidance; 1 = no guidance", ge=1, le=1000, memory=lambda scale: scale > 1
     )
     scheduler: str = drawing_option(
         "dpm++", "sampling algorithm", choices=("dpm++", "ddim", "pndm", "euler"), memory=False
     )
     num_samples: int = option(
-        4, "held-out books to draw in previews and in the grid", ge=1, resume="free", inherited=True, affects="nothing"
+        4,
+        "held-out books to draw in previews and in the grid",
+        ge=1,
+        le=1000,
+        resume="free",
+        inherited=True,
+        affects="nothing",
     )
     vae_tiling: bool = option(
         False,
@@ -541,6 +555,7 @@ class RunsOptions(TrackingOptions):
 
     output_dir: str = option(**OUTPUT_DIR)
     run_id: str | None = option(None, "show only this run, in detail", none="list all runs")
+    verify: bool = option(False, "check every file of --run_id against the SHA-256 that it was saved with")
     publish: bool = option(False, "upload what the tracker does not have yet of --run_id")
     prune: bool = option(False, "delete those versions and states of --run_id from wandb that the run no longer lists")
 
@@ -636,8 +651,50 @@ def learning_rates(options: TrainingOptions) -> dict[str, float]:
 
 
 def to_json(options: DataclassInstance) -> dict[str, Any]:
-    """{option: value} for config.json."""
-    return {name: getattr(options, name) for name in option_names(options, "saved", True)}
+    """{option: value} for config.json, with absolute paths."""
+    fields = [field for field in dataclasses.fields(options) if field.metadata["saved"]]
+    return {field.name: absolute_path(field, getattr(options, field.name)) for field in fields}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Paths in config.json: a run may be resumed from another folder, or on another machine
+
+BUNDLED = ("demo", "mini", "tiny", "sd15-random")  # data and models that are no folders
+
+
+def absolute_path(field: dataclasses.Field[Any], value: Any, base: str | os.PathLike[str] = "") -> Any:
+    """The value of an option, as an absolute path if it is a path. base: the folder that it is relative to; "": the
+    working directory."""
+    kind = field.metadata["path"]
+    if not kind or not isinstance(value, str) or value in BUNDLED:
+        return value
+    path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
+    return path if kind == "always" or os.path.isdir(path) else value
+
+
+def find_paths(cls: type[DataclassInstance], saved: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """The options {name: value} from a run's config.json (`path`), with absolute paths where they can be found.
+
+    Older runs saved paths as they were typed. They are looked for in the folder in which the run was started, which
+    follows from a relative --output_dir, and then in the working directory; what is in neither is left as it is.
+    """
+    bases = [pathlib.Path.cwd()]
+    typed = pathlib.Path(os.path.normpath(str(saved.get("output_dir", OUTPUT_DIR["default"])))).parts
+    home = path.absolute().parent.parent.parts
+    if home[-len(typed) :] == typed:
+        bases.insert(0, pathlib.Path(*home[: -len(typed)]))
+    found = dict(saved)
+    for field in dataclasses.fields(cls):
+        value = found.get(field.name)
+        if field.metadata["path"] and isinstance(value, str) and value not in BUNDLED:
+            places = [os.path.join(base, os.path.expanduser(value)) for base in bases]
+            found[field.name] = next((os.path.abspath(place) for place in places if os.path.isdir(place)), value)
+    return found
+
+
+def is_gone(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a saved value is the path of a folder that does not exist (any more, or on this machine)."""
+    return bool(field.metadata["path"]) and isinstance(value, str) and os.path.isabs(value) and not os.path.isdir(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -121,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     from diffusion import pipeline
 
     data = open_data(options)
-    print(summarize(data, functools.partial(count_tokens, pipeline.load_tokenizer(options.pretrained_model))))
+    tokenizer = pipeline.load_tokenizer(options.pretrained_model)
+    print(summarize(data, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length))
     return 0
 
 

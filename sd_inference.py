@@ -10,17 +10,17 @@ def main(argv: list[str] | None = None) -> int:
     """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
     options, given = parser.parse(config.InferenceOptions, argv)
 
-    import accelerate
-
+    from common.processes import make_accelerator
     from evaluation.score_run import draw_and_score
     from generation.covers import covers_folder
     from generation.grid import draw_grid, draw_prompt
-    from generation.version import choose_version
+    from generation.version import choose_version, require_drawable
 
     options, version = choose_version(options, given)
+    require_drawable(options, version)
     folder = covers_folder(options, version)
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
-    state = accelerate.Accelerator().state
+    state = make_accelerator().state
     if options.calc_fid:
         draw_and_score(options, version, folder / version.name, state)
     elif state.is_main_process:

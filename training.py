@@ -7,10 +7,13 @@ its last save ends, on a CPU, with the very bits of a run left alone.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import config
-from cli import checks, launch, parser
+from cli import checks, launch, parser, saved_options
+from common.errors import UserError
+from common.terminal import is_closed
 
 if TYPE_CHECKING:
     from checkpoints.run_folder import RunFolder
@@ -41,8 +44,7 @@ def run_training(options: config.TrainingOptions, run: RunFolder | None, argv: l
     """Train a run until it is complete or stopped; returns the exit status. run: None for a new one."""
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
 
-    import torch
-
+    from common.device_errors import full_memory
     from memory import advice
     from trainer.loop import train
     from trainer.session import prepare, start
@@ -61,9 +63,14 @@ def run_training(options: config.TrainingOptions, run: RunFolder | None, argv: l
                 if forecast and prepared.accelerator.device.type == "cuda":
                     print(advice.compare_with_measured(forecast, prepared.accelerator.device, options.optimizer))
                 return status
-    except torch.OutOfMemoryError:
+    except Exception as problem:
+        if prepared and isinstance(problem, BrokenPipeError) and is_closed(sys.stdout):
+            command = saved_options.command_for_run("training", options, prepared.run)
+            raise UserError(f"nobody reads any more what training prints; go on with: {command}") from None
+        if not (memory := full_memory(problem)):
+            raise
         parts = prepared.parts if prepared else None
-        raise advice.out_of_memory(options, parts, prepared.run if prepared else run) from None
+        raise advice.out_of_memory(options, parts, prepared.run if prepared else run, memory) from None
 
 
 if __name__ == "__main__":

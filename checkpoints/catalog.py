@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.records import SavedVersion, VersionIndex
+import config
+from checkpoints.records import SavedVersion, VersionIndex, is_loss
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
-from common.files import read_json
+from common.files import read_json, write_json
 
 VERSION_NAME = r"v\d+|latest|best"  # of versions; anything else is a folder
 
@@ -18,9 +22,45 @@ VERSION_NAME = r"v\d+|latest|best"  # of versions; anything else is a folder
 
 
 def list_runs(output_dir: str | Path) -> list[RunFolder]:
-    """The runs in output_dir, the one last started or resumed at the end."""
-    configs = Path(output_dir).expanduser().glob("*/config.json")
-    return [RunFolder(path.parent) for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path))]
+    """The runs in output_dir, the one last started or resumed at the end; and folders that have a config.json, too."""
+    runs = [RunFolder(path.parent) for path in Path(output_dir).expanduser().glob("*/config.json")]
+    return sorted(runs, key=lambda run: (start_time(run), run.path))
+
+
+def start_time(run: RunFolder) -> float:
+    """When a run was last started or resumed, in seconds of Unix time.
+
+    As the run itself says; a run that does not (of before version 0.3, or fetched) is as old as its config.json.
+    """
+    with contextlib.suppress(UserError):
+        recorded = read_json(run.started).get("time")
+        if recorded is not None and is_loss(recorded):  # a finite number of a sensible size
+            return recorded
+    with contextlib.suppress(OSError):
+        return run.config.stat().st_mtime
+    return 0
+
+
+def record_start(run: RunFolder) -> None:
+    """Note in the run that it starts or is resumed now: later than all others beside it, even if the clock was set back
+    since."""
+    others = [start_time(other) for other in list_runs(run.path.parent) if other != run]
+    write_json(run.started, {"time": max([time.time(), *(other + 1 for other in others)])})
+
+
+def newest_run(output_dir: str | Path) -> RunFolder | None:
+    """The run that was last started or resumed, if there is one."""
+    return next(filter(is_run, reversed(list_runs(output_dir))), None)
+
+
+def is_run(run: RunFolder) -> bool:
+    """Whether a folder with a config.json is a run, and not something else that has such a file, as models do."""
+    if not any(path.exists() for path in (run.version_index, run.versions, run.states, run.fetched.path)):
+        return False
+    try:
+        return "pretrained_model" in read_json(run.config)
+    except UserError:
+        return True  # a damaged one: whoever reads it says so
 
 
 def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") -> RunFolder:
@@ -28,13 +68,14 @@ def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") 
 
     tracker: the one that was searched already.
     """
-    runs = list_runs(output_dir)
     if run_id is None:
-        if not runs:
+        newest = newest_run(output_dir)
+        if newest is None:
             raise UserError(
                 f"there is no run in {output_dir}: train one first, or say where they are with --output_dir"
             )
-        return runs[-1]
+        return newest
+    runs = list_runs(output_dir)
     run = run_folder(output_dir, run_id)
     if run not in runs:
         names = ", ".join(run.name for run in runs[-8:]) or "none"
@@ -45,7 +86,8 @@ def find_run(output_dir: str | Path, run_id: str | None, tracker: str = "none") 
                 "wandb or trackio it is looked for there, too"
             )
         raise UserError(
-            f"no run {run_id} in {output_dir} nor in {tracker}; {existing}; --output_dir says where to look"
+            f"no run {run_id} in {output_dir} nor in {tracker}; {existing}; "
+            "--output_dir and --wandb_project say where to look"
         )
     return run
 
@@ -85,11 +127,12 @@ def resolve_version(
         folder = folder.resolve()
         home = RunFolder(folder.parent.parent)
         return folder.name, str(folder), home if folder.parent == home.versions and home.config.is_file() else None
-    if version == "v0" and run_id is None and not list_runs(output_dir):
+    if version == "v0" and run_id is None and newest_run(output_dir) is None:
         return "v0", pretrained_model, None
     run = find_run(output_dir, run_id)
     if version == "v0":
-        return "v0", read_json(run.config).get("pretrained_model", pretrained_model), run
+        saved = config.find_paths(config.TrainingOptions, read_json(run.config), run.config)
+        return "v0", saved.get("pretrained_model", pretrained_model), run
     name, found = find_version(run, version)
     if found is None:
         index = read_version_index(run)
@@ -115,6 +158,26 @@ def version_entry(run: RunFolder, name: str) -> SavedVersion:
     """What versions.json says of a version; of v0, step 0."""
     _, home = find_version(run, name)
     return read_version_index(home).versions[name] if home else SavedVersion(step=0, validation_loss=None)
+
+
+@contextlib.contextmanager
+def reading_version(source: str) -> Iterator[None]:
+    """Inside, a version is read, without its run's lock. Where that fails because training that goes on has dropped the
+    version meanwhile, the UserError says so. source: as resolve_version returns it."""
+    try:
+        yield
+    except (UserError, OSError):
+        folder = Path(source)
+        run = RunFolder(folder.parent.parent)
+        if folder.parent == run.versions and run.config.exists():
+            index = read_version_index(run)  # it is written before anything is deleted
+            if folder.name not in index.versions:
+                raise UserError(
+                    f"version {folder.name} of run {run.name} was deleted while it was read, since the run goes on and "
+                    f"keeps only the newest (--keep_versions) and the best; there now: {', '.join(index.versions)}; "
+                    "start this again"
+                ) from None
+        raise
 
 
 def version_folder(run: RunFolder, name: str) -> str:

@@ -35,5 +35,6 @@ def environment_lines(run: RunFolder) -> list[str]:
         known = libraries.items() if isinstance(libraries, dict) else ()
         versions = ", ".join(f"{name} {version}" for name, version in known)
         device = start.get("device")
-        lines.append(f"from update {start.get('step')}: {commit}, {device}, Python {start.get('python')}, {versions}")
+        line = f"from update {start.get('step')}: {commit}, {device}, Python {start.get('python')}, {versions}"
+        lines.append("".join(letter if letter.isprintable() else "?" for letter in line))  # no codes for a terminal
     return lines

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
+from checkpoints.records import is_count
 from checkpoints.run_folder import FREE_SPACE_HINT
-from common.errors import UserError
-from common.files import write_text
+from common.files import write_error, write_text
 
 
 class MetricsLog:
@@ -29,13 +31,15 @@ class MetricsLog:
             self.file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, **values: object) -> None:
-        """Append a line {"step": step, **values}; values are what JSON can hold. UserError if it can't be written."""
+        """Append a line {"step": step, **values}; values are what JSON can hold, or floats that are not finite, which
+        become null. UserError if it can't be written."""
         if self.file:
+            line = json.dumps({"step": step, **finite_or_none(values)}, allow_nan=False)
             try:
-                self.file.write(json.dumps({"step": step, **values}) + "\n")
+                self.file.write(line + "\n")
                 self.file.flush()
             except OSError as problem:
-                raise UserError(f"can't write {self.file.name}: {problem.strerror}; {FREE_SPACE_HINT}") from None
+                raise write_error(self.file.name, problem, FREE_SPACE_HINT) from None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
@@ -50,10 +54,21 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 def parse_line(text: str) -> dict | None:
     """The object in a line of metrics.jsonl, or None if the line is damaged."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = finite_or_none(json.loads(text))
+    except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+    return value if isinstance(value, dict) and is_count(value.get("step")) else None
+
+
+def finite_or_none(value: Any) -> Any:
+    """A JSON value with None for each number that is not finite, however deep: JSON knows none, and a chart neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [finite_or_none(each) for each in value]
+    if isinstance(value, dict):
+        return {key: finite_or_none(each) for key, each in value.items()}
+    return value
 
 
 class MetricsTail:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from common.errors import UserError
 
 ALIASES = ("latest", "best")
 SAVED_VERSION = re.compile(r"v[1-9]\d{0,8}")  # v0 is the pretrained model
+LARGEST_LOSS = 1e300  # JSON has whole numbers that no float can hold
 PRECISIONS = ("no", "fp32", "bf16", "fp16")
 
 
@@ -49,14 +51,21 @@ class VersionIndex:
         versions = dict(self.versions)
         name = f"v{1 + max((int(v[1:]) for v in versions), default=0)}"
         versions[name] = SavedVersion(step, validation_loss)
-        losses = {v: entry.validation_loss for v, entry in versions.items() if entry.validation_loss is not None}
         aliases = {"latest": name}
-        if losses:
-            aliases["best"] = min(losses, key=lambda v: losses[v])
+        if best := best_of(versions):
+            aliases["best"] = best
         others = [v for v in versions if v not in aliases.values()]
         for old in others[: max(0, len(others) - keep_versions)]:
             del versions[old]
         return VersionIndex(versions, aliases), name
+
+    def without_versions(self, names: Collection[str]) -> VersionIndex:
+        """The index without these versions; one that was the best leaves that to the best of the others."""
+        versions = {name: version for name, version in self.versions.items() if name not in names}
+        aliases = {alias: name for alias, name in self.aliases.items() if name in versions}
+        if best := best_of(versions):
+            aliases["best"] = best
+        return VersionIndex(versions, aliases)
 
     def to_json(self) -> dict[str, Any]:
         return {"versions": {name: v.to_json() for name, v in self.versions.items()}, "aliases": self.aliases}
@@ -81,6 +90,12 @@ class VersionIndex:
         for alias, name in aliases.items():
             require(alias in ALIASES and isinstance(name, str) and name in versions, f"the alias {alias!r} is damaged")
         return cls(versions, dict(aliases))
+
+
+def best_of(versions: Mapping[str, SavedVersion]) -> str | None:
+    """The version with the lowest validation loss, the first of equals; None if none was validated."""
+    losses = {name: entry.validation_loss for name, entry in versions.items() if entry.validation_loss is not None}
+    return min(losses, key=lambda name: losses[name]) if losses else None
 
 
 @dataclass(frozen=True)
@@ -127,13 +142,16 @@ class TrainingState:
         for key, right in shapes.items():
             if not right(value.get(key)):
                 raise UserError(f"{path} is damaged ({key}): {remedy}")
+        index = VersionIndex.from_json(value.get("ledger"), path, remedy)
+        if "latest" not in index.aliases:
+            raise UserError(f"{path} is damaged (no latest version): {remedy}")
         return cls(
             step=value["step"],
             global_batch_size=value["window"],
             precision=value["precision"],
             save_dtype=value["save_dtype"],
             fingerprint=value["fingerprint"],
-            version_index=VersionIndex.from_json(value.get("ledger"), path, remedy),
+            version_index=index,
             batch_size=value.get("batch_size"),
             total=value["total"],
             start_loss=value["start_loss"],
@@ -152,4 +170,4 @@ def is_positive(value: Any) -> bool:
 def is_loss(value: Any) -> bool:
     """A finite number, or None."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value is None or (number and math.isfinite(value))
+    return value is None or (number and abs(value) < LARGEST_LOSS)

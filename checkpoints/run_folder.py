@@ -1,6 +1,7 @@
 """The layout of a run's folder, named here and nowhere else, and the lock on it. (wandb/ and tensorboard/ are theirs.)
 
 runs/<run_id>/config.json        the options
+              started.json       when it was last started or resumed
               environment.json   commit, libraries and device of each start
               metrics.jsonl      losses and the like, a line each (metrics_log.py)
               samples/           previews
@@ -8,22 +9,29 @@ runs/<run_id>/config.json        the options
               versions/v1 ...    each loads with StableDiffusionPipeline.from_pretrained
               versions.json      the versions with step and validation loss, and the aliases latest and best
               scores.json        their scores
-              state/000000040/   trained weights as they are trained, their average, optimizer, position.json
+              state/000000040/   trained weights as they are trained, their average, optimizer, position.json; the state
+                                 before it stays, too, and damaged-000000040 is one that was set aside
               covers/            what sd_inference draws, unless --save_dir says otherwise
               fetched/           versions that came from a tracker, with a versions.json of their own
               published.json     what a tracker has (tracking/published.py)
               upload/            what is being uploaded
+
+frozen/, each version and each state have a sha256.json (common/manifest.py).
 """
 
 from __future__ import annotations
 
 import os
+import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from common.errors import UserError
+from common.locks import file_lock
 
 POSITION = "position.json"  # in a state folder: the TrainingState
 FREE_SPACE_HINT = (
@@ -55,6 +63,10 @@ class RunFolder(os.PathLike):
     @property
     def config(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def started(self) -> Path:
+        return self.path / "started.json"
 
     @property
     def environment(self) -> Path:
@@ -97,9 +109,18 @@ class RunFolder(os.PathLike):
         """The folder of the training state after `step` optimizer updates."""
         return self.states / f"{step:09d}"
 
+    def state_folders(self) -> dict[int, Path]:
+        """{step: folder} of the training states, oldest first, whole or not. Other names (a copy) are not ours."""
+        folders = [folder for folder in self.states.glob("[0-9]*") if re.fullmatch("[0-9]{9}", folder.name)]
+        return {int(folder.name): folder for folder in sorted(folders)}
+
     def saved_steps(self) -> list[int]:
-        """The steps of the complete training states."""
-        return [int(folder.name) for folder in self.states.glob("[0-9]*") if (folder / POSITION).is_file()]
+        """The steps of the training states that have their last file, oldest first."""
+        return [step for step, folder in self.state_folders().items() if (folder / POSITION).is_file()]
+
+    def damaged_state(self, step: int) -> Path:
+        """Where a damaged training state is set aside."""
+        return self.states / f"damaged-{step:09d}"
 
     @property
     def covers(self) -> Path:
@@ -123,13 +144,13 @@ class RunFolder(os.PathLike):
         """The lock file of a download into this folder: several processes may start at once."""
         return self.path / ".fetch.lock"
 
-    def lock(self) -> filelock.AcquireReturnProxy:
+    def lock(self) -> AbstractContextManager[Any]:
         """The run's lock, held: a context manager that lets go. UserError if another process holds it.
 
         It keeps a second process from training the same run; the operating system drops it with the process.
         """
         try:
-            return filelock.FileLock(self.path / ".lock").acquire(timeout=0)
+            return file_lock(self.path / ".lock", timeout=0)
         except filelock.Timeout:
             raise UserError(f"another process is training run {self.name}: wait for it or stop it") from None
         except OSError as problem:

@@ -6,16 +6,18 @@ evaluation/evaluate.py computes them; this is the only module that knows their J
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import config
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.locks import locked
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from checkpoints.run_folder import RunFolder
 
@@ -31,11 +33,16 @@ METRIC_NAMES = {  # display names of the metrics that may be skipped
     "clip": "CLIP score, CMMD",
 }
 BETTER = ("lower", "higher", "real")
+WRITE_HINT = "free some space there or choose another --save_dir"
 MIN_STANDARD_ERRORS = 2  # that a difference must exceed: about 95 % for the normal distribution
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Records
+
+
+class NotFiniteError(UserError):
+    """A metric that is not a finite number: it is no score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +66,15 @@ class ScoreValue:
         """The value in an entry of "values"; unknown keys are ignored. ValueError says what is wrong with it."""
         fields = require_object(entry, "it")
         name, note, better = fields.get("name"), fields.get("note"), fields.get("better")
-        if not isinstance(name, str):
+        if not is_text(name):
             raise ValueError('it has no "name"')
-        if note is not None and not isinstance(note, str):
+        if note is not None and not is_text(note):
             raise ValueError('its "note" is not a text')
         if better not in BETTER:
             raise ValueError(f'its "better" is not one of {", ".join(BETTER)}')
         error, real = (None if fields.get(key) is None else require_number(fields, key) for key in ("error", "real"))
+        if error is not None and error < 0:
+            raise ValueError('its "error" is negative')
         value, n = require_number(fields, "value"), require_count(fields, "n")
         return cls(name=name, value=value, error=error, real=real, n=n, better=better, note=note)
 
@@ -112,10 +121,11 @@ class Score:
         skipped = require_object(settings.get("skipped", {}), '"skipped"')
         for key in ("distance", "values", "skipped"):
             settings.pop(key, None)
-        if not isinstance(settings.get("score"), str):
+        if not is_text(settings.get("score")):
             raise ValueError('it has no "score", the name of the feature distance')
         require_count(settings, "n")
-        if not all(isinstance(reason, str) for reason in skipped.values()):
+        require_finite(settings)
+        if not all(is_text(reason) for reason in skipped.values()):
             raise ValueError('"skipped" does not hold texts')
         values = {}
         for key, value in entries.items():
@@ -147,6 +157,19 @@ def require_number(fields: Mapping[str, Any], key: str) -> float:
     return float(number)
 
 
+def require_finite(settings: Mapping[str, Any]) -> None:
+    """ValueError if any number in the settings, however deep, is not finite."""
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ValueError("a number in its settings is not finite") from None
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether the value is a text of one line; it will be printed, and codes in it would command a terminal."""
+    return isinstance(value, str) and value.isprintable()
+
+
 def require_count(fields: Mapping[str, Any], key: str) -> int:
     """fields[key], an integer >= 0. ValueError if it is anything else."""
     count = fields.get(key)
@@ -165,8 +188,10 @@ def make_value(
     real: float | None = None,
     note: str | None = None,
 ) -> ScoreValue:
-    """A ScoreValue of plain Python numbers, from NumPy's or Python's."""
+    """A ScoreValue of plain Python numbers, from NumPy's or Python's. NotFiniteError if one of them is not finite."""
     error, real = (None if number is None else float(number) for number in (error, real))
+    if not all(math.isfinite(number) for number in (value, error, real) if number is not None):
+        raise NotFiniteError(f"{name} is not finite (value {value}, error {error}, real covers {real})")
     return ScoreValue(name=name, value=float(value), error=error, real=real, n=int(n), better=better, note=note)
 
 
@@ -209,12 +234,48 @@ def read_scores(run: RunFolder) -> dict[str, dict[str, Score]]:
     return scores
 
 
+def update_score(path: pathlib.Path, change: Callable[[Score | None], Score]) -> Score:
+    """Write change(the score in a metrics.json, None if there is no such file) there, and return it.
+
+    Other processes wait meanwhile, so none loses what another has just written. UserError if the file is damaged, can't
+    be written, or would hold a number that is not finite.
+    """
+    with locked(path, WRITE_HINT):
+        score = change(read_score(path))
+        write_json(path, checked_json(score, path), WRITE_HINT)
+    return score
+
+
+def update_run_score(
+    run: RunFolder, version: str, name: str, change: Callable[[Score | None], Score | None]
+) -> Score | None:
+    """update_score for the run's scores.json, where a version has one score of each name. None: nothing is written."""
+    with locked(run.scores):
+        found = read_scores(run)
+        score = change(found.get(version, {}).get(name))
+        if score is not None:
+            found.setdefault(version, {})[name] = score
+            fields = {
+                version: {name: checked_json(each, run.scores) for name, each in entries.items()}
+                for version, entries in found.items()
+            }
+            write_json(run.scores, fields)
+    return score
+
+
 def add_score(run: RunFolder, version: str, score: Score) -> None:
     """Write the score into the run's scores.json, where it replaces the version's score of the same name."""
-    scores = read_scores(run)
-    scores.setdefault(version, {})[score.name] = score
-    fields = {name: {key: each.to_json() for key, each in entries.items()} for name, entries in scores.items()}
-    write_json(run.scores, fields)
+    update_run_score(run, version, score.name, lambda _: score)
+
+
+def checked_json(score: Score, path: pathlib.Path) -> dict[str, Any]:
+    """score.to_json(), for the file `path`. UserError if read_score would refuse it."""
+    fields = score.to_json()
+    try:
+        Score.from_json(fields)
+    except ValueError as problem:
+        raise UserError(f"can't write {path}: of the score {score.name!r}, {problem}") from None
+    return fields
 
 
 # ---------------------------------------------------------------------------------------------------------------------

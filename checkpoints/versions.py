@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from checkpoints.records import TrainingState, VersionIndex
+from tqdm import tqdm
+
+from checkpoints.records import SAVED_VERSION, TrainingState, VersionIndex
 from checkpoints.run_folder import FREE_SPACE_HINT, RunFolder
-from common.files import atomic_write, link_or_copy, remove
+from common.errors import UserError
+from common.files import atomic_write, link_or_copy, link_or_copy_tree, remove
+from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, write_manifest
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
-from diffusion.weights import save_network
+from diffusion.weights import save_network, save_scheduler
 
 
 def frozen_names(trainable: Trainable) -> list[str]:
@@ -25,39 +30,87 @@ def frozen_dtype(state: TrainingState) -> str:
 
 
 def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) -> None:
-    """Save what is not trained, once, before any of it is cast for training."""
+    """Save what is not trained, once, before any of it is cast for training. In a run of an older release it is there,
+    and gets a manifest."""
     if run.frozen.exists():
+        if not (run.frozen / MANIFEST).exists():
+            write_manifest(run.frozen)
         return
     with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
         parts.pipeline().save_config(folder)  # model_index.json
-        for name in ("tokenizer", "scheduler"):
-            getattr(parts, name).save_pretrained(folder / name)
+        parts.tokenizer.save_pretrained(folder / "tokenizer")
+        save_scheduler(parts.scheduler, folder / "scheduler")
         for name in frozen_names(trainable):
             save_network(getattr(parts, name), folder / name, DTYPES[dtype])
         # transformers writes tokenizer.json alone; older tools read CLIP's own two files
         parts.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+        write_manifest(folder)
 
 
 def restore_frozen(run: RunFolder, version: str, trained: list[str]) -> None:
-    """Take the frozen parts from a version, where the run came from another machine. trained: names of the others."""
+    """Take the frozen parts from a version, where the run came from another machine, or has lost them. trained: names
+    of the others."""
     if not run.frozen.exists():
         with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
-            ignore = shutil.ignore_patterns(*trained)
-            shutil.copytree(run.version(version), folder, ignore=ignore, copy_function=link_or_copy)
+            source = run.version(version)
+            link_or_copy_tree(source, folder, without=[MANIFEST, *trained])
+            if manifest := read_manifest(source):
+                write_manifest(folder, {name: file for name, file in manifest.items() if (folder / name).is_file()})
 
 
 def save_version(run: RunFolder, name: str, trainable: Trainable, dtype: str) -> None:
-    """Write versions/<name>: the trained parts as they are now, beside hard links to the frozen ones."""
+    """Write versions/<name>: the trained parts as they are now, beside hard links to the frozen ones.
+
+    UserError if one of those is missing, and no other version has it.
+    """
+    mend_frozen(run, find_damage([run.frozen], contents=False))
     with atomic_write(run.version(name), FREE_SPACE_HINT) as folder:
-        shutil.copytree(run.frozen, folder, dirs_exist_ok=True, copy_function=link_or_copy)
+        link_or_copy_tree(run.frozen, folder, without=[MANIFEST])
         for part, network in trainable:
             save_network(network, folder / part, DTYPES[dtype])
+        write_manifest(folder, read_manifest(run.frozen) or {})
+
+
+def mend_frozen(run: RunFolder, damage: Mapping[Path, str]) -> None:
+    """Take damaged files of frozen/ from a version. UserError if none has them as they were saved.
+
+    damage: {file: what is wrong with it}, see manifest.find_damage.
+    """
+    for path, problem in damage.items():
+        if path.name == MANIFEST:
+            raise UserError(f"{path} {problem}: delete it, and the next start makes another, of the files as they are")
+        name = path.relative_to(run.frozen).as_posix()
+        expected = (read_manifest(run.frozen) or {})[name]
+        copies = hash_files([folder / name for folder in sorted(run.versions.glob("v*"))])
+        sound = [copy for copy, sha256 in copies.items() if sha256 == expected.sha256]
+        if not sound:
+            raise UserError(
+                f"{path} {problem}, and no version of run {run.name} has a sound copy of it: bring it back, since "
+                "versions can't be loaded without it"
+            )
+        take_frozen(run, sound[-1], name)
+        tqdm.write(f"{path} {problem}: taken from {sound[-1]}")
+
+
+def complete_frozen(run: RunFolder, version: str, trained: Sequence[str]) -> None:
+    """Take from a version what frozen/ lacks, in a run of an older release, where no manifest says what there should
+    be. trained: names of the parts that are not frozen."""
+    source = run.version(version)
+    for file in source.rglob("*"):
+        name = file.relative_to(source)
+        if file.is_file() and name.parts[0] not in (*trained, MANIFEST) and not (run.frozen / name).exists():
+            take_frozen(run, file, name.as_posix())
+            tqdm.write(f"{run.frozen / name} is missing: taken from {file}")
+
+
+def take_frozen(run: RunFolder, source: Path, name: str) -> None:
+    """Put a file, or a hard link to it, in its place in frozen/."""
+    with atomic_write(run.frozen / name, FREE_SPACE_HINT) as temporary:
+        link_or_copy(source, temporary)
 
 
 def prune_versions(run: RunFolder, index: VersionIndex) -> None:
-    """Delete version folders that are not in the index, and what killed saves have left."""
+    """Delete version folders that are not in the index. Other names, as of somebody's copy, are not ours."""
     for folder in run.versions.glob("v*"):
-        if folder.name not in index.versions:
+        if SAVED_VERSION.fullmatch(folder.name) and folder.name not in index.versions:
             remove(folder)
-    for leftover in (*run.path.glob(".*.tmp"), *run.path.glob("*/.*.tmp")):
-        remove(leftover)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+LARGEST = 1e15  # number in an option: far beyond any that makes sense, and the product of two is still a float32
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Text or JSON value -> value of an option. Each parser raises ValueError that says what was expected.
@@ -40,13 +41,15 @@ def parse_int(value: Any) -> int:
 
 
 def parse_float(value: Any) -> float:
-    """A finite number."""
+    """A finite number, of a size that the networks' arithmetic can take."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError("expected a number")
+    if abs(number) > LARGEST:
+        raise ValueError(f"expected a number of at most {LARGEST:g}")
     return number
 
 
@@ -150,8 +153,12 @@ def check(options: Options) -> Options:
             raise UserError("give --title TITLE for one picture, or --books FILE.csv for a folder")
         if options.author and options.books:
             raise UserError("--author is for one picture, and --books has a column of them: leave one of the two out")
-    if isinstance(options, config.RunsOptions) and (options.publish or options.prune) and not options.run_id:
-        raise UserError("--publish and --prune work on one run: say which with --run_id")
+    if (
+        isinstance(options, config.RunsOptions)
+        and not options.run_id
+        and (options.publish or options.prune or options.verify)
+    ):
+        raise UserError("--publish, --prune and --verify work on one run: say which with --run_id")
     if value("tracker") not in (None, "wandb") and value("wandb_key"):
         raise UserError(f"--wandb_key turns wandb on, and --tracker says {value('tracker')}: leave one of the two out")
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", value("wandb_project", "-")):

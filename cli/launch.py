@@ -11,7 +11,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from common import device_errors
 from common.errors import UserError
+from common.processes import clean_environment, launched_processes
+from common.terminal import is_closed, printable, replace_unencodable, silence
 
 EXIT_SECONDS = 10  # after an error: what then still runs in threads, or is in a library's care, is cut off
 
@@ -20,8 +23,10 @@ def launch_on_gpus(num_gpus: int, script: str, argv: Sequence[str] | None = None
     """Replace this process by num_gpus processes that run `script`, a path, through `accelerate launch`.
 
     Returns only if there is nothing to launch: one process is enough, or this one was launched already. argv: the
-    script's arguments; None = sys.argv[1:]. UserError if the machine has fewer GPUs.
+    script's arguments; None = sys.argv[1:]. UserError if the machine has fewer GPUs, or another number was launched.
     """
+    if "LOCAL_RANK" in os.environ and num_gpus not in (1, count := launched_processes()):
+        raise UserError(f"--num_gpus {num_gpus}, and the launcher has started {count}: leave --num_gpus out there")
     if num_gpus == 1 or "LOCAL_RANK" in os.environ:
         return
     import torch
@@ -35,32 +40,55 @@ def launch_on_gpus(num_gpus: int, script: str, argv: Sequence[str] | None = None
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main() and exit with the status that it returns.
 
-    UserError and OSError: one line on standard error, exit status 2. Ctrl-C: exit status 130. After an error nothing
-    keeps the process for longer than EXIT_SECONDS.
+    UserError, OSError and errors of the device: one line on standard error, exit status 2. Ctrl-C: exit status 130.
+    After an error nothing keeps the process for longer than EXIT_SECONDS.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about 4-bit kernels, which are not used here
+    replace_unencodable()
     code: int | None
     try:
+        launched_processes()
+        for note in clean_environment():
+            print_error(note)
         code = main()
+        if sys.stdout:
+            sys.stdout.flush()  # the interpreter's own, at exit, would show an error
     except UserError as problem:
         # a DataLoader worker passes its error on inside the text of a traceback, where the message comes last
-        print("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()), file=sys.stderr)
+        print_error("error: " + " ".join(str(problem).rsplit("UserError: ", 1)[-1].split()))
         code = 2
-    except BrokenPipeError:  # `... | head` has closed our output, which is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except OSError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        code = 2
+        # `... | head` has closed our output, which is no error; but a server may have closed a connection
+        if isinstance(problem, BrokenPipeError) and is_closed(sys.stdout):
+            silence(sys.stdout)
+            code = 0
+        else:
+            print_error(f"error: {problem}")
+            code = 2
     except KeyboardInterrupt as problem:  # StopSignal says by which signal
-        print("interrupted", file=sys.stderr)
+        print_error("interrupted")
         code = 128 + (problem.args[0] if problem.args else signal.SIGINT)
-    except Exception:  # the traceback is printed on the way out
-        exit_soon(1)
-        raise
+    except Exception as problem:
+        error = None if os.environ.get("CUDA_LAUNCH_BLOCKING") else device_errors.explain(problem)
+        if not error:  # the traceback is printed on the way out
+            exit_soon(1)
+            raise
+        print_error(f"error: {error}")
+        code = 2
     if code:
         exit_soon(code)
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        silence(sys.stdout)
     sys.exit(code)
+
+
+def print_error(line: str) -> None:
+    """Print a line on standard error, if that is still there."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr)
 
 
 def exit_soon(code: int) -> None:

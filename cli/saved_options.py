@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import pathlib
 import shlex
 from collections.abc import Collection, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cli.checks import Options, check, check_value
 from common.errors import UserError
 from common.files import read_json, write_json
-from config import SCRIPTS, TrackingOptions, option_names
+from config import SCRIPTS, TrackingOptions, absolute_path, find_paths, is_gone, option_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -69,7 +70,8 @@ def inherit(
 
     names: the options to take from the run; None = all that are saved. UserError if they can't be combined.
     """
-    saved = {name: value for name, value in read_options(path).items() if names is None or name in names}
+    saved = find_paths(cls, read_options(path), path)
+    saved = {name: value for name, value in saved.items() if names is None or name in names}
     return check(cls(**(select(cls, saved) | dict(given))))
 
 
@@ -80,12 +82,17 @@ def inherit_tracker(cls: type[Options], path: pathlib.Path, given: Mapping[str, 
 
 
 def refuse_changes(cls: type[DataclassInstance], path: pathlib.Path, given: Mapping[str, Any]) -> None:
-    """UserError if a given option differs from the run's config.json (`path`) and may not change on resuming."""
-    saved = read_options(path)
+    """UserError if a given option differs from the run's config.json (`path`) and may not change on resuming.
+
+    A folder that is not where it was may be elsewhere.
+    """
+    saved = find_paths(cls, read_options(path), path)
     fixed = set(option_names(cls, "resume", "fixed")) & set(option_names(cls, "saved", True))
     for field in dataclasses.fields(cls):
-        name = field.name
-        if name in given and name in fixed and given[name] != (before := saved.get(name, field.default)):
+        name, before = field.name, saved.get(field.name, field.default)
+        if name not in given or name not in fixed or is_gone(field, before):
+            continue
+        if absolute_path(field, given[name]) != before:
             raise UserError(
                 f"--{name} {given[name]} would change the past of this run, which has {before}: "
                 f"leave --{name} out to go on, or start a new run without --run_id"
@@ -114,13 +121,16 @@ def require_same_options(path: pathlib.Path, options: Mapping[str, Any]) -> None
 def command(cls: type[DataclassInstance], values: Mapping[str, Any], always: Collection[str] = ()) -> str:
     """The command line that runs the script of `cls` with the options {name: value}.
 
-    It has those that are not the default or are named in `always`, but none that is never saved.
+    It has those that are not the default or are named in `always`, but none that is never saved. Folders in the user's
+    home begin with ~, which is read as that: such commands stand in reports, which others read.
     """
+    home = os.path.join(os.path.expanduser("~"), "")
     words = ["python", "-m", SCRIPTS[cls]]
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
         if field.metadata["saved"] and (value != field.default or field.name in always):
-            words += [f"--{field.name}", str(value)]
+            in_home = field.metadata["path"] and str(value).startswith(home)
+            words += [f"--{field.name}", f"~/{str(value)[len(home) :]}" if in_home else str(value)]
     return shlex.join(words)
 
 

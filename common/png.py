@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from common.errors import UserError, first_line
 from common.files import atomic_write
@@ -23,11 +24,18 @@ def save_png(
     path: str | os.PathLike[str],
     image: torch.Tensor | Image.Image,
     hint: str = "free some space or choose another --save_dir",
+    parameters: str = "",
 ) -> None:
-    """Write an image, uint8 (H, W, 3) on the CPU or a PIL image, as a PNG file, atomically."""
+    """Write an image, uint8 (H, W, 3) on the CPU or a PIL image, as a PNG file, atomically.
+
+    parameters: how it was drawn, for the text chunk of that name, which many viewers of generated images show.
+    """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
+    chunks = PngInfo()
+    if parameters:
+        chunks.add_text("parameters", parameters)
     with atomic_write(path, hint) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def png_paths(folder: str | os.PathLike[str], rows: Iterable[int]) -> list[pathlib.Path]:

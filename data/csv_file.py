@@ -45,22 +45,26 @@ class CsvFile:
     doubt: str  # the first place where rows may have been joined or parted unnoticed, in words; '' if there is none
 
 
-def read_csv(path: pathlib.Path) -> CsvFile:
+def read_csv(path: pathlib.Path, required: Sequence[str] = ()) -> CsvFile:
     """Reads UTF-8 text with a header, separated by commas, semicolons or tabs; double quotes enclose texts with these.
 
     Empty lines are not rows. UserError if it is another format, or if it is damaged so that rows may be joined or
-    parted: text after a closing quote, a quote that is never closed, too few fields, NUL bytes.
+    parted: text after a closing quote, a quote that is never closed, too few fields, NUL bytes. Or if a required
+    column is missing: that comes first, as under a wrong first line every row has a wrong number of fields.
     """
     header: list[str] = []
     rows: list[Row] = []
     repeated: list[int] = []
     seen: set[int] = set()  # hashes of rows
-    doubt, empty_line = "", 0
+    doubt, pending = "", ""  # pending: no doubt before another row follows, as at the end of the file it means nothing
     for line, end, cells, text in read_records(path):
-        if len(cells) < 2 and text.isspace():
-            empty_line = empty_line or line
+        if len(cells) < 2 and not text.strip():
+            pending = pending or f"line {line} is empty"
         elif not header:
-            header, empty_line = list(map(column_name, cells)), 0
+            header, pending = list(map(column_name, cells)), ""
+            if missing := ", ".join(name for name in required if name not in header):
+                begin = ", ".join(header)[:100]
+                raise UserError(f"{path} has no column {missing}: its first line must name them, but begins {begin!r}")
         else:
             if problem := find_break(header, cells, end > line):
                 raise UserError(f"{path}, line {line} {problem}")
@@ -69,8 +73,12 @@ def read_csv(path: pathlib.Path) -> CsvFile:
             if key in seen:
                 repeated.append(line)
             seen.add(key)
-            if not doubt and empty_line:  # empty lines at the end mean nothing
-                doubt = f"line {empty_line} is empty"
+            same = cells[0].strip(" -=")
+            if len(cells) > 1 and all(cell.strip(" -=") == same for cell in reversed(cells)):
+                # A row put in by a spreadsheet, a rule under the header, a header's second line
+                pending = pending or f"line {line} has {cells[0][:50]!r} in every field"
+            else:
+                doubt = doubt or pending
             if not doubt and len(cells) > len(header):
                 doubt = f"line {line} has {rows[-1].damage}"
             if not doubt and text.count('"') % 2:

@@ -13,7 +13,8 @@ import config
 from common.errors import UserError
 from data import goodreads
 from data.book import Book
-from data.image_index import check_folder, image_numbers, write_csv
+from data.image_files import describe_missing, image_numbers
+from data.image_index import check_folder, write_csv
 from data.table import IMAGES, DroppedRow, read_table, require_pairing
 from demo_data.folder import ensure_demo_data
 
@@ -80,7 +81,8 @@ def open_data(options: config.DataOptions) -> Data:
 
     kept, dropped = goodreads.select_books(table, images, entries, splits, options)
     data = Data(options, root, cache, kept, dropped, len(unmatched), table.numbered, split_rule)
-    lines = [(row.row, f"{IMAGES}/{row.row}.jpg", row.reason) for row in dropped]
+    files = {row.row: entries[name].file for row in dropped if (name := f"{row.row}.jpg") in entries}
+    lines = [(row.row, f"{IMAGES}/{files.get(row.row, f'{row.row}.jpg')}", row.reason) for row in dropped]
     write_csv(data.quarantine_path, ("row", "file", "reason"), lines)
     for split in ("train", "test"):
         if not data.books(split):
@@ -94,7 +96,9 @@ def explain_empty_split(data: Data, split: str) -> str:
         counts = collections.Counter(row.kind for row in data.dropped).most_common()
         counts = ", ".join(f"{kind} {count}" for kind, count in counts) or "book_data.csv has no rows"
         hint = "; --min_ascii 0 keeps every language" if "not English" in counts else ""
-        return f"no usable book in {data.root}: {counts}; each row's reason is in {data.quarantine_path}{hint}"
+        missing = [row.row for row in data.dropped if row.kind == "no image file"]
+        there = f"; {describe_missing(data.root / IMAGES, f'{missing[0]}.jpg')}" if missing else ""
+        return f"no usable book in {data.root}: {counts}{there}; each row's reason is in {data.quarantine_path}{hint}"
     if "--test_fraction" not in data.split_rule:
         return (
             f"no usable book in the {split} split, {data.split_rule}: mend these files or take them out of {data.root}"

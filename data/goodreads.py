@@ -7,6 +7,7 @@ DIR/df_train.csv, DIR/df_test.csv       optional: the split; first column = row 
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import pathlib
 import re
@@ -112,10 +113,12 @@ def select_books(
 ) -> tuple[list[Book], list[DroppedRow]]:
     """(usable books in their stable order, dropped rows in row order).
 
-    images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row number: split}, or None
-    for split_of. Of several rows with identical image files (byte for byte), the first usable one is kept.
+    images: the folder of the covers; entries: {file name: image_index.Entry}; splits: {row number: split}, or None for
+    split_of. A picture that several books have is of none of them (a "no cover" picture, most often): all are dropped.
+    Of several rows of one book with identical image files (byte for byte), the first usable one is kept.
     """
     kept, dropped, first_row = [], list(table.damaged), {}
+    shared = pictures_of_several_books(table, entries)
 
     def drop(row: int, kind: str, reason: str = "") -> None:
         dropped.append(DroppedRow(row, kind, reason or kind))
@@ -134,15 +137,34 @@ def select_books(
             drop(row, "no image file")
         elif entry.problem:
             drop(row, f"image: {entry.problem.partition(':')[0]}", f"image: {entry.problem}")
+        elif rows := shared.get(entry.picture):
+            drop(row, "picture of several books", f"picture of several books: {len(rows)} rows, {rows[0]} the first")
         elif split is None:
             drop(row, "in no split", "neither in df_train.csv nor in df_test.csv")
         elif (first := first_row.setdefault(entry.content, row)) != row:
             drop(row, "same picture as an earlier row", f"same picture as row {first}")
         else:
-            image = (f"{images}/{name}", entry.content, entry.width, entry.height)
+            image = (f"{images}/{entry.file}", entry.content, entry.width, entry.height)
             order = uniform_hash("order", key, str(row))
             kept.append((order, row, Book(row, title, authors, genres, desc, *image, split)))
     return [book for _, _, book in sorted(kept)], sorted(dropped, key=lambda row: row.row)
+
+
+def pictures_of_several_books(table: Table, entries: Mapping[str, Entry]) -> dict[str, list[int]]:
+    """{Entry.picture: its rows} for pictures of rows of different books. Rows without a title do not count."""
+    rows = collections.defaultdict(list)
+    for row, (title, *_) in table.cells.items():
+        entry = entries.get(f"{row}.jpg")
+        if normalize_whitespace(title) and entry and entry.picture:
+            rows[entry.picture].append(row)
+
+    def key(row: int) -> str:
+        title, authors, *_ = table.cells[row]
+        return book_key(normalize_whitespace(title), split_list(authors))
+
+    return {
+        picture: group for picture, group in rows.items() if len(group) > 1 and len({key(row) for row in group}) > 1
+    }
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The image index: what each cover file of a folder was when it was last decoded, and whether it can be used.
 
-The index is a CSV file in the cache folder. Only files that are new or changed since are decoded again.
+The index is a CSV file in the cache folder; each line has a checksum. Only files that are new or changed since, and
+those whose line is damaged, are decoded again.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import hashlib
 import io
 import os
 import pathlib
-import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.errors import UserError
-from common.files import write_text
+from common.files import remove_dead_temporary_files, write_text
+from data.image_files import Stamp, find_images
 from data.images import INDEX_VERSION, BadImage, decode_image
+from data.near_duplicates import same_pictures, signature
 
 MAX_BYTES = 2**28  # of a file
 CACHE_HINT = "free some space there or choose another folder with --cache_dir"
@@ -28,105 +29,129 @@ SAVE_SECONDS = 30  # a check that is killed loses at most this much work
 
 
 class Entry(NamedTuple):
-    """The index entry of one file; a line of the CSV file has these fields in this order."""
+    """The index entry of one file; a line of the CSV file has these fields in this order, and then a checksum."""
 
+    file: str  # path relative to the folder
     size: int  # bytes
     mtime_ns: int
     content: str = ""  # hash (hex) of the file's bytes: blake2b, 128 bits; '' if it could not be read
     width: int = 0  # pixels, after EXIF rotation
     height: int = 0
     problem: str = ""  # why the file cannot be used; '' if it can
+    signature: str = ""  # see data.near_duplicates; '' if it cannot be used
+    picture: str = ""  # the same text for all files that show the same picture: the content of one of them
+
+    @property
+    def stamp(self) -> Stamp:
+        return Stamp(self.size, self.mtime_ns)
 
 
 def check_folder(
     folder: pathlib.Path, names: Sequence[str], index_path: pathlib.Path, workers: int
 ) -> tuple[dict[str, Entry], set[str]]:
-    """Brings the index of the named files in `folder` up to date: ({name: Entry}, names of other .jpg files).
+    """Brings the index of the files for `names` in `folder` up to date: ({name: Entry}, other image files).
 
-    Names without a file get no entry. Files that are new or changed are decoded, in `workers` threads. The index is
-    saved every SAVE_SECONDS, at the end and when an exception ends the check, so that an interrupted check continues
-    where it stopped. UserError if the folder cannot be read or the index not be written.
+    Which file belongs to a name, see data.image_files. Names without a file get no entry. Files that are new or changed
+    are decoded, in `workers` threads. The index is saved every SAVE_SECONDS, at the end and when an exception ends the
+    check, so that an interrupted check continues where it stopped. UserError if the folder cannot be read or the index
+    not be written.
     """
-    stamps = list_images(folder)
+    remove_dead_temporary_files(index_path.parent)
+    images = find_images(folder, names)
     saved = read_index(index_path)
-    existing = [name for name in names if name in stamps]
-    index = {name: saved[name] for name in existing if name in saved and saved[name][:2] == stamps[name]}
+    files = list(images.chosen.values())
+    index = {file: saved[file] for file in files if file in saved and saved[file].stamp == images.stamps[file]}
     # An entry without content is of a file that could not be read; the cause may be gone
-    outdated = [name for name in existing if name not in index or not index[name].content]
+    outdated = [file for file in files if file not in index or not index[file].content]
     if outdated:
-        pool = ThreadPoolExecutor(max(1, workers))  # threads suffice: Pillow releases the GIL while decoding
-        try:
-            entries = pool.map(lambda name: check_file(os.path.join(folder, name), *stamps[name]), outdated)
-            last_save = time.monotonic()
-            bar = tqdm(entries, "checking covers", len(outdated), unit=" covers")
-            for name, entry in zip(outdated, bar, strict=True):
-                index[name] = entry
-                if time.monotonic() - last_save > SAVE_SECONDS:
-                    write_index(index_path, index)
-                    last_save = time.monotonic()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error, a read that hangs is not waited for
-            write_index(index_path, index)
-    return index, set(stamps).difference(existing)
+        check_files(folder, {file: images.stamps[file] for file in outdated}, index, index_path, workers)
+    if outdated or index.keys() != saved.keys() or any(e.signature and not e.picture for e in index.values()):
+        index = with_pictures(folder, {file: index[file] for file in files})
+        write_index(index_path, index)
+    entries = {name: index[file] for name, file in images.chosen.items()}
+    for name, several in images.ambiguous.items():
+        entries[name] = Entry(
+            several[0], 0, 0, problem=f"several files: {', '.join(several)}; keep one, or name it {name}"
+        )
+    used = {*files, *(file for several in images.ambiguous.values() for file in several)}
+    return entries, images.stamps.keys() - used
 
 
-def image_numbers(folder: pathlib.Path) -> set[int]:
-    """The numbers that image files of a folder have as their names. UserError if it cannot be read."""
+def check_files(
+    folder: pathlib.Path,
+    stamps: Mapping[str, Stamp],
+    index: dict[str, Entry],
+    index_path: pathlib.Path,
+    workers: int,
+) -> None:
+    """Decodes these files, puts their entries into `index`, and saves it on the way and at the end."""
+    pool = ThreadPoolExecutor(max(1, workers))  # threads suffice: Pillow releases the GIL while decoding
     try:
-        names = os.listdir(folder)
-    except OSError as problem:
-        raise UserError(f"can't read the folder {folder}: {problem.strerror}") from None
-    return {int(name[:-4]) for name in names if re.fullmatch(r"[0-9]{1,18}\.jpg", name, re.IGNORECASE)}
+        entries = pool.map(lambda file: check_file(os.path.join(folder, file), file, stamps[file]), stamps)
+        last_save = time.monotonic()
+        for entry in tqdm(entries, "checking covers", len(stamps), unit=" covers"):
+            index[entry.file] = entry
+            if time.monotonic() - last_save > SAVE_SECONDS:
+                write_index(index_path, index)
+                last_save = time.monotonic()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an error, a read that hangs is not waited for
+        write_index(index_path, index)
 
 
-def list_images(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """{name: (size in bytes, mtime in ns)} of the .jpg files in a folder. UserError if it cannot be read."""
-    try:
-        with os.scandir(folder) as files:
-            found = {f.name: f.stat() for f in files if f.name.lower().endswith(".jpg") and f.is_file()}
-    except OSError as problem:
-        raise UserError(f"can't read the folder {folder}: {problem.strerror}") from None
-    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
-
-
-def check_file(path: str | pathlib.Path, size: int, mtime_ns: int) -> Entry:
+def check_file(path: str | pathlib.Path, file: str, stamp: Stamp) -> Entry:
     """Decodes one file completely. Whatever is wrong with it becomes the entry's `problem`."""
-    if size > MAX_BYTES:
-        return Entry(size, mtime_ns, problem=f"too large: {size / 1e6:.0f} MB")
+    if stamp.size > MAX_BYTES:
+        return Entry(file, *stamp, problem=f"too large: {stamp.size / 1e6:.0f} MB")
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as problem:
-        return Entry(size, mtime_ns, problem=f"can't be read: {problem.strerror}")
+        return Entry(file, *stamp, problem=f"can't be read: {problem.strerror}")
     content = hashlib.blake2b(data, digest_size=16).hexdigest()
     try:
         image = decode_image(data)
     except BadImage as problem:
-        return Entry(size, mtime_ns, content, problem=str(problem))
-    return Entry(size, mtime_ns, content, *image.size)
+        return Entry(file, *stamp, content, problem=str(problem))
+    return Entry(file, *stamp, content, *image.size, signature=signature(image))
+
+
+def with_pictures(folder: pathlib.Path, index: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The index with the `picture` of each usable file."""
+    signatures = {entry.content: entry.signature for entry in index.values() if entry.signature}
+    paths = {entry.content: folder / entry.file for entry in index.values()}
+    pictures = same_pictures(signatures, paths)
+    return {file: entry._replace(picture=pictures.get(entry.content, "")) for file, entry in index.items()}
 
 
 def read_index(path: pathlib.Path) -> dict[str, Entry]:
-    """{name: Entry} from the index file; empty if there is none that this version of the code can use."""
+    """{file: Entry} from the sound lines of the index file; empty if there is none that this code can use."""
+    index = {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            header, *lines = csv.reader(file)
-            if header != index_header():
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            if next(csv.reader(file), None) != index_header():
                 return {}
-            return {
-                name: Entry(int(size), int(mtime_ns), content, int(width), int(height), problem)
-                for name, size, mtime_ns, content, width, height, problem in lines
-            }
-    except (OSError, ValueError, csv.Error):  # missing or damaged: all files are checked again
-        return {}
+            for line in file:  # one by one: a damaged one must not swallow the next
+                *fields, line_checksum = next(csv.reader([line]), [""])
+                if line_checksum == checksum(fields):
+                    name, size, mtime_ns, content, width, height, *texts = fields
+                    index[name] = Entry(name, int(size), int(mtime_ns), content, int(width), int(height), *texts)
+    except (OSError, csv.Error):  # missing or damaged: what was not read is checked again
+        pass
+    return index
 
 
 def write_index(path: pathlib.Path, index: dict[str, Entry]) -> None:
     """Writes the index file atomically. UserError if it cannot be written."""
-    write_csv(path, index_header(), ((name, *entry) for name, entry in index.items()))
+    write_csv(path, index_header(), ((*entry, checksum(entry)) for entry in index.values()))
 
 
 def index_header() -> list[str]:
-    return [f"file v{INDEX_VERSION}", *Entry._fields]
+    return [f"file v{INDEX_VERSION}", *Entry._fields[1:], "checksum"]
+
+
+def checksum(fields: Iterable[object]) -> str:
+    """Checksum (8 hex digits) of the fields of a line."""
+    return hashlib.blake2b("\0".join(map(str, fields)).encode(), digest_size=4).hexdigest()
 
 
 def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:

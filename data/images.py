@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from common.errors import UserError
+from data.colour_profiles import to_srgb
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")  # by content; names always end in .jpg
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000")  # recognized by content, not by name
 MIN_SIDE = 32  # pixels
-MAX_PIXELS = 2**26  # 8192 x 8192: 200 MB while it is decoded
+MAX_PIXELS = 25_000_000  # decoding takes about 10 bytes and 50 ns for each
+MAX_SCANS = 100  # of a progressive JPEG, each of which goes over all pixels; usual are 10
+MAX_SCANNED_PIXELS = 20 * MAX_PIXELS  # in all scans together: 2 to 7 s
+MAX_METADATA = 2**20  # bytes of a PNG's compressed metadata when unpacked; Pillow refuses files with more
 MAX_STRETCH = 1.15  # change of the aspect ratio, in either direction
-INDEX_VERSION = 1  # raise it when a rule above or in decode_image changes: every file is then decoded again
+INDEX_VERSION = 2  # raise it when a rule above or in decode_image changes: every file is then decoded again
+PNG_START = b"\x89PNG\r\n\x1a\n"
+JPEG_MARKER = re.compile(rb"\xff([^\0\x01\xd0-\xd8\xff])")  # of a segment with a length, or the end of the image
 
 
 class BadImage(UserError):
@@ -37,12 +45,7 @@ def decode_image(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage(f"too large: {image.width}x{image.height} pixels")
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        image = to_rgb(image)
+        image = to_rgb(load_image(data))
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
@@ -57,17 +60,94 @@ def decode_image(data: bytes) -> Image.Image:
     return image
 
 
+def load_image(data: bytes) -> Image.Image:
+    """The decoded first frame, upright. BadImage if decoding would take too much memory or time; Pillow's errors."""
+    try:
+        image = open_image(data)
+        image.load()
+    except BadImage:
+        raise
+    except Exception:  # perhaps only of a PNG's texts or colour profile
+        plain = without_metadata(data)
+        if plain == data:
+            raise
+        image = open_image(plain)
+        image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image, not decoded yet. BadImage if decoding would take too much memory or time, or print to the terminal."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f"too large: {image.width}x{image.height} pixels")
+    if image.format == "TIFF" and any(tile.codec_name == "libtiff" for tile in image.tile):
+        raise BadImage("compressed TIFF: save it as PNG or JPEG")  # libtiff prints what it finds wrong in a file
+    if image.format in ("JPEG", "MPO"):
+        scans = count_scans(data)
+        if scans > MAX_SCANS or scans * image.width * image.height > MAX_SCANNED_PIXELS:
+            raise BadImage(f"too slow to decode: {scans} scans; save it as a plain JPEG")
+    return image
+
+
+def count_scans(data: bytes) -> int:
+    """The number of scans of the first image in a JPEG file, from its start-of-scan markers."""
+    scans, position = 0, 2
+    while (found := JPEG_MARKER.search(data, position)) and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return scans
+
+
+def without_metadata(data: bytes) -> bytes:
+    """A PNG file without its texts, and without a colour profile that is broken or unpacks to over MAX_METADATA bytes.
+
+    Other data are returned as they are.
+    """
+    if not data.startswith(PNG_START):
+        return data
+    parts, position = [PNG_START], len(PNG_START)
+    while position < len(data):  # chunks: length, name, content, checksum
+        name = data[position + 4 : position + 8]
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        text = name in (b"tEXt", b"zTXt", b"iTXt")
+        if not text and (name != b"iCCP" or unpacks(data[position + 8 : end - 4])):
+            parts.append(data[position:end])
+        position = end
+    return b"".join(parts)
+
+
+def unpacks(profile: bytes) -> bool:
+    """Whether the content of a PNG's colour profile chunk (name, 0, method, compressed profile) can be used."""
+    _, _, packed = profile.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed[1:], MAX_METADATA)
+    except zlib.error:
+        return False
+    return packed[:1] == b"\0" and not unpacker.unconsumed_tail
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to RGB: 16 bits scaled to 8, transparency on white. BadImage for float pixels."""
+    """Converts any of Pillow's modes to sRGB: 16 bits scaled to 8, transparency on white. BadImage for float pixels."""
     if image.mode == "F":
         raise BadImage("floating-point pixels")
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # I;16 and its byte orders; I is 32 bits wide, but holds 8 or 16
         pixels = np.asarray(image)
-        scale = 1 if image.mode == "I" and pixels.max() <= 255 else 257
-        image = Image.fromarray(np.rint(pixels / scale).clip(0, 255).astype(np.uint8))
+        if image.mode != "I" or pixels.max() > 255:
+            pixels = pixels.clip(0, 65535).astype(np.uint32)
+            pixels += 128  # to round
+            pixels //= 257
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = to_srgb(image.convert("RGBA"), profile)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode == "P":
+        image = to_srgb(image.convert("RGB"), profile)
+    else:
+        image = to_srgb(image, profile)
     return image.convert("RGB")
 
 

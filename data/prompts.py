@@ -24,6 +24,7 @@ TEMPLATES = (
 )
 MAX_GENRES = 3
 MAX_TOKENS = 77  # context length of CLIP's text encoder, start and end tokens included
+LONGEST_TOKEN = 64  # characters; a generous bound
 TokenCounter = Callable[[str], int]  # counts a prompt's tokens, start and end included
 
 
@@ -48,7 +49,10 @@ def build_prompt(
         title, *authors = (" ".join(text.split()[:max_tokens]) for text in [title, *authors[:max_tokens]])
 
     def fits(text: str) -> bool:
-        return count_tokens is None or count_tokens(text) <= max_tokens
+        if count_tokens is None:
+            return True
+        # Counting 200,000 letters takes more than a second, and what is so long can't fit
+        return len(text) <= max_tokens * LONGEST_TOKEN and count_tokens(text) <= max_tokens
 
     text = whole = fill(template, title, authors, genres)
     while not fits(text):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -14,7 +16,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 import config
 from common.errors import UserError
-from common.files import write_text
+from common.files import remove_dead_temporary_files, write_text
+from common.library_errors import LIBRARY_ERRORS, short_reason
 from data.book import Book, normalize_whitespace
 from data.image_index import CACHE_HINT
 from data.prompts import TEMPLATES, TokenCounter, build_prompt
@@ -40,9 +43,10 @@ def summarize(
         return words <= max_tokens and all(count_tokens(prompt) <= max_tokens for prompt in prompts)
 
     long = {book.row: key_of(texts[book.row]) for book in books if texts[book.row] and not fits(book)}
-    folder = pathlib.Path(options.summarizer).expanduser()
-    source = str(folder.resolve()) if folder.is_dir() else options.summarizer
+    folder = os.path.expanduser(options.summarizer)  # of os, as below: it raises nothing for what can't be a path
+    source = str(pathlib.Path(folder).resolve()) if os.path.isdir(folder) else options.summarizer
     path = config.cache_dir(options) / "summaries" / f"{key_of(source)}.json"
+    remove_dead_temporary_files(path.parent)
     summaries = read_cached(path)
     missing = {key: texts[row] for row, key in long.items() if key not in summaries}
     if missing:
@@ -54,11 +58,11 @@ def summarize(
                 summaries.update(zip(keys, generate(tokenizer, model, batch), strict=True))
                 bar.update(len(keys))
                 if time.monotonic() - last_save > SAVE_SECONDS:
-                    write_text(path, json.dumps(summaries), CACHE_HINT)
+                    write_cached(path, summaries)
                     last_save = time.monotonic()
         finally:
             bar.close()
-            write_text(path, json.dumps(summaries), CACHE_HINT)
+            write_cached(path, summaries)
     return texts | {row: summaries[key] or texts[row] for row, key in long.items()}
 
 
@@ -68,12 +72,29 @@ def key_of(text: str) -> str:
 
 
 def read_cached(path: pathlib.Path) -> dict[str, str]:
-    """{key: summary} from the cache file; empty if it is missing or damaged."""
+    """{key: summary} from the cache file, without damaged ones; empty if it is missing or damaged as a whole."""
     try:
         cached = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return cached if isinstance(cached, dict) and all(isinstance(text, str) for text in cached.values()) else {}
+    summaries = {}
+    for key, value in cached.items() if isinstance(cached, dict) else ():
+        match value:
+            case [str(text), sum_of_text] if sum_of_text == checksum(key, text):
+                summaries[key] = text
+            case str(text):  # of releases without checksums
+                summaries[key] = text
+    return summaries
+
+
+def write_cached(path: pathlib.Path, summaries: Mapping[str, str]) -> None:
+    """Writes the cache file: {key: [summary, checksum]}."""
+    write_text(path, json.dumps({key: [text, checksum(key, text)] for key, text in summaries.items()}), CACHE_HINT)
+
+
+def checksum(key: str, summary: str) -> str:
+    """Checksum (8 hex digits) of an entry of the cache."""
+    return key_of(json.dumps([key, summary]))[:8]
 
 
 def make_batches(texts: Mapping[str, str]) -> list[tuple[list[str], list[str]]]:
@@ -84,17 +105,28 @@ def make_batches(texts: Mapping[str, str]) -> list[tuple[list[str], list[str]]]:
 
 
 def load_summarizer(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if it is not available."""
+    """(tokenizer, model) of a hub id or folder, on the GPU if there is one. UserError if it is not available.
+
+    No code that comes with a model is run, and no pickle read but by torch's weights_only.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSeq2SeqLM.from_pretrained(source).eval()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as problem:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        safely: Any = dict(trust_remote_code=False, weights_only=True)
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(source, output_loading_info=True, **safely)
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    except LIBRARY_ERRORS as problem:
+        if "trust_remote_code" in str(problem):
+            raise UserError(
+                f"the summarizer '{source}' needs code that comes with it, and such code is not run here: give another "
+                "--summarizer, such as facebook/bart-large-cnn, or leave out --summarize_desc"
+            ) from None
         raise UserError(
             f"can't get the summarizer '{source}': tried it as a folder, in the Hugging Face cache and on the hub: "
-            f"{' '.join(str(problem).split())[:300]} -- on a machine with internet run `hf download {source} "
+            f"{short_reason(problem)} -- on a machine with internet run `hf download {source} "
             "--local-dir DIR`, bring DIR here and give --summarizer DIR; or leave out --summarize_desc"
         ) from None
-    return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()

@@ -18,14 +18,15 @@ from data.prompts import MAX_TOKENS, TokenCounter, build_prompt
 Line = tuple[str, object, object]  # label, number, note
 
 
-def summarize(data: Data, count_tokens: TokenCounter | None = None) -> str:
-    """The table, several lines of text. count_tokens(text) counts a prompt's tokens, start and end included.
+def summarize(data: Data, count_tokens: TokenCounter | None = None, max_tokens: int = MAX_TOKENS) -> str:
+    """The table, several lines of text. count_tokens(text) counts a prompt's tokens, start and end included, of which
+    the model reads max_tokens.
 
     Without count_tokens the lines about prompt lengths are omitted.
     """
     lines = row_lines(data) + shape_lines(data.kept, data.options)
     if count_tokens:
-        lines += prompt_lines(data.kept, count_tokens, data.options.include_desc)
+        lines += prompt_lines(data.kept, count_tokens, max_tokens, data.options.include_desc)
     lines += [("index", "", data.index_path), ("quarantine", "", data.quarantine_path)]
     return "\n".join(f"{label:<34}{value:>9}   {note}".rstrip() for label, value, note in lines)
 
@@ -85,13 +86,13 @@ def shape_lines(books: Sequence[Book], options: config.BucketOptions) -> list[Li
     ]
 
 
-def prompt_lines(books: Sequence[Book], count_tokens: TokenCounter, include_desc: bool) -> list[Line]:
+def prompt_lines(books: Sequence[Book], count_tokens: TokenCounter, max_tokens: int, include_desc: bool) -> list[Line]:
     """How many canonical prompts exceed the limit before shortening."""
     counts = []
     for book in tqdm(books, "counting tokens", unit=" prompts", delay=2):
         counts.append(count_tokens(build_prompt(book, desc=book.desc if include_desc else "")))
     longest = counts.index(max(counts))
     return [
-        (f"prompts over {MAX_TOKENS} tokens", sum(count > MAX_TOKENS for count in counts), "before shortening"),
+        (f"prompts over {max_tokens} tokens", sum(count > max_tokens for count in counts), "before shortening"),
         ("  longest", counts[longest], f"row {books[longest].row}"),
     ]

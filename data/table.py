@@ -6,6 +6,7 @@ counted, one row too many or too few gives all rows after it another row's image
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ WHERE_TO_GET = (
     "download kaggle.com/datasets/meetnaren/goodreads-best-books, unpack it so that DIR/book_data.csv and "
     "DIR/images/images/0.jpg ... are there, and give --data_root DIR; or try --data_root demo"
 )
+PANDAS_LEVEL = re.compile(r"|index|level_\d+|unnamed: \d+(\.\d+)*")  # of the columns of an index, which come first
 PANDAS_INDEX = re.compile(r"unnamed: 0(\.\d+)*")  # what pandas calls a column without a name when it reads one
 WHOLE_NUMBER = re.compile(r"([0-9]{1,18})(\.0*)?")  # pandas writes 2.0 where a column had gaps
 FEW_DAMAGED, MAX_DAMAGED = 3, 0.01  # number and fraction of damaged rows; beyond both the file as a whole is in doubt
@@ -64,10 +66,11 @@ def read_table(root: pathlib.Path) -> Table:
         raise UserError(f"there is no book_data.csv in {root}: {WHERE_TO_GET}")
     if not os.path.isdir(root / IMAGES):
         raise UserError(f"there is no folder {IMAGES} in {root}: {WHERE_TO_GET}")
-    file = read_csv(path)
+    file = read_csv(path, COLUMNS)
     columns = [find_column(file, name) for name in COLUMNS]
     for row in file.rows:
-        if all(column_name(row.cells[column]) == name for column, name in zip(columns, COLUMNS, strict=True)):
+        names = {column_name(cell) for cell in row.cells if len(cell) < 20}
+        if len(names.intersection(COLUMNS)) > 1:  # the joined files may have had other columns, or in another order
             raise UserError(
                 f"{path}, line {row.line} is the header again: if files were joined, take them apart, as images are "
                 "numbered by the rows of one file"
@@ -89,25 +92,23 @@ def read_table(root: pathlib.Path) -> Table:
 
 
 def find_column(file: CsvFile, name: str) -> int:
-    """The place of a column in the header. UserError unless it is there once."""
+    """The place of a column that is in the header. UserError if it is there twice."""
     if file.header.count(name) > 1:
         raise UserError(f"{file.path} has the column {name} twice: take one of them out")
-    if name not in file.header:
-        missing = ", ".join(name for name in COLUMNS if name not in file.header)
-        begin = ", ".join(file.header)[:100]
-        raise UserError(f"{file.path} has no column {missing}: its first line must name them, but begins {begin!r}")
     return file.header.index(name)
 
 
 def read_numbers(file: CsvFile) -> list[int] | None:
     """The row numbers in the column that pandas writes its index to; None if there is none.
 
-    That is a first column without a name or called "index", or one that is called "Unnamed: 0", with whole numbers.
-    UserError if only a part of it has whole numbers, if they are not distinct, or if two such columns differ.
+    That is a first column without a name or called "index", or one that is called "Unnamed: 0", with whole numbers; an
+    index of several levels has several first columns. UserError if only a part of it has whole numbers, if they are not
+    distinct, if two such columns differ, or if there is none, but a column that may be meant for one.
     """
     found = None
+    levels = len(list(itertools.takewhile(PANDAS_LEVEL.fullmatch, file.header)))
     for column, name in enumerate(file.header):
-        if not (PANDAS_INDEX.fullmatch(name) or (column == 0 and name in ("", "index"))):
+        if not (PANDAS_INDEX.fullmatch(name) or column < levels):
             continue
         numbers = [whole_number(row.cells[column]) for row in file.rows]
         if all(number is None for number in numbers):  # it is for something else
@@ -118,11 +119,37 @@ def read_numbers(file: CsvFile) -> list[int] | None:
             if number is None:
                 raise UserError(f"{where} is {row.cells[column][:50]!r}: mend this row, or get the file anew")
             if line_of.setdefault(number, row.line) != row.line:
-                raise UserError(f"{where} is {number}, as in line {line_of[number]}: take one of the two rows out")
+                raise UserError(
+                    f"{where} is {number}, as in line {line_of[number]}: take one of the two rows out, or "
+                    "if tables were joined, number their rows and images anew"
+                )
         if found not in (None, numbers):
             raise UserError(f"{file.path} has two columns of row numbers, and they differ: keep that of the images")
         found = numbers
+    if found is None:
+        refuse_other_numbers(file)
     return found
+
+
+def refuse_other_numbers(file: CsvFile) -> None:
+    """UserError if a column has the numbers 0, 1, 2 ..., in the first one also 1, 2, 3 ..., and they are out of order.
+
+    The rows were numbered once and moved since. Nobody can tell whether the images were named before or after that.
+    """
+    count = len(file.rows)
+    for column, name in enumerate(file.header):
+        cells = (row.cells[column] for row in file.rows)
+        numbers = list(
+            itertools.takewhile(lambda number: number is not None and number <= count, map(whole_number, cells))
+        )
+        low = min(numbers, default=0)
+        if len(numbers) < max(count, 3) or low > (column == 0) or numbers == sorted(numbers):
+            continue
+        if set(numbers) == set(range(low, low + count)):
+            raise UserError(
+                f"{file.path}: the column {name!r} has the numbers {low} to {low + count - 1}, but not in order: if "
+                "they are the numbers of the images, make it the first and call it index; if not, take it out"
+            )
 
 
 def whole_number(cell: str) -> int | None:
@@ -135,24 +162,33 @@ def require_pairing(table: Table, images: Set[int], allow_extra_images: bool) ->
     """UserError if the rows may not be those of the images, which have these numbers.
 
     A row without an image is nothing unusual. An image without a row is, where rows are counted: a row was deleted.
+    Numbers without a gap, as after pandas' reset_index or R's filter, say no more than counting does.
     """
     numbers = table.numbers
     count, last_image = len(numbers), max(images, default=-1)
-    if table.numbered:
-        if count and numbers == list(range(1, count + 1)) and 0 in images and count not in images:
+    first, last = (numbers[0], numbers[-1]) if numbers else (0, -1)
+    if table.numbered and first == 1 and last == count not in images:
+        if 0 in images:
             raise UserError(
                 f"{table.path} numbers its rows 1 to {count}, and the images begin at 0: number the rows from 0, or if "
                 "row 0 was dropped, remove its image"
             )
-        return
-    extra = sorted(image for image in images if image >= count)
-    if extra and not allow_extra_images:
-        rows = f"its rows are 0 to {count - 1}" if count else "it has no rows"
+        if last_image == count - 1:
+            raise UserError(
+                f"{table.path} numbers its rows 1 to {count}, and the last image is {last_image}: number the rows from "
+                f"0 as the images are, or if the images are numbered from 1, remove row {count}, which has none"
+            )
+    extra = sorted(image for image in images if image > last)
+    if extra and not allow_extra_images and (not table.numbered or (first < 2 and last - first == count - 1)):
+        rows = f"its rows are {first} to {last}" if count else "it has no rows"
+        mend = "give its rows back the numbers they had" if table.numbered else "number its rows"
         raise UserError(
             f"images that have no row in {table.path}: {len(extra)}, first {extra[0]}.jpg ({rows}). If rows were "
-            "deleted, those after them have other rows' images: get the file anew, or number its rows in a first "
+            f"deleted, those after them have other rows' images: get the file anew, or {mend} in a first "
             "column without a name. If only the images are too many: --allow_extra_images True"
         )
+    if table.numbered:
+        return
     # Rows that have come in unnoticed are as many as lack an image at the end
     doubt = table.doubt
     if table.repeated and len(table.repeated) == count - 1 - last_image:

@@ -12,18 +12,12 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from common.errors import UserError
 from config import ModelOptions
 from diffusion import sd15
-from diffusion.parts import Parts
-from diffusion.pipeline import (
-    LIBRARY_ERRORS,
-    build_tiny,
-    load_error_message,
-    local_folder,
-    quiet_libraries,
-    require_one_model,
-)
+from diffusion.parts import Parts, turn_off_dropout
+from diffusion.pipeline import build_tiny, quiet_libraries
+from diffusion.source import library_errors_as_one_line, local_folder
+from diffusion.supported import read_configs
 
 Architecture = dict[str, dict[str, Any]]  # {network: {setting: value}}
 
@@ -32,7 +26,7 @@ def read_architecture(source: str) -> Architecture:
     """The architecture of the model that --pretrained_model names; no weights are read.
 
     The default model is SD 1.5, whose architecture is known: nothing is read for it, from disk or network. UserError
-    if the model is not available or no Stable Diffusion 1.x model.
+    if the model is not available or of another kind.
     """
     quiet_libraries()
     if source == "tiny":
@@ -41,19 +35,9 @@ def read_architecture(source: str) -> Architecture:
         with torch.device("meta"):
             return architecture_of(Parts(None, *sd15.build_networks(), None))
 
-    location = local_folder(source) or source
-    try:
-        configs = {
-            "text_encoder": CLIPTextConfig.from_pretrained(location, subfolder="text_encoder").to_dict(),
-            "vae": AutoencoderKL.load_config(location, subfolder="vae"),
-            "unet": UNet2DConditionModel.load_config(location, subfolder="unet"),
-        }
-        with torch.device("meta"):
-            parts = build_parts(configs)
-        require_one_model(parts.unet.config, parts.vae.config, parts.text_encoder.config)
-        return architecture_of(parts)
-    except LIBRARY_ERRORS as problem:
-        raise UserError(load_error_message(source, problem)) from None
+    _, configs = read_configs(source, local_folder(source) or source)
+    with library_errors_as_one_line(source), torch.device("meta"):
+        return architecture_of(build_parts(configs))
 
 
 def architecture_of(parts: Parts) -> Architecture:
@@ -75,12 +59,14 @@ def network_settings(network: torch.nn.Module) -> dict[str, Any]:
 def build_parts(architecture: Architecture) -> Parts:
     """Parts with random weights, without tokenizer and scheduler, on torch's current device.
 
-    Under torch.device("meta") they take no memory.
+    Under torch.device("meta") they take no memory. Dropout is off, as in training.
     """
-    return Parts(
+    parts = Parts(
         tokenizer=None,
         text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(architecture["text_encoder"])),
         vae=AutoencoderKL.from_config(architecture["vae"]),
         unet=UNet2DConditionModel.from_config(architecture["unet"]),
         scheduler=None,
     )
+    turn_off_dropout(parts)
+    return parts

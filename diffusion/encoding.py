@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModel
 
+from common.errors import UserError
 from diffusion.parts import Parts
 
 
@@ -25,7 +26,7 @@ def encode_images(vae: AutoencoderKL, pixel_values: torch.Tensor, noise: torch.T
 def posterior(vae: AutoencoderKL, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (B, 3, H, W) in [-1, 1] -> (mean, std) of the encoder's posterior, float32 (B, 4, H/8, W/8), unscaled.
 
-    One image at a time, here and in decode_latents: a batch would need several times the memory, at full resolution
+    One image at a time, here and in decode: a batch would need several times the memory, at full resolution
     more than the UNet does.
     """
     distributions = [vae.encode(image).latent_dist for image in pixel_values.to(vae.dtype).split(1)]
@@ -38,17 +39,47 @@ def draw_latents(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor, nois
     return (mean + std * noise) * vae.config.scaling_factor
 
 
-@torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: torch.Tensor, tiling: bool = False) -> torch.Tensor:
-    """Scaled latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU.
+    """Scaled latents (B, 4, H/8, W/8) -> images uint8 (B, H, W, 3) on the CPU. NotFinite if they are not finite.
 
     tiling: in overlapping tiles, for images larger than those that the autoencoder was trained on.
     """
+    require_finite(latents, "the latents")
+    return to_pixels(decode(vae, latents, tiling))
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: torch.Tensor, tiling: bool = False) -> torch.Tensor:
+    """Scaled latents (B, 4, H/8, W/8) -> images float32 (B, 3, H, W) on the CPU, about [-1, 1]."""
     vae.use_tiling = tiling
     latents = (latents / vae.config.scaling_factor).to(vae.dtype)
     images = torch.cat([vae.decode(one, return_dict=False)[0].float().cpu() for one in latents.split(1)])
     vae.use_tiling = False  # it would change encoding, too
+    return images
+
+
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """Images float (B, 3, H, W) in [-1, 1] -> uint8 (B, H, W, 3). NotFinite if they are not finite.
+
+    The only place where computed pictures become bytes: a NaN would become 0, a black picture like any other.
+    """
+    require_finite(images, "the decoded picture")
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class NotFinite(UserError):
+    """A picture that was computed has values that are NaN or infinite. index: which one of its batch."""
+
+    def __init__(self, message: str, index: int):
+        super().__init__(message)
+        self.index = index
+
+
+def require_finite(values: torch.Tensor, what: str) -> None:
+    """NotFinite for the first of the batch (B, ...) with a value that is NaN or infinite. what: their name."""
+    finite = values.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise NotFinite(f"not finite (NaN or infinity) in {what}", finite.index(False))
 
 
 def latent_shape(parts: Parts, size: tuple[int, int]) -> tuple[int, int, int]:

@@ -35,13 +35,15 @@ def target(
 def min_snr_weights(noise_scheduler: DDPMScheduler, timesteps: torch.Tensor, snr_gamma: float | None) -> torch.Tensor:
     """float32 (B,): loss weights min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v; ones if snr_gamma is None.
 
-    Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556, section 3.4.
+    Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy, arXiv:2303.09556, section 3.4. Finite also
+    at SNR 0, the last timestep of a schedule with zero terminal SNR (arXiv:2305.08891): 1 for epsilon, 0 for v.
     """
     if snr_gamma is None:
         return torch.ones_like(timesteps, dtype=torch.float32)
     snr = compute_snr(noise_scheduler, timesteps)
-    divisor = snr + 1 if noise_scheduler.config.prediction_type == "v_prediction" else snr
-    return snr.clamp(max=snr_gamma) / divisor
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        return snr.clamp(max=snr_gamma) / (snr + 1)
+    return (torch.full_like(snr, snr_gamma) / snr).clamp(max=1)  # min(SNR, gamma) / SNR without 0 / 0
 
 
 def loss(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,17 +33,22 @@ class Parts:
         return DDPMScheduler.from_config(self.scheduler.config)
 
     def pipeline(self) -> Any:
-        """A StableDiffusionPipeline that shares these parts (nothing is copied), without a safety checker."""
-        return StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        """A StableDiffusionPipeline of these networks (they are not copied), without a safety checker.
+
+        diffusers corrects old schedulers' settings, and says so at length: quietly, and in a copy.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return StableDiffusionPipeline(
+                vae=self.vae,
+                text_encoder=self.text_encoder,
+                tokenizer=self.tokenizer,
+                unet=self.unet,
+                scheduler=copy.copy(self.scheduler),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
 
     def freeze(self) -> Parts:
         """Make no network trainable and put all in eval mode; returns self."""
@@ -56,10 +63,29 @@ def eval_mode(parts: Parts) -> Iterator[None]:
     modes = {name: getattr(parts, name).training for name in PARTS}
     for name in modes:
         getattr(parts, name).eval()
-    with torch.no_grad():
-        yield
-    for name, training in modes.items():
-        getattr(parts, name).train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for name, training in modes.items():
+            getattr(parts, name).train(training)
+
+
+def turn_off_dropout(parts: Parts) -> dict[str, float]:
+    """Set dropout to 0 in all that can be trained; returns {network: its highest dropout before} where it was above 0.
+
+    torch draws dropout from a global generator: a resumed run would compute other gradients than an uninterrupted one,
+    and two processes others than one. The networks' configurations keep the value.
+    """
+    found = {}
+    for name in PARTS:
+        for module in getattr(parts, name).modules():
+            setting = "p" if isinstance(module, torch.nn.Dropout) else "dropout"  # CLIP's attention has a number
+            value = vars(module).get(setting)
+            if isinstance(value, int | float) and value > 0:
+                setattr(module, setting, 0.0)
+                found[name] = max(float(value), found.get(name, 0.0))
+    return found
 
 
 def enable_checkpointing(parts: Parts, trained: Sequence[str]) -> None:

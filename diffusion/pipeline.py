@@ -6,32 +6,38 @@ A model is always the five parts that StableDiffusionPipeline holds. A saved ver
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 import huggingface_hub
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline
-from diffusers.configuration_utils import FrozenDict
-from safetensors import SafetensorError
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from common.errors import UserError
+from common.manifest import require_intact
 from diffusion import sd15, tiny
 from diffusion.parts import Parts
+from diffusion.source import find_variant, library_errors_as_one_line, local_folder
+from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
 
-# What diffusers and transformers raise for a missing, damaged or different model
-LIBRARY_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 BUILT_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
-MINI = pathlib.Path(__file__).parent.parent / "mini_sd"  # the bundled miniature, a pipeline folder
+NETWORK_CLASSES = {
+    "unet": diffusers.UNet2DConditionModel,
+    "vae": diffusers.AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+}
+DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str) -> Parts:
+def load_parts(source: str, checked: bool = False) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    UserError if it is not available or incomplete, with what was tried and what to do instead.
+    checked: whether its files were compared with their manifest already. UserError if it is not available, incomplete,
+    damaged or of another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -40,25 +46,18 @@ def load_parts(source: str) -> Parts:
         return Parts(*sd15.build()).freeze()
 
     location = local_folder(source) or source
-    try:
-        index = StableDiffusionPipeline.load_config(location)
-        unet = load_network(diffusers.UNet2DConditionModel, location, "unet", dtype=torch.float32)
-        vae = load_network(diffusers.AutoencoderKL, location, "vae", dtype=torch.float32)
-        text_encoder = load_network(CLIPTextModel, location, "text_encoder", dtype=torch.float32)
-        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(location, subfolder="scheduler")
-        require_one_model(unet.config, vae.config, text_encoder.config)
-        if "beta_start" not in scheduler.config:
-            raise ValueError("it is not a Stable Diffusion 1.x model")
-    except (*LIBRARY_ERRORS, SafetensorError) as problem:
-        raise UserError(load_error_message(source, problem)) from None
-    return Parts(load_tokenizer(source), text_encoder, vae, unet, scheduler).freeze()
-
-
-def require_one_model(unet: FrozenDict, vae: FrozenDict, text_encoder: CLIPTextConfig) -> None:
-    """ValueError unless networks with these configs fit together as those of Stable Diffusion 1.x do."""
-    channels = unet.in_channels, unet.out_channels, vae.latent_channels
-    if unet.cross_attention_dim != text_encoder.hidden_size or len(set(channels)) > 1:
-        raise ValueError("it is not a Stable Diffusion 1.x model")
+    if isinstance(location, pathlib.Path) and not checked:
+        require_intact(location, DAMAGED)
+    index, configs = read_configs(source, location)
+    with library_errors_as_one_line(source, "scheduler"):
+        scheduler = load_scheduler(location, index)
+    with library_errors_as_one_line(source, "tokenizer"):
+        tokenizer = read_tokenizer(location, configs["text_encoder"])
+    networks = {}
+    for name in NETWORK_CLASSES:
+        with library_errors_as_one_line(source, name):
+            networks[name] = load_network(location, name)
+    return Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
 
 
 def build_tiny() -> Parts:
@@ -66,71 +65,94 @@ def build_tiny() -> Parts:
     return Parts(*tiny.build())
 
 
-def load_network(cls: type[torch.nn.Module], location: pathlib.Path | str, name: str, **kwargs: Any) -> torch.nn.Module:
-    """One network of a pipeline. ValueError if its file lacks weights: the libraries would make them up."""
-    network, info = cls.from_pretrained(
-        location, subfolder=name, use_safetensors=True, output_loading_info=True, **kwargs
-    )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(f"{name} lacks {len(missing)} weights, such as {missing[0]}")
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+
+
+def load_network(location: pathlib.Path | str, name: str) -> torch.nn.Module:
+    """One network of a pipeline, in fp32. ValueError if its weights are not all there and finite.
+
+    From a folder in the variant that it has (find_variant), from the hub in the plain files, else in fp16.
+    """
+    if isinstance(location, pathlib.Path):
+        return read_network(location, name, find_variant(location, name))
+    try:
+        return read_network(location, name, None)
+    except OSError as problem:
+        try:
+            return read_network(location, name, "fp16")
+        except OSError:
+            raise problem from None
+
+
+def read_network(location: pathlib.Path | str, name: str, variant: str | None) -> torch.nn.Module:
+    """load_network of one variant."""
+    cls, settings = NETWORK_CLASSES[name], dict(use_safetensors=True, variant=variant, output_loading_info=True)
+    if name == "text_encoder":  # its library names the tensors on the screen, and in no error
+        settings |= dict(ignore_mismatched_sizes=True, trust_remote_code=False)
+    network, info = cls.from_pretrained(location, subfolder=name, dtype=torch.float32, **settings)
+    if missing := sorted(info["missing_keys"]):  # the libraries would make them up
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if other := sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]):
+        raise ValueError(f"{len(other)} weights have not the shape that config.json gives them, such as {other[0]}")
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            raise ValueError(f"{key} is not finite: the weights are damaged; bring the model again")
     return network
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer
+
+
 def load_tokenizer(source: str) -> CLIPTokenizer:
-    """The tokenizer of `source` alone, without the networks. UserError if it is not available."""
+    """The tokenizer of `source` alone, without the networks; see read_tokenizer. UserError if it is not available."""
     quiet_libraries()
     if source in BUILT_BY_CODE:
         return tiny.build_tokenizer()
 
     location = local_folder(source) or source
-    try:
-        StableDiffusionPipeline.load_config(location)  # fails fast where the hub can't be reached
-        return require_vocabulary(CLIPTokenizer.from_pretrained(location, subfolder="tokenizer"))
-    except LIBRARY_ERRORS as problem:
-        raise UserError(load_error_message(source, problem)) from None
+    read_index(source, location)  # fails fast where the hub can't be reached
+    with library_errors_as_one_line(source, "text_encoder/config.json"):
+        text_encoder = read_text_config(location, "text_encoder")
+    with library_errors_as_one_line(source, "tokenizer"):
+        return read_tokenizer(location, text_encoder)
 
 
-def require_vocabulary(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
-    """Returns the tokenizer. ValueError if its vocabulary is empty: transformers makes such a one of missing files."""
-    if len(tokenizer) < 256:
+def read_tokenizer(location: pathlib.Path | str, text_encoder: Mapping[str, Any]) -> CLIPTokenizer:
+    """A pipeline's tokenizer; its model_max_length is what both it and the text encoder with these settings can read.
+
+    ValueError unless it is whole and fits the text encoder.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(location, subfolder="tokenizer", trust_remote_code=False)
+    if len(tokenizer) < 256:  # transformers makes an empty one of missing files
         raise ValueError("there is no tokenizer/vocab.json or tokenizer.json")
+    if tokenizer.pad_token is None:
+        raise ValueError("it has no pad_token")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= text_encoder["vocab_size"]:
+        raise ValueError(f"it has a token {largest}, and the text encoder knows {text_encoder['vocab_size']}")
+    limit = tokenizer.model_max_length
+    if not isinstance(limit, int | float) or limit < 3:  # start, a token, end
+        raise ValueError(f"model_max_length is {limit!r}, not a number of tokens")
+    tokenizer.model_max_length = int(min(limit, text_encoder["max_position_embeddings"]))
     return tokenizer
 
 
-def local_folder(source: str) -> pathlib.Path | None:
-    """The folder that `source` names, or None if it is a hub id. UserError if it is neither."""
-    if source == "mini":
-        return MINI
-    folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
-            raise UserError(
-                f"{folder} is not a Stable Diffusion pipeline: it has no model_index.json; "
-                "give the folder that holds unet/, vae/, text_encoder/ and tokenizer/"
-            )
-        return folder
-    if folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"--pretrained_model {source}: no such folder, and not a hub id such as owner/name")
+def load_schedule(source: str) -> Mapping[str, Any] | None:
+    """The configuration of a model's scheduler alone. None if it can't be read: loading the model says why."""
+    if source in BUILT_BY_CODE:
+        return tiny.build_scheduler().config
+
+    location = local_folder(source) or source
+    with contextlib.suppress(Exception):  # whatever the libraries raise
+        return load_scheduler(location, {}).config
     return None
-
-
-def load_error_message(source: str, problem: Exception) -> str:
-    """One line for a model that did not load: the libraries' reason, and what to do about it."""
-    reason = " ".join(str(problem).split())[:300]
-    if local_folder(source):
-        return f"can't load a Stable Diffusion 1.x pipeline with safetensors weights from {source}: {reason}"
-    reason = reason.split(" To enable repo look-ups")[0]  # advice that is meant for programmers
-    return (
-        f"can't get '{source}': it is no folder here, not in the Hugging Face cache, and the hub said: {reason} -- "
-        f"on a machine with internet run `hf download {source} --local-dir DIR`, bring DIR here and give "
-        "--pretrained_model DIR; or try things out with --pretrained_model mini --resolution 128x192"
-    )
 
 
 def quiet_libraries() -> None:
     """Turn off progress bars and notes of diffusers, transformers and huggingface_hub: our scripts print their own."""
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # what matters of it is raised, too
         library.utils.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()

@@ -62,7 +62,13 @@ def build() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditio
 def build_scheduler() -> PNDMScheduler:
     """The noise schedule and sampler that Stable Diffusion 1.5 was published with."""
     return PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
     )
 
 

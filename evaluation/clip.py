@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import transformers
 
-from common.errors import UserError, first_line
+from common.errors import UserError
+from common.library_errors import LIBRARY_ERRORS, short_reason
 from diffusion import pipeline, weights
 from evaluation import features
 
@@ -28,17 +29,26 @@ class Clip:
     model: transformers.CLIPModel
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 50) -> np.ndarray:
-        """Embeddings of the texts, float64 (N, D), not normalised; tokens beyond CLIP's limit of 77 are cut off."""
+        """Embeddings of the texts, float64 (N, D), not normalised; tokens beyond CLIP's limit of 77 are cut off.
+
+        UserError for an embedding that is not finite, or has length 0.
+        """
         parts = []
         for first in range(0, len(texts), batch_size):
             chunk = list(texts[first : first + batch_size])
             text_config: Any = self.model.config.text_config  # transformers' hints allow a dict and None, too
-            limit = text_config.max_position_embeddings
+            limit = min(text_config.max_position_embeddings, self.tokenizer.model_max_length)
             tokens = self.tokenizer(chunk, padding=True, truncation=True, max_length=limit, return_tensors="pt")
             with torch.inference_mode():
                 output = self.model.get_text_features(**tokens.to(self.model.device))
             parts.append(output.pooler_output.double().cpu().numpy())
-        return np.concatenate(parts)
+        embeddings = np.concatenate(parts)
+        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise UserError(
+                f"--clip_model {self.name}: its embedding of a prompt is not finite, or 0: get a new copy of "
+                "the model, or try without the GPU (CUDA_VISIBLE_DEVICES=-1)"
+            )
+        return embeddings
 
 
 def load_clip(source: str, batch_size: int, device: torch.device) -> Clip:
@@ -49,18 +59,21 @@ def load_clip(source: str, batch_size: int, device: torch.device) -> Clip:
     """
     pipeline.quiet_libraries()
     try:
-        loaded: Any = transformers.CLIPModel.from_pretrained(source, output_loading_info=True)
+        safely: Any = dict(trust_remote_code=False, weights_only=True)  # no code of the model's, no unsafe pickle
+        loaded: Any = transformers.CLIPModel.from_pretrained(source, output_loading_info=True, **safely)
         model, loading_info = loaded
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(source, trust_remote_code=False)
+    except LIBRARY_ERRORS as problem:
         raise UserError(
-            f"--clip_model {source} can't be loaded as a CLIP model: {first_line(problem)[:200]}; give a "
+            f"--clip_model {source} can't be loaded as a CLIP model: {short_reason(problem)}; give a "
             "hub id such as openai/clip-vit-large-patch14-336, or a folder with such a model"
         ) from None
     if missing := sorted(loading_info["missing_keys"]):  # transformers would go on with random weights
         raise UserError(
             f"--clip_model {source} lacks {len(missing)} of CLIP's weights, such as {missing[0]}: bring the whole model"
         )
+    if not weights.all_finite(model.state_dict().values()):  # said before hours of drawing
+        raise UserError(f"--clip_model {source} has weights that are not finite: get a new copy of the model")
     weights_hash = weights.networks_hash(model)
     model = model.eval().to(device, torch.float32)
     mean, std = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (MEAN, STD))

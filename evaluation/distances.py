@@ -25,6 +25,10 @@ class TooFewImages(UserError):
     """Too few images for a metric; the message says how many there are and how many it needs."""
 
 
+class ZeroEmbedding(UserError, ValueError):
+    """An embedding has length 0, so it has no direction."""
+
+
 def require_images(what: str, n: int, least: int) -> None:
     """TooFewImages, naming the metric `what`, unless there are at least `least` images."""
     if n < least:
@@ -259,7 +263,7 @@ def cmmd(x: np.ndarray, y: np.ndarray, halves: int = 8, seed: int = 0) -> tuple[
     Jayasumana et al., "Rethinking FID", arXiv:2401.09603. A V-statistic, as published: pairs of an image with itself
     count, so it is never below 0 and too large by about c (1/n + 1/m): compare values of the same n and m. Standard
     error: see jackknife_stderr; over draws of other images, with the same real ones. Memory: n² + 1024 m numbers.
-    TooFewImages below 4 drawn or 1 real image; ValueError for an embedding of length 0.
+    TooFewImages below 4 drawn or 1 real image; ZeroEmbedding for an embedding of length 0.
     """
     x, y = as_features(x, y)
     require_images("CMMD", len(x), 4)
@@ -282,10 +286,10 @@ def cmmd(x: np.ndarray, y: np.ndarray, halves: int = 8, seed: int = 0) -> tuple[
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of x (n, D) divided by their lengths. ValueError if a length is 0."""
+    """Rows of x (n, D) divided by their lengths. ZeroEmbedding if a length is 0."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
     if not length.all():
-        raise ValueError("an embedding has length 0")
+        raise ZeroEmbedding("an embedding has length 0: get a new copy of the model (--clip_model)")
     return x / length
 
 
@@ -293,7 +297,7 @@ def clip_score(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> tup
     """(mean, standard error) of 100 · max(cos(image, text), 0) over n pairs; both (n, D), row by row.
 
     Hessel et al., "CLIPScore", arXiv:2104.08718, with the factor 100 of torchmetrics and most publications instead of
-    their 2.5. Standard error: std / √n. TooFewImages below 2 pairs; ValueError for an embedding of length 0.
+    their 2.5. Standard error: std / √n. TooFewImages below 2 pairs; ZeroEmbedding for an embedding of length 0.
     """
     images, texts = as_features(image_embeddings, text_embeddings)
     if len(images) != len(texts):

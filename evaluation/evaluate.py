@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from evaluation.inputs import EvaluationInputs
 
+SKIP = (distances.TooFewImages, distances.ZeroEmbedding, ocr.OCRUnavailable, scores.NotFiniteError)  # a metric alone
 COPY_SHARE = 0.01  # fraction of real held-out covers as near to a training cover as what counts as a copy
 
 
@@ -38,7 +39,7 @@ def measure(inputs: EvaluationInputs) -> tuple[dict[str, ScoreValue], dict[str, 
         if metric in wanted:
             try:
                 values |= function(inputs)
-            except (distances.TooFewImages, ocr.OCRUnavailable) as problem:
+            except SKIP as problem:
                 skipped[key] = str(problem)
     if "clip" in wanted and inputs.clip is None:
         skipped["clip"] = "it needs a CLIP model: give --clip_model, say openai/clip-vit-large-patch14-336 (1.7 GB)"

@@ -2,27 +2,33 @@
 
 A changed image, network, weights file or resize method changes the name, so only the blocks it affects are computed
 again; an interrupted call loses one block. Memory is that of one block, for any number of images.
+
+A file is an .npy file with the BLAKE2b hash of its bytes after the array, where NumPy does not look: a single flipped
+bit would be another distance. Files without it, damaged or of before it was written, are computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
+import pathlib
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 import config
-from common.files import atomic_write
+from common.errors import UserError
+from common.files import atomic_write, remove_dead_temporary_files
 from common.hashing import file_sha256
 from common.png import png_paths, read_png
 from common.prefetch import read_ahead
 from data.images import INDEX_VERSION, read_cover
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from data.book import Book
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
 BLOCK = 500  # images; 500 x 2048 float32 are 4 MB
 VERSION = 2  # raise it when the same images would get other features
+DIGEST_BYTES = 16  # of the hash at the end of a file
 Item = TypeVar("Item")
 
 
@@ -69,12 +76,15 @@ def cached_blocks(
     desc: str,
     workers: int = 4,
 ) -> Iterator[np.ndarray]:
-    """Yield float32 (B, D), B <= BLOCK: the features of all items in their order.
+    """Yield float32 (B, D), B <= BLOCK: the features of all items in their order, all finite.
 
-    names: a text for each item that identifies its picture; read(item) -> uint8 (H, W, 3), called by `workers` threads
-    ahead of the network, and only for items of blocks that are not in `cache_folder` yet.
+    items: paths or books, see describe; names: a text for each that identifies its picture; read(item) -> uint8
+    (H, W, 3), called by `workers` threads ahead of the network, and only for items of blocks that are not in
+    `cache_folder` yet. UserError names the first whose features are not finite; they are not kept.
     """
+    remove_dead_temporary_files(cache_folder)
     network = [VERSION, extractor.name, extractor.weights_hash, extractor.resize, extractor.batch_size]
+    damaged = 0
     with tqdm(total=len(names), desc=desc, unit=" images") as bar:
         for first in range(0, len(names), BLOCK):
             chunk = slice(first, first + BLOCK)
@@ -82,28 +92,67 @@ def cached_blocks(
             path = cache_folder / f"{extractor.name}-{key}.npy"
             block = read_block(path, len(names[chunk]), extractor.dims)
             if block is None:
+                damaged += path.exists()
                 images = read_ahead(read, items[chunk], workers)
-                block = compute_features(extractor, images, bar)
-                with atomic_write(path) as temporary, open(temporary, "wb") as file:
-                    np.save(file, block)
+                block = compute_features(extractor, images, bar, [describe(item) for item in items[chunk]])
+                write_block(path, block)
             else:
                 bar.update(len(block))
             yield block
+    if damaged:
+        files = "file was" if damaged == 1 else "files were"
+        print(f"{desc}: {damaged} {files} damaged or without a checksum, and computed again", file=sys.stderr)
+
+
+def write_block(path: pathlib.Path, block: np.ndarray) -> None:
+    """Write features and their hash."""
+    buffer = io.BytesIO()
+    np.save(buffer, block)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getvalue() + digest(buffer.getbuffer()))
 
 
 def read_block(path: pathlib.Path, count: int, dims: int) -> np.ndarray | None:
     """The features float32 (count, dims) in a file, or None if there is no such file or it is damaged."""
     try:
-        block = np.load(path, allow_pickle=False)
+        content = memoryview(path.read_bytes())
+        array, found = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+        if found != digest(array):
+            return None
+        block = np.load(io.BytesIO(array), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return block if block.shape == (count, dims) and block.dtype == np.float32 else None
+    sound = block.shape == (count, dims) and block.dtype == np.float32 and np.isfinite(block).all()
+    return block if sound else None
 
 
-def compute_features(extractor: Extractor, images: Iterable[np.ndarray], bar: tqdm) -> np.ndarray:
-    """Features float32 (N, D) of N images uint8 (H, W, 3) of one size; `bar` counts them."""
-    remaining, parts = iter(images), []
+def digest(content: bytes | memoryview) -> bytes:
+    """The hash at the end of a file: BLAKE2b of all that stands before it."""
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def describe(item: object) -> str:
+    """Which image an item is, for a message: the path of a drawn cover, <version>/<row>.png, or the row of a book."""
+    return str(item) if isinstance(item, pathlib.Path) else f"row {getattr(item, 'row', '?')}"
+
+
+def compute_features(
+    extractor: Extractor, images: Iterable[np.ndarray], bar: tqdm, descriptions: Sequence[str] = ()
+) -> np.ndarray:
+    """Features float32 (N, D) of N images uint8 (H, W, 3) of one size; `bar` counts them.
+
+    descriptions: what the images are, for the UserError if features are not finite.
+    """
+    remaining, parts, done = iter(images), [], 0
     while batch := list(itertools.islice(remaining, extractor.batch_size)):
-        parts.append(extractor(np.stack(batch)).astype(np.float32))  # the networks compute in float32: nothing is lost
+        part = extractor(np.stack(batch)).astype(np.float32)  # the networks compute in float32: nothing is lost
+        for index in np.flatnonzero(~np.isfinite(part).all(axis=1)).tolist():
+            what = descriptions[done + index] if descriptions else f"image {done + index}"
+            raise UserError(
+                f"{what}: its features by {extractor.score_name} are not finite, and are not kept: get a new copy of "
+                "the network's weights (--fid_weights, --clip_model), or try without the GPU (CUDA_VISIBLE_DEVICES=-1)"
+            )
+        parts.append(part)
+        done += len(batch)
         bar.update(len(batch))
     return np.concatenate(parts)

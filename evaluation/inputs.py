@@ -76,7 +76,8 @@ class EvaluationInputs:
 
     def real_features(self, books: Sequence[Book], extractor: Extractor, desc: str) -> np.ndarray:
         """Features of the real covers of `books` by any extractor. desc: label of the progress bar."""
-        return np.concatenate(list(feature_cache.real_features(books, self.options, extractor, desc)))
+        blocks = list(feature_cache.real_features(books, self.options, extractor, desc))
+        return np.concatenate(blocks) if blocks else np.empty((0, extractor.dims), np.float32)
 
     def training_books(self) -> list[Book]:
         """The books that the run was trained on; without a run, all of the training split."""

@@ -17,7 +17,9 @@ import json
 import math
 import os
 import pathlib
+import sys
 import threading
+import zlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from tqdm import tqdm
 
 from checkpoints.scores import ScoreValue, make_value
 from common.errors import UserError, first_line
+from common.files import atomic_write
 from common.hashing import file_sha256
 from common.prefetch import read_ahead
 from evaluation.text_accuracy import Line, author_accuracy, normalise, title_accuracy
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 READ = 0.8  # accuracy that counts as read: one wrong letter in five is still readable; other books' titles stay below
 SHORT, LONG = 512, 2000  # px: small covers are enlarged until their short side or their long side has this
 READING_VERSION = 1  # raise it when the same cover would get other lines from the same networks
+CACHE_HINT = "free some space there or choose another --cache_dir"
 NETWORKS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}  # text detection, text recognition
 ENGINE_LOCK = threading.Lock()  # held by the thread that builds the engine; the others wait for it
 
@@ -169,9 +173,10 @@ def read_covers(
 
 
 class ReadingsCache:
-    """A JSON Lines file of OCR results: {"cover": hash of its pixels, "lines": [[text, score], ...]}.
+    """A JSON Lines file of OCR results: {"cover": hash of its pixels, "lines": [[text, score], ...], "crc32": of both}.
 
-    A result is appended as soon as a cover was read. Damaged lines (the last one of a killed process, say) are ignored.
+    A result is appended as soon as a cover was read. Damaged lines (the last one of a killed process, say, or one of
+    before there were checksums) are dropped, and their covers read again.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -184,12 +189,24 @@ class ReadingsCache:
                 self.append(b"\n")
         except OSError as problem:
             raise self.write_error(problem) from None
-        for line in content.splitlines():
-            try:
-                entry = json.loads(line)
-                self.known[entry["cover"]] = [Line(str(text), float(score)) for text, score in entry["lines"]]
-            except (ValueError, TypeError, KeyError):
-                continue
+        texts = content.splitlines()
+        sound = [text for text in texts if self.take(text)]
+        if len(sound) < len(texts):  # what another process appends just now is lost with them, and read again
+            print(f"{path}: damaged lines, whose covers are read again: {len(texts) - len(sound)}", file=sys.stderr)
+            with atomic_write(path, CACHE_HINT) as temporary:
+                temporary.write_bytes(b"".join(text + b"\n" for text in sound))
+
+    def take(self, text: bytes) -> bool:
+        """Make the result in a line of the file known. False if the line is damaged."""
+        try:
+            entry = json.loads(text)
+            key, lines = entry["cover"], entry["lines"]
+            if entry["crc32"] != reading_crc32(key, lines):
+                return False
+            self.known[key] = [Line(str(text), float(score)) for text, score in lines]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False
+        return True
 
     def read(self, image: np.ndarray) -> list[Line]:
         """The lines on a cover, cached or read now."""
@@ -197,7 +214,8 @@ class ReadingsCache:
         if key not in self.known:
             lines = read_text(image)
             with self.lock:
-                self.append(json.dumps({"cover": key, "lines": lines}).encode() + b"\n")
+                entry = {"cover": key, "lines": lines, "crc32": reading_crc32(key, lines)}
+                self.append(json.dumps(entry).encode() + b"\n")
                 self.known[key] = lines
         return self.known[key]
 
@@ -211,10 +229,12 @@ class ReadingsCache:
 
     def write_error(self, problem: OSError) -> UserError:
         """The UserError for a failed write."""
-        return UserError(
-            f"can't cache OCR results in {self.path}: {problem.strerror or problem}; free some space there or choose "
-            "another --cache_dir"
-        )
+        return UserError(f"can't cache OCR results in {self.path}: {problem.strerror or problem}; {CACHE_HINT}")
+
+
+def reading_crc32(key: str, lines: Sequence[Sequence[Any]]) -> int:
+    """The checksum of a result in the file of ReadingsCache."""
+    return zlib.crc32(json.dumps([key, lines]).encode())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import errno
 import os
 import pathlib
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -32,7 +33,14 @@ if TYPE_CHECKING:
 
 WRITE_HINT = "choose another --fid_stats_path"
 STATS_VERSION = 1  # raise it when the meaning of an entry of the stats file changes
+SYMMETRY = 1e-6  # of a covariance, in standard deviations; that of Moments is symmetric to the last digits of float64
 STATS_BYTES = 40e6  # upper bound of a stats file: 2048 x 2048 float64 and a little more
+
+
+STATS_ERRORS = (  # what NumPy and zipfile raise for one damaged bit or another
+    *(OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +67,13 @@ def stats_info(options: EvaluationOptions, extractor: Extractor, data: Data) -> 
 
 def load_reference(options: EvaluationOptions, extractor: Extractor, data: Data) -> Stats:
     """The Stats in --fid_stats_path. UserError if the file is missing or was computed with other settings."""
-    return load_stats(options.fid_stats_path, stats_info(options, extractor, data), stats_command(options))
+    path, command = options.fid_stats_path, stats_command(options)
+    stats = load_stats(path, stats_info(options, extractor, data), command)
+    if len(stats.mu) != extractor.dims:
+        raise UserError(
+            f"{path} has {len(stats.mu)} features, and {extractor.name} has {extractor.dims}: make it with: {command}"
+        )
+    return stats
 
 
 def stats_command(options: EvaluationOptions) -> str:
@@ -86,8 +100,12 @@ def require_writable(path: str | pathlib.Path) -> None:
 def save_stats(path: str | pathlib.Path, moments: Moments, info: Mapping[str, str]) -> None:
     """Write a stats file atomically; `python -m pytorch_fid PATH FOLDER` reads it.
 
-    info: see stats_info. Equal statistics make equal bytes. UserError if it can't be written.
+    info: see stats_info. Equal statistics make equal bytes. UserError if it can't be written, or if they are unsound.
     """
+    try:
+        require_moments(moments.mu, moments.sigma, np.asarray(moments.n))
+    except ValueError as problem:
+        raise UserError(f"can't write {path}: {problem}; nothing was written") from None
     libraries = ("torch", "torchvision", "numpy", "pillow", "pytorch-fid")
     entries: dict[str, Any] = dict(mu=moments.mu, sigma=moments.sigma, n=moments.n, **info)
     entries |= dict(stats_version=STATS_VERSION, created_by=" ".join(f"{x} {version(x)}" for x in libraries))
@@ -109,7 +127,7 @@ def load_stats(
             entries = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UserError(f"no statistics of real covers at {path}: {remedy}") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+    except STATS_ERRORS:
         raise UserError(f"{path} is not a stats file, or is damaged: {remedy}") from None
     absent = [name for name in ("mu", "sigma", "n", *expect) if name not in entries]
     if absent:
@@ -119,7 +137,31 @@ def load_stats(
     for name, value in expect.items():
         if info[name] != str(value):
             raise UserError(f"{path} was made with {name} {info[name]}, but {value} is needed: {remedy}")
-    valid = mu.ndim == 1 and sigma.shape == mu.shape * 2 and n.shape == () and mu.dtype == sigma.dtype == np.float64
-    if not valid or n < 2 or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise UserError(f"{path} doesn't hold a mean and a covariance: {remedy}")
+    try:
+        require_moments(mu, sigma, n)
+    except ValueError as problem:
+        raise UserError(f"{path} doesn't hold a mean and a covariance: {problem}; {remedy}") from None
     return Stats(int(n), mu, sigma, info)
+
+
+def require_moments(mu: np.ndarray, sigma: np.ndarray, n: np.ndarray) -> None:
+    """ValueError, with what is wrong, unless these can be the mean (D,) and covariance (D, D) of n (0-dim) images.
+
+    Not checked is that no eigenvalue is negative: it takes half a minute.
+    """
+    if n.shape != () or n.dtype.kind not in "iu" or n < 2:
+        raise ValueError("its number of images is not a whole number of 2 or more")
+    if mu.dtype != np.float64 or sigma.dtype != np.float64:
+        raise ValueError(f"they are {mu.dtype} and {sigma.dtype} instead of float64")
+    if mu.ndim != 1 or not len(mu) or sigma.shape != mu.shape * 2:
+        raise ValueError(f"their shapes are {mu.shape} and {sigma.shape}")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError("they are not finite")
+    variances = sigma.diagonal()
+    if (variances < 0).any():
+        raise ValueError("a variance is negative")
+    limits = np.outer(np.sqrt(variances), np.sqrt(variances))
+    if (np.abs(sigma - sigma.T) > SYMMETRY * limits).any():
+        raise ValueError("the covariance is not symmetric")
+    if (np.abs(sigma) > (1 + SYMMETRY) * limits).any():  # Cauchy and Schwarz
+        raise ValueError("a covariance is larger than its variances allow")

@@ -12,14 +12,13 @@ import config
 from checkpoints import catalog, scores
 from cli.checks import chosen_metrics
 from common.errors import UserError
-from common.files import write_json
 from data.folder import open_data
 from evaluation import distances, evaluate, features
 from evaluation.clip import load_clip
 from evaluation.inputs import EvaluationInputs
 from evaluation.reference import load_reference
 from generation.covers import draw_covers, make_folder
-from generation.settings import SETTINGS, read_settings
+from generation.settings import SETTINGS, prompts_of
 from tracking import trackers
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def draw_and_score(
     features.warn_about_jpegs(folder)
     extractor = features.load_extractor(options, state.device)
     reference = load_reference(options, extractor, data)
-    existing = scores.read_score(folder / METRICS)
+    scores.read_score(folder / METRICS)  # damaged files are reported here
     if version.run:
         scores.read_scores(version.run)
     clip = None
@@ -64,8 +63,7 @@ def draw_and_score(
         return
 
     # Measure
-    _, prompt_of_row = read_settings(folder / SETTINGS)
-    prompts = [prompt_of_row[str(book.row)] for book in books]
+    prompts = prompts_of(folder / SETTINGS, [book.row for book in books])
     inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
     values, skipped = evaluate.measure(inputs)
     if not values:
@@ -73,8 +71,9 @@ def draw_and_score(
 
     # Save
     settings = drawing_settings | evaluate.measurement_settings(inputs)
-    score = evaluate.merge_scores(existing, settings, values, skipped)
-    write_json(folder / METRICS, score.to_json())
+    score = scores.update_score(  # the file may have got values of other metrics since the start
+        folder / METRICS, lambda existing: evaluate.merge_scores(existing, settings, values, skipped)
+    )
     print_score(score, version)
     print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
@@ -117,17 +116,20 @@ def record_score(options: config.InferenceOptions, version: Version, run: RunFol
     Values of other metrics of the same covers in scores.json stay, and so does a score of the same weights over more
     covers.
     """
-    saved = scores.read_scores(run).get(version.name, {}).get(score.name)
-    score = evaluate.merge_scores(saved, score.settings, score.values, score.skipped)
-    if saved and saved.settings.get("weights") == score.settings["weights"] and saved.n > score.n:
-        print(f"the run's listing keeps the score over {saved.n} covers; this one is only in {METRICS}")
-        return
+
+    def change(saved: scores.Score | None) -> scores.Score | None:
+        if saved and saved.settings.get("weights") == score.settings["weights"] and saved.n > score.n:
+            print(f"the run's listing keeps the score over {saved.n} covers; this one is only in {METRICS}")
+            return None
+        return evaluate.merge_scores(saved, score.settings, score.values, score.skipped)
 
     step = catalog.version_entry(run, version.name).step
     try:
-        scores.add_score(run, version.name, score)
+        recorded = scores.update_run_score(run, version.name, score.name, change)
+        if recorded is None:
+            return
         tracker = trackers.connect(options, run.name)
-        tracker.log_scores(step, {f"{version.name} {value.name}": value.value for value in score.values.values()})
+        tracker.log_scores(step, {f"{version.name} {value.name}": value.value for value in recorded.values.values()})
         tracker.finish()
     except UserError as problem:
         print(f"warning: {problem}; run this command again to send the score", file=sys.stderr)

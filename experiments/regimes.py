@@ -155,23 +155,24 @@ def run_script(script: str, *words: object, processes: int = 1) -> None:
 
     processes > 1: so many processes with one thread each share its work on the CPU; the first failure ends the others.
 
-    Stopping is left to the script, which may have to save: Ctrl-C reaches it directly, SIGTERM is forwarded. This
-    process exits after it, with 128 + the number of the signal if the script exits with 0.
+    Stopping is left to the script, which may have to save: Ctrl-C reaches it directly, SIGTERM and SIGHUP are
+    forwarded. This process exits after it, with 128 + the number of the signal if the script exits with 0.
     """
     running, stop, failed = [], 0, 0
 
     def forward(number: int, _frame: object) -> None:
         nonlocal stop
         stop = number
-        end(running)
+        end(running, number)
 
-    before = signal.signal(signal.SIGTERM, forward)
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         command = [sys.executable, ROOT / f"{script}.py", *map(str, words)]
         for environment in environments(processes):
             running.append(subprocess.Popen(command, env=environment))
         if stop:  # the signal came while the processes were started
-            end(running)
+            end(running, stop)
         while any(process.poll() is None for process in running):
             try:
                 for process in running:
@@ -184,17 +185,18 @@ def run_script(script: str, *words: object, processes: int = 1) -> None:
                 stop = signal.SIGINT
     finally:
         end(running)  # after an error, such as a process that can't be started
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     status = failed or next((process.returncode for process in running if process.returncode), 0)
     status = status if status >= 0 else 128 - status
     if status or stop:
         sys.exit(status or 128 + stop)
 
 
-def end(processes: list[subprocess.Popen]) -> None:
-    """Sends SIGTERM to the processes that still run."""
+def end(processes: list[subprocess.Popen], number: int = signal.SIGTERM) -> None:
+    """Sends a signal to the processes that still run."""
     for process in processes:
-        process.terminate()
+        process.send_signal(number)
 
 
 def environments(processes: int) -> list[dict[str, str] | None]:

@@ -10,6 +10,7 @@ combination has a folder in --out; an unfinished one is deleted and started agai
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -21,11 +22,13 @@ import torch
 
 import config
 from bench import positive
-from cli import launch, saved_options
+from cli import checks, launch, saved_options
 from cli.parser import Parser, read_command_line
 from common.errors import UserError
 from common.files import read_json, write_json, write_text
+from diffusion import sampling
 from experiments.regimes import run_script
+from generation.version import choose_version, require_drawable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,15 +40,27 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the covers and the table")
-    parser.add_argument("--schedulers", nargs="+", default=["dpm++", "ddim", "pndm", "euler"], help="schedulers")
+    parser.add_argument(
+        "--schedulers",
+        nargs="+",
+        choices=sampling.SAMPLERS,
+        default=["dpm++", "ddim", "pndm", "euler"],
+        help="schedulers",
+    )
     parser.add_argument("--numbers", type=positive, nargs="+", default=[5, 10, 15, 25, 50], help="numbers of steps")
     options, passed_on = parser.parse_known_args(argv)
     given = read_command_line(config.InferenceOptions, passed_on)
     if {"steps", "scheduler", "save_dir"} & set(given):
         raise UserError("steps, scheduler and folder are what this varies: see --numbers, --schedulers, --out")
+    chosen, version = choose_version(checks.check(config.InferenceOptions(**given)), given)
+    for scheduler in options.schedulers:
+        for steps in options.numbers:
+            require_drawable(dataclasses.replace(chosen, scheduler=scheduler, steps=steps), version)
     options.out.mkdir(parents=True, exist_ok=True)
     secret = config.option_names(config.InferenceOptions, "secret", True)
     asked = {name: value for name, value in vars(config.InferenceOptions(**given)).items() if name not in secret}
+    # The newest run and its latest version may be others when this goes on
+    asked |= {"run_id": version.run.name if version.run else None, "version": version.name}
     saved_options.require_same_options(options.out / "asked.json", asked)
 
     drawing = 1 if torch.cuda.is_available() else os.cpu_count()

@@ -178,7 +178,10 @@ def autoencoder_baseline(options: argparse.Namespace, words: Sequence) -> float:
         pixels = dataset.load_image(book.image, size)[None]
         with torch.inference_mode():
             latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
-            return encoding.decode_latents(vae, latents)[0].numpy()
+            try:
+                return encoding.decode_latents(vae, latents)[0].numpy()
+            except encoding.NotFinite as problem:
+                raise UserError(f"{options.pretrained_model}'s copy of row {book.row}: {problem}") from None
 
     with tqdm(total=len(books), desc="autoencoder's copies", unit="image") as bar:
         copies = evaluate.moments_of(feature_cache.compute_features(extractor, map(reconstruct, books), bar))

@@ -11,6 +11,7 @@ from tqdm import tqdm
 import config
 import dataset
 from common.errors import UserError
+from common.files import remove_dead_temporary_files
 from common.png import save_png
 from data.book import Book
 from diffusion.parts import Parts
@@ -26,11 +27,15 @@ def covers_folder(options: config.InferenceOptions, version: Version) -> pathlib
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder for covers, if it does not exist. UserError if that fails."""
+    """Makes a folder for covers, if it does not exist, and removes what killed processes have left in it.
+
+    UserError if it can't be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"can't make {folder}: {problem}; choose another --save_dir") from None
+    remove_dead_temporary_files(folder)
 
 
 def draw_covers(
@@ -79,7 +84,7 @@ def draw_missing(
     with tqdm(total=len(books), initial=done, desc=f"drawing {folder.name}", unit="cover") as bar:
         for first in range(0, len(missing), options.batch_size):
             rows = [book.row for book in missing[first : first + options.batch_size]]
-            images = draw_images(parts, [prompts[str(row)] for row in rows], rows, options)
+            images = draw_images(parts, [prompts[str(row)] for row in rows], rows, options, folder.name)
             for row, image in zip(rows, images, strict=True):
                 save_png(folder / f"{row}.png", image)
             bar.update(len(rows))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +19,7 @@ import dataset
 from common.files import write_json
 from common.png import save_png
 from data import prompts
+from data.book import normalize_whitespace
 from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
@@ -50,26 +54,45 @@ def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -
 
 def shorten_label(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """The label, cut off with "..." if it is wider than `width` pixels."""
-    if font.getlength(text) <= width:
+    if len(text) <= width and font.getlength(text) <= width:
         return text
+    text = text[:width]  # hardly a letter is narrower than a pixel
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
 
 
+def save_drawing(
+    folder: pathlib.Path, front: str, image: torch.Tensor | Image.Image, settings: DrawingSettings, **more: Any
+) -> pathlib.Path:
+    """Saves a picture as <folder>/<front>_<hash>.png, and how it was drawn, as JSON beside it; returns its path.
+
+    The hash is that of the settings and of `more`, what else it was made from: the same name is the same picture.
+    """
+    record = {**settings.to_json(), **more}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
+    path = folder / f"{front}_{digest}.png"
+    save_png(path, image, parameters=settings.parameters(more.get("prompt", "")))
+    write_json(path.with_suffix(".json"), record)
+    return path
+
+
 def draw_prompt(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
-    """Draws one cover for --prompt and saves it in `folder`, with its settings as JSON beside it."""
+    """Draws one cover for --prompt and saves it in `folder`, see save_drawing."""
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
-    tokens, limit = prompts.count_tokens(parts.tokenizer, options.prompt), parts.tokenizer.model_max_length
+    prompt, limit = options.prompt, parts.tokenizer.model_max_length
+    if len(prompt) > (longest := limit * prompts.LONGEST_TOKEN):  # counting would take seconds, for nothing
+        prompt = normalize_whitespace(prompt)[:longest]
+    tokens = prompts.count_tokens(parts.tokenizer, prompt)
     if tokens > limit:
-        print(f"warning: the prompt has {tokens} tokens, and only the first {limit} are read", file=sys.stderr)
-    name = f"{version.name}_prompt_{hashlib.sha256(options.prompt.encode()).hexdigest()[:8]}"
-    image = draw_images(parts, [options.prompt], [0], options)[0]
-    save_png(folder / f"{name}.png", image)
+        known = tokens if prompt == options.prompt else f"at least {tokens}"
+        print(f"warning: the prompt has {known} tokens, and only the first {limit} are read", file=sys.stderr)
+    image = draw_images(parts, [prompt], [0], options, version.name)[0]
+    words = re.findall("[a-z0-9]+", options.prompt.lower())
+    front = "_".join([version.name, "prompt", "-".join(words)[:40].strip("-")]).rstrip("_")
     settings = DrawingSettings.from_options(options, version, weights)
-    write_json(folder / f"{name}.json", {**settings.to_json(), "prompt": options.prompt})
-    print(f"drew {folder / name}.png")
+    print(f"drew {save_drawing(folder, front, image, settings, prompt=options.prompt)}")
 
 
 def draw_grid(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
@@ -87,13 +110,11 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(draw_images(parts, texts, rows, options))
+            images.append(draw_images(parts, texts, rows, options, version.name))
             bar.update(len(rows))
-    if options.typeset:
-        typeset_cells(options, folder / f"{version.name}_cells", books, torch.cat(images))
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
-    name = f"{version.name}_grid"
-    save_png(folder / f"{name}.png", page)
     settings = DrawingSettings.from_options(options, version, weights)
-    write_json(folder / f"{name}.json", {**settings.to_json(), "cells": cells})
-    print(f"drew {folder / name}.png: {len(books)} books x {len(prompts.TEMPLATES)} templates")
+    path = save_drawing(folder, f"{version.name}_grid", page, settings, cells=cells)
+    print(f"drew {path}: {len(books)} books x {len(prompts.TEMPLATES)} templates")
+    if options.typeset:
+        typeset_cells(options, folder / f"{path.stem}_cells", books, torch.cat(images))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import config
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.locks import locked
 from diffusion.placement import resolve_precision
 from generation.version import Version
 
 SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
 REMEDY = "choose another --save_dir, or delete that folder"
+WRITE_HINT = "free some space there or choose another --save_dir"
 OPTION_OF = config.setting_options("drawing")  # {setting that an option decides: the option}
 
 
@@ -53,6 +55,21 @@ class DrawingSettings:
         """The settings as a JSON object, always with the same order of keys."""
         return dataclasses.asdict(self)
 
+    def parameters(self, prompt: str = "") -> str:
+        """The settings as text, in the form that other programs write into a PNG file's "parameters"."""
+        values = {
+            "Steps": self.steps,
+            "Sampler": self.scheduler,
+            "CFG scale": self.guidance_scale,
+            "Seed": self.seed,
+            "Size": self.resolution,
+            "Model hash": self.weights[:10],
+            "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
+            "Precision": self.precision,
+        }
+        line = ", ".join(f"{name}: {value}" for name, value in values.items())
+        return f"{prompt}\n{line}" if prompt else line
+
     @classmethod
     def from_json(cls, raw: Mapping[str, typing.Any]) -> DrawingSettings:
         """The settings from a JSON object; other keys are ignored. ValueError names a key that is missing or wrong."""
@@ -84,7 +101,21 @@ def read_settings(path: pathlib.Path) -> tuple[DrawingSettings, dict[str, str]]:
 def require_same_settings(path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str]) -> None:
     """Saves settings and prompts {str(row): prompt} in `path`, the settings.json of a folder of covers.
 
-    UserError if the folder has covers that were drawn with other settings or from other prompts.
+    Other processes that draw into the folder wait meanwhile, so none loses the prompts of another. UserError if the
+    folder has covers that were drawn with other settings or from other prompts, or can't be written.
+    """
+    if merge_prompts(path, settings, prompts) is None:  # also where the folder is read-only
+        return
+    with locked(path, WRITE_HINT):
+        merged = merge_prompts(path, settings, prompts)  # another process may have written since
+        if merged is not None:
+            write_json(path, {**settings.to_json(), "prompts": merged}, WRITE_HINT)
+
+
+def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str]) -> dict[str, str] | None:
+    """The prompts {str(row): prompt} that `path`, a settings.json, has to hold; None if it holds them already.
+
+    UserError as require_same_settings.
     """
     unknown = [row for row in prompts if not path.exists() and (path.parent / f"{row}.png").exists()]
     if unknown:
@@ -107,5 +138,14 @@ def require_same_settings(path: pathlib.Path, settings: DrawingSettings, prompts
             raise UserError(
                 f"the cover of row {row} in {path.parent} was drawn from another prompt, {known[row]!r}: {REMEDY}"
             )
-    if known | prompts != known or not path.exists():
-        write_json(path, {**settings.to_json(), "prompts": known | prompts})
+    merged = known | prompts
+    return merged if merged != known or not path.exists() else None
+
+
+def prompts_of(path: pathlib.Path, rows: Sequence[int]) -> list[str]:
+    """The prompts that `path`, a settings.json, has for these rows. UserError if it lacks one."""
+    _, known = read_settings(path)
+    for row in rows:
+        if str(row) not in known:
+            raise UserError(f"{path} has no prompt for row {row}: it was changed meanwhile; run this command again")
+    return [known[str(row)] for row in rows]

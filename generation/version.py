@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
-from diffusion import pipeline, weights
+from diffusion import pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
@@ -44,8 +44,14 @@ def choose_version(
         options.output_dir, options.run_id, options.version, options.pretrained_model
     )
     if run:
-        started_from = read_json(run.config).get("pretrained_model")
-        if given.get("pretrained_model", started_from) == started_from:
+        saved = config.find_paths(config.InferenceOptions, read_json(run.config), run.config)
+        started_from = saved.get("pretrained_model")
+        (field,) = (f for f in dataclasses.fields(options) if f.name == "pretrained_model")
+        asked = config.absolute_path(field, given.get("pretrained_model", started_from))
+        moved = bool(options.run_id) and asked != started_from and config.is_gone(field, started_from)
+        if moved and name == "v0":
+            source = options.pretrained_model  # the same model in another place
+        if moved or asked == started_from:
             names = config.option_names(config.InferenceOptions, "inherited", True)
             options = saved_options.inherit(config.InferenceOptions, run.config, given, names)
         elif name == "v0" and not options.run_id:
@@ -67,9 +73,17 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
     return options
 
 
+def require_drawable(options: config.InferenceOptions, version: Version) -> None:
+    """UserError, before anything long, unless --scheduler can draw with this version in --steps."""
+    schedule = pipeline.load_schedule(version.source)
+    if schedule is not None:
+        sampling.require_drawable(schedule, options.scheduler, options.steps)
+
+
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
     """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
     precision = resolve_precision(options.mixed_precision)
-    parts = pipeline.load_parts(source)
+    with catalog.reading_version(source):
+        parts = pipeline.load_parts(source)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

@@ -15,6 +15,7 @@ import torch
 
 import config
 from cli import saved_options
+from common.device_errors import CPU_ADVICE
 from common.errors import UserError
 from common.files import GIB
 from diffusion.architecture import Architecture, architecture_of, read_architecture
@@ -199,12 +200,18 @@ def compare_with_measured(forecast: Forecast, device: torch.device, optimizer: s
     )
 
 
-def out_of_memory(options: config.TrainingOptions, parts: Parts | None, run: os.PathLike[str] | None) -> UserError:
-    """The UserError for a GPU that was too small: which options would have fitted, and how to go on.
+def out_of_memory(
+    options: config.TrainingOptions, parts: Parts | None, run: os.PathLike[str] | None, memory: str = "GPU"
+) -> UserError:
+    """The UserError for memory that was too small: which options would have fitted, and how to go on.
 
-    parts: the model, or None if it was not loaded yet. run: the run's folder, or None if there is none yet.
+    parts: the model, or None if it was not loaded yet. run: the run's folder, or None if there is none yet. memory:
+    whose it was, GPU or CPU.
     """
-    print("the GPU's memory is full; looking for flags that fit ...", file=sys.stderr)
+    if memory == "CPU" and torch.cuda.is_available():  # the forecast is that of the GPU
+        return UserError(CPU_ADVICE)
+    full = f"the {'GPU' if memory == 'GPU' else 'computer'}'s memory is full"
+    print(f"{full}; looking for flags that fit ...", file=sys.stderr)
     to_resume = to_restart = None
     try:
         architecture = architecture_of(parts) if parts else read_architecture(options.pretrained_model)
@@ -217,15 +224,15 @@ def out_of_memory(options: config.TrainingOptions, parts: Parts | None, run: os.
     if to_resume and run:
         command = saved_options.command_for_run("training", options, pathlib.Path(run))
         return UserError(
-            f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; go on, with about "
+            f"{full}: about {peak / GIB:.1f} GiB are needed; go on, with about "
             f"{to_resume.peak / GIB:.1f} GiB, with: {command} {to_resume.flags}"
         )
     if to_restart:
         return UserError(
-            f"the GPU's memory is full: about {peak / GIB:.1f} GiB are needed; start a new run with "
+            f"{full}: about {peak / GIB:.1f} GiB are needed; start a new run with "
             f"{to_restart.flags}, which needs about {to_restart.peak / GIB:.1f} GiB"
         )
-    return UserError("the GPU's memory is full: use a lower --resolution, or see what other options need with --plan")
+    return UserError(f"{full}: use a lower --resolution, or see what other options need with --plan")
 
 
 def suggest_to_resume(

@@ -307,4 +307,4 @@ def sample(run: FakeRun, num_images: int) -> None:
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
-        encoding.decode_latents(parts.vae, latents[:num_images], options.vae_tiling)
+        encoding.decode(parts.vae, latents[:num_images], options.vae_tiling)

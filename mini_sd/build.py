@@ -37,8 +37,8 @@ def save_model(parts: Parts, folder: pathlib.Path) -> None:
     """Saves the pipeline in half precision; its tokenizer also as vocab.json and merges.txt, as CLIP's usually is."""
     with atomic_write(folder) as temporary:
         parts.pipeline().save_config(temporary)
-        for name in ("tokenizer", "scheduler"):
-            getattr(parts, name).save_pretrained(temporary / name)
+        parts.tokenizer.save_pretrained(temporary / "tokenizer")
+        weights.save_scheduler(parts.scheduler, temporary / "scheduler")
         for name in ("vae", "unet", "text_encoder"):
             weights.save_network(getattr(parts, name), temporary / name, torch.float16)
         tokenizer = read_json(temporary / "tokenizer" / "tokenizer.json")["model"]

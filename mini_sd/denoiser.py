@@ -70,11 +70,13 @@ def build(tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> Parts:
     torch.nn.init.zeros_(unet.conv_out.bias)
     unet.to(memory_format=torch.channels_last)
     scheduler = PNDMScheduler(  # as Stable Diffusion 1.5, but with v-prediction, as 2.0
+        num_train_timesteps=1000,
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         skip_prk_steps=True,
         steps_offset=1,
+        set_alpha_to_one=False,
         prediction_type="v_prediction",
     )
     return Parts(tokenizer, text_encoder, vae, unet, scheduler)

@@ -12,6 +12,7 @@ LEFT, RIGHT, BOTTOM = 52, 12, 44  # margins
 LINE = 16  # height of a line of text
 MAX_MARKERS = 40  # a line with at most this many points has a marker at each
 MAX_POINTS = 400  # of a line: more could not be told apart at this width
+LARGEST = 1e100  # number in a chart
 STYLES = 6  # line styles, see .s0 ... in the page's style sheet
 TIMESTEP_BINS = ("0-249", "250-499", "500-749", "750-999")  # timesteps, of 1000
 
@@ -72,13 +73,13 @@ def draw_charts(metrics: Mapping[str, Metrics], versions: Sequence[tuple[str, in
 
 
 def points_of(lines: Metrics, key: str) -> list[Point]:
-    """[(update, value)] of the lines with a finite number under `key`."""
+    """[(update, value)] of the lines with a number under `key`."""
     return [(line["step"], float(line[key])) for line in lines if is_number(line.get(key))]
 
 
 def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a JSON value is a finite number, and of a size whose sums and differences are finite, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def timestep_lines(metrics: Metrics) -> list[Line]:
@@ -86,7 +87,7 @@ def timestep_lines(metrics: Metrics) -> list[Line]:
     whole = [line for line in metrics if isinstance(line.get("validation_bands"), list)]
     whole = [line for line in whole if len(line["validation_bands"]) == len(TIMESTEP_BINS)]
     whole = [line for line in whole if all(map(is_number, line["validation_bands"]))]
-    if not whole or min(whole[0]["validation_bands"]) <= 0:
+    if not whole or min(whole[0]["validation_bands"]) < 1 / LARGEST:
         return []
     first, last = (whole[i]["validation_bands"] for i in (0, -1))
     return [
@@ -195,6 +196,7 @@ def scale(value: float, first: float, last: float, low: float, high: float) -> f
 def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[float]:
     """About `about` evenly spaced round numbers that span low to high; whole=True: integers."""
     span = (high - low) or abs(high) or 1.0
+    span = max(span, 1e-12 * max(abs(low), abs(high)), 1e-300)  # ticks nearer to each other would be the same float64
     power = 10.0 ** math.floor(math.log10(span / about))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / about)
     if whole:
@@ -206,7 +208,7 @@ def ticks(low: float, high: float, whole: bool = False, about: int = 5) -> list[
 def tick_text(value: float, ticks: Sequence[float]) -> str:
     """A tick's number, with as many decimals as the distance of ticks needs."""
     decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    return f"{value:,.{decimals}f}" if abs(value) < 1e7 else f"{value:.3g}"
+    return f"{value:,.{decimals}f}" if abs(value) < 1e7 and decimals < 10 else f"{value:.3g}"
 
 
 def place_marks(

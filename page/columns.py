@@ -16,7 +16,7 @@ from cli import checks
 from common.errors import UserError
 from generation.covers import covers_folder
 from generation.settings import DrawingSettings
-from generation.version import Version, choose_version
+from generation.version import Version, choose_version, require_drawable
 
 
 @dataclasses.dataclass
@@ -45,6 +45,7 @@ def find_columns(options: config.ReportOptions, given: Mapping[str, Any]) -> lis
             if "version" in given or not lacks_version(options, run_id, name):
                 raise
             continue
+        require_drawable(chosen, version)
         entry = found.setdefault(version.source, (chosen, version, []))
         if version.run and version.run not in entry[2]:
             entry[2].append(version.run)

@@ -98,7 +98,8 @@ def describe(found: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
     for name, of_label in found:
         groups: dict[str, list[str]] = {}
         for label, value in of_label.items():
-            groups.setdefault("unknown" if value is None else str(value), []).append(label)
+            text = "unknown" if value is None else str(value)
+            groups.setdefault(text if text.isprintable() else repr(text), []).append(label)
         setting = SETTING_NAMES.get(name, name)
         if name in HASHES:
             sentences.append(f"{setting} differs ({' / '.join(map(', '.join, groups.values()))})")

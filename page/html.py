@@ -35,7 +35,7 @@ from data.folder import Data
 from data.images import read_cover
 from generation.settings import SETTINGS, read_settings
 from page import comparison
-from page.charts import draw_charts
+from page.charts import draw_charts, points_of
 from page.columns import Column
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -226,9 +226,9 @@ def version_facts(column: Column, run: RunFolder | None) -> dict[str, Any]:
         aliases = catalog.read_version_index(home).aliases_of(column.version.name) if home else []
         facts |= dict(step=about.step, validation_loss=about.validation_loss, aliases=", ".join(sorted(aliases)))
         if column.version.name == "v0":
-            metrics = metrics_log.read_metrics(run.metrics)
-            start = [line["validation_loss"] for line in metrics if line["step"] == 0 and "validation_loss" in line]
-            facts["validation_loss"] = start[0] if start else None
+            start = [line for line in metrics_log.read_metrics(run.metrics) if line["step"] == 0]
+            losses = points_of(start, "validation_loss")
+            facts["validation_loss"] = losses[0][1] if losses else None
     facts["command"] = shlex.join(drawing_words(column))
     return facts
 

@@ -7,12 +7,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import accelerate
 from tqdm import tqdm
 
 import config
+from checkpoints.environment import read_environments
 from common.errors import UserError
 from common.files import write_text
+from common.processes import make_accelerator
 from data.folder import open_data
 from diffusion import pipeline, weights
 from generation.covers import draw_covers
@@ -30,11 +31,13 @@ def write_report(options: config.ReportOptions, given: Mapping[str, Any]) -> Non
     path = pathlib.Path(options.report_path).expanduser()
     columns = find_columns(options, given)
     require_comparable(columns)
+    for run in {run for column in columns for run in column.runs}:
+        read_environments(run)  # damage is reported before the long work
     scores = comparison.choose_scores({column.label: column.scores for column in columns})
     if not options.mixed and comparison.differences(scores):
         shown, _ = comparison.split_stale(scores, weight_hashes(columns))
         comparison.require_same_settings(shown)
-    state = accelerate.Accelerator().state
+    state = make_accelerator().state
     with state.main_process_first():  # the first process builds the index, the others read it
         data = open_data(columns[0].options)
     books = data.books("test")[: columns[0].options.num_samples]

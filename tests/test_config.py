@@ -248,3 +248,59 @@ def test_a_script_exits_2_with_one_line(run_script, tmp_path):
     done = run_script("training", "--config", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {path}: --batch_size: expected a whole number, got [4]\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Paths
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A project folder with data and a model, which is the working directory, and another folder."""
+    for name in ("proj/data", "proj/models/ok", "proj/cache", "elsewhere", "home/data"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "proj")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+PATHS = ("data_root", "cache_dir", "pretrained_model", "summarizer", "output_dir")
+
+
+def paths(options):
+    return {name: config.to_json(options)[name] for name in PATHS}
+
+
+def test_paths_are_saved_as_absolute_ones(places):
+    options = config.TrainingOptions(data_root="data", cache_dir="../cache", pretrained_model="models/ok")
+    assert paths(options) == {
+        "data_root": f"{places}/proj/data",
+        "cache_dir": f"{places}/cache",
+        "pretrained_model": f"{places}/proj/models/ok",
+        "summarizer": "facebook/bart-large-cnn",
+        "output_dir": f"{places}/proj/runs",
+    }
+    assert config.to_json(config.TrainingOptions(data_root="~/data"))["data_root"] == f"{places}/home/data"
+
+
+def test_what_is_no_path_stays_as_it_is(places):
+    (places / "proj" / "mini").mkdir()
+    for model in ("owner/name", "mini", "tiny", "sd15-random"):
+        saved = config.to_json(config.TrainingOptions(data_root="demo", pretrained_model=model))
+        assert (saved["data_root"], saved["pretrained_model"], saved["cache_dir"]) == ("demo", model, None)
+
+
+def test_paths_of_older_runs_are_looked_for_where_they_were_typed(places, monkeypatch):
+    path = places / "proj" / "out" / "runs" / "one" / "config.json"
+    saved = {"output_dir": "out/runs", "data_root": "data", "pretrained_model": "models/ok", "cache_dir": "lost"}
+    monkeypatch.chdir(places / "elsewhere")
+    found = config.find_paths(config.TrainingOptions, saved, path)
+    assert found == saved | {
+        "data_root": f"{places}/proj/data",
+        "pretrained_model": f"{places}/proj/models/ok",
+        "output_dir": str(path.parent.parent) if path.parent.parent.is_dir() else "out/runs",
+    }
+    saved["output_dir"] = "/gone/runs"  # does not say where the run was started: the working directory counts
+    assert config.find_paths(config.TrainingOptions, saved, path) == saved
+    monkeypatch.chdir(places / "proj")
+    assert config.find_paths(config.TrainingOptions, saved, path)["data_root"] == f"{places}/proj/data"

@@ -28,10 +28,10 @@ SIZE = (32, 48)
 FIELDS = ("book_authors", "book_desc", "book_title", "genres")
 
 
-def jpeg(seed, size=(40, 60)):
+def jpeg(seed, size=(40, 60), quality=75):
     colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(file, "JPEG")
+    Image.fromarray(colours).resize(size, Image.Resampling.NEAREST).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -91,7 +91,8 @@ def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path, opened):
     rows[4] |= dict(book_title="Преступление и наказание")
     rows[5] |= dict(book_title="Wuthering Heights", book_authors="Emily Brontë")
     rows[10] |= dict(book_title="Café", book_desc="word " * 30)
-    images = {6: None, 7: b"", 8: jpeg(8)[:300], 9: jpeg(9, (20, 60)), 11: jpeg(0), 12: jpeg(3), 13: jpeg(3)}
+    rows[13] |= dict(book_title="BOOK 12 (Penguin Classics)", book_authors="Ann 12")
+    images = {6: None, 7: b"", 8: jpeg(8)[:300], 9: jpeg(9, (20, 60)), 11: jpeg(20), 12: jpeg(3), 13: jpeg(3)}
     data = opened(write_folder(tmp_path / "data", rows, images))
     reasons = {row.row: (row.kind, row.reason) for row in data.dropped}
     assert sorted([*reasons, *rows_of(data.kept)]) == list(range(40))
@@ -101,9 +102,10 @@ def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path, opened):
     assert reasons.pop(7) == ("image: empty file", "image: empty file")
     assert reasons.pop(8)[0] in ("image: not an image", "image: can't be decoded")
     assert reasons.pop(9) == ("image: too small", "image: too small: 20x60 pixels")
-    assert reasons.pop(11) == ("same picture as an earlier row", "same picture as row 0")
-    assert reasons.pop(13)[1] == "same picture as row 12"  # row 3 has it too, but is not kept
-    assert reasons == {}
+    several = ("picture of several books", "picture of several books: 2 rows, 11 the first")
+    assert reasons.pop(11) == several and reasons.pop(20) == several
+    assert reasons.pop(13) == ("same picture as an earlier row", "same picture as row 12")  # an edition of this
+    assert reasons == {}  # row 3, which has it too, has no title to tell whether it is another book
 
     books = {book.row: book for book in data.kept}
     assert (books[0].title, books[0].authors, books[0].genres, books[0].desc) == ("NA", (), (), "")
@@ -114,8 +116,54 @@ def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path, opened):
 
     with open(data.cache / "quarantine.csv", newline="") as file:
         listed = list(csv.DictReader(file))
-    assert [int(line["row"]) for line in listed] == [3, 4, 6, 7, 8, 9, 11, 13]
-    assert listed[-2] == dict(row="11", file="images/images/11.jpg", reason="same picture as row 0")
+    assert [int(line["row"]) for line in listed] == [3, 4, 6, 7, 8, 9, 11, 13, 20]
+    assert listed[-2] == dict(row="13", file="images/images/13.jpg", reason="same picture as row 12")
+
+
+def test_a_picture_of_several_books_is_of_none_of_them(tmp_path, opened):
+    """Nine books have the picture of a missing cover: the same file, or saved anew; two editions share a real cover."""
+    picture = jpeg(100, (120, 180))
+    qualities = {10 + i: jpeg(100, (120, 180), quality) for i, quality in enumerate((95, 80, 60, 40))}
+    rows = [row(i) for i in range(40)]
+    rows[21] |= dict(book_title="Book 20: (A Novel)", book_authors="ann 20")
+    rows[22] |= dict(book_title="\u041f\u0440\u0435\u0441\u0442")  # not used for its language, but it counts
+    images = {
+        **dict.fromkeys(range(5), picture),
+        **qualities,
+        20: jpeg(20),
+        21: jpeg(20, quality=60),
+        22: jpeg(23),
+        23: jpeg(23),
+    }
+    data = opened(write_folder(tmp_path / "data", rows, images))
+    nobodys = {r.row for r in data.dropped if r.reason == "picture of several books: 9 rows, 0 the first"}
+    assert nobodys == {*range(5), *range(10, 14)}
+    others = {r.row: r.kind for r in data.dropped if r.row not in nobodys}
+    assert others == {22: "not English", 23: "picture of several books"}
+
+
+def test_images_of_other_names_are_taken(tmp_path, opened):
+    root = write_folder(tmp_path / "data", [row(i) for i in range(40)])
+    images = root / "images/images"
+    (images / "3.jpg").rename(images / "3.JPG")
+    (images / "4.jpg").rename(images / "00004.jpeg")
+    (images / "5.jpg").rename(images / "5.PNG")
+    (images / "5.PNG").write_bytes(b"")
+    data = opened(root)
+    paths = {book.row: book.image for book in data.kept}
+    assert len(paths) == 39 and (paths[3], paths[4]) == (f"{images}/3.JPG", f"{images}/00004.jpeg")
+    assert data.num_unmatched_images == 0 and load_image(paths[4], SIZE).shape == (3, 48, 32)
+    assert "5,images/images/5.PNG,image: empty file" in data.quarantine_path.read_text()
+
+    (root / "images/images").rename(root / "all")
+    (root / "images/images").mkdir()
+    (root / "all").rename(images / "all")
+    assert {book.row for book in opened(root).kept} == set(paths)
+    for path in (images / "all").iterdir():
+        path.rename(path.with_name(f"cover_{path.name}"))
+    there = r"looked for 0\.jpg in .*images; there is only 'all'; each row's"
+    with pytest.raises(UserError, match=f"no usable book in .*: no image file 40; {there}"):
+        opened(root)
 
 
 def test_min_ascii_0_keeps_every_language(tmp_path, opened):
@@ -231,6 +279,10 @@ CASES = {
     "numbers from 1": (
         with_numbers(EVERY, number=lambda i: i + 1),
         "numbers its rows 1 to 6, and the images begin at 0",
+    ),
+    "numbers made anew after rows were deleted": (
+        f",{TABLE}" + "".join(f"{i},{book}" for i, book in enumerate(BOOKS[2:])),
+        r"images that have no row in .*: 2, first 4\.jpg \(its rows are 0 to 3\).* give its rows back the numbers",
     ),
     # Damage of one row, and of all
     "a field too many": (replaced("A1,d1,more,T1,G\n"), [0, 2, 3, 4, 5]),
@@ -439,6 +491,13 @@ def test_the_report_counts_descriptions_that_prompts_include(plain, opened):
 
     assert "prompts over 77 tokens                   40" in summarize(opened(plain, include_desc=True), count)
     assert "prompts over 77 tokens                    0" in summarize(opened(plain), count)
+    assert "prompts over 9 tokens                    40" in summarize(opened(plain), count, 9)
+
+
+def test_the_report_goes_by_what_the_model_reads(plain, tmp_path, capsys):
+    words = ["--data_root", str(plain), "--cache_dir", str(tmp_path / "cache"), "--pretrained_model", "mini"]
+    assert dataset.main(words) == 0
+    assert "prompts over 40 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 SCRIPTS = {name: cls for cls, name in config.SCRIPTS.items()}
 OTHER_OPTIONS = {
+    "nproc_per_node",
     "config",
     "help",
     "out",

@@ -84,11 +84,11 @@ print(torch.get_num_threads(), numpy.random.default_rng(1).random(), torch.manua
 def test_scripts_do_the_same_to_the_bit_when_they_start_for_real(small_data, tmp_path):
     """Training, with covers read by two workers, and then a cover and a page of that run: weights, optimizer, losses,
     pictures. precalc_fid_stats, dataset and runs start for real in their own tests."""
-    words = f"""--data_root {small_data} --output_dir {tmp_path} --pretrained_model tiny --resolution 32x48
+    words = f"""--data_root {small_data} --run_name r --pretrained_model tiny --resolution 32x48
         --batch_size 5 --lr 1e-3 --lr_text_encoder 1e-3 --num_workers 2 --sample_every 2 --num_samples 2 --steps 2
         --validation_rows 4 --train_unet --train_text_encoder --max_steps 4 --ema_decay 0.9""".split()
-    finish(*(start("training", [*words, "--run_name", start.__name__]) for start in (real, forked)))
-    one, other = tmp_path / "real", tmp_path / "forked"
+    finish(*(start("training", [*words, "--output_dir", tmp_path / start.__name__]) for start in (real, forked)))
+    one, other = tmp_path / "real" / "r", tmp_path / "forked" / "r"
     assert final_state(one) == final_state(other)
     logs = [read_log(run) for run in (one, other)]
     for line in (line for log in logs for line in log):
@@ -97,20 +97,26 @@ def test_scripts_do_the_same_to_the_bit_when_they_start_for_real(small_data, tmp
     assert_same_files(one / "samples", other / "samples", 3)
 
     finish(
-        *(start("sd_inference", draw(tmp_path, start.__name__, "--prompt", "A cover")) for start in (real, forked)),
-        *(start("report", draw(tmp_path, start.__name__, "--report_path", f"{tmp_path}/r.html")) for start in (real,)),
+        *(
+            start("sd_inference", draw(tmp_path / start.__name__, "r", "--prompt", "A cover"))
+            for start in (real, forked)
+        ),
+        *(
+            start("report", draw(tmp_path / start.__name__, "r", "--report_path", f"{tmp_path}/r.html"))
+            for start in (real,)
+        ),
     )
     assert_same_files(one / "covers", other / "covers", 2)
     assert (tmp_path / "r.html").read_text().count("data:image/") == 4  # two books, real and drawn
 
 
 def real(script, words):
-    command = [sys.executable, "-m", script, *words]
+    command = [sys.executable, "-m", script, *map(str, words)]
     return processes.Popen(command, cwd=processes.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def forked(script, words):
-    command = [sys.executable, "-m", script, *words]
+    command = [sys.executable, "-m", script, *map(str, words)]
     return processes.Process(command, cwd=processes.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -54,6 +54,7 @@ LIGHT = {"config", "cli", "common"}  # rooms that scripts may import before thei
 HEAVY = {"torch", "torchvision", "numpy", "pandas", "PIL", "diffusers", "transformers", "accelerate", "pytorch_fid"}
 STANDARD_LIBRARY_ONLY = [
     *(ROOT / "config.py", ROOT / "common/errors.py", ROOT / "common/files.py"),
+    *(ROOT / f"common/{name}.py" for name in ("processes", "device_errors", "terminal")),
     *(ROOT / f"cli/{name}.py" for name in ("parser", "checks", "saved_options", "launch")),
     *(ROOT / "data/prompts.py", ROOT / "data/book.py"),
 ]
@@ -162,6 +163,7 @@ LATE = {
     "mini_sd.make": {"mini_sd.build"},  # a script: it parses, then imports its body
     "cli.launch": {"torch"},  # needed by those alone who launch several processes
     "common.machine": {"torch"},  # doctor also says that it is broken
+    "common.processes": {"accelerate", "accelerate.utils", "torch"},  # every script first cleans the environment
     "cli.doctor": {"bitsandbytes.cextension"},  # likewise
 }
 

@@ -73,6 +73,13 @@ class ArtifactInfo:
         """Bytes of all files together."""
         return sum(file.size for file in self.files.values())
 
+    def own_aliases(self, aliases: object) -> list[str]:
+        """Those of the artifact's aliases in the tracker that are this run's, without the run's id."""
+        start = f"{self.run_id}-"
+        found = [alias for alias in aliases if isinstance(alias, str)] if isinstance(aliases, list | tuple) else []
+        ours = [alias.removeprefix(start) for alias in found if alias.startswith(start)]
+        return [alias for alias in ours if re.fullmatch(ALIAS, alias)]
+
     def require_files(self, names: Iterable[str], source: str) -> None:
         """UserError if the artifact lacks one of these files, which pack() always adds."""
         for name in names:

@@ -13,23 +13,34 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 
-import filelock
 from tqdm import tqdm
 
 import config
 from checkpoints import catalog, versions
 from checkpoints.records import SavedVersion, TrainingState, VersionIndex
-from checkpoints.run_folder import FREE_SPACE_HINT, POSITION, RunFolder
+from checkpoints.run_folder import POSITION, RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
-from common.files import atomic_write, link_or_copy, read_json, remove, require_free_space, write_json
+from common.files import (
+    atomic_write,
+    link_or_copy_tree,
+    read_json,
+    remove,
+    remove_dead_temporary_files,
+    require_free_space,
+    write_json,
+)
 from common.hashing import file_sha256
+from common.locks import file_lock
+from common.manifest import read_manifest
 from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
-from tracking.base import Artifact, ArtifactTracker, Collection
+from tracking.asking import find_artifact
+from tracking.base import Artifact, ArtifactTracker
 from tracking.published import STATE, read_published, record_published
 
+SPACE_HINT = "free some space there or choose another --output_dir, and give this command again"
 ABOUT, CONFIG, METRICS = "about.json", "config.json", "metrics.jsonl"
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -53,10 +64,10 @@ def pack(run: RunFolder, name: str, folder: pathlib.Path) -> list[str]:
         # with the options of the run, a machine that downloads only this version can draw with it
         about = {"version": name, **version_index.versions[name].to_json(), "options": read_json(run.config)}
         aliases = [name, *version_index.aliases_of(name)]
-    shutil.copytree(source, folder, copy_function=link_or_copy)
+    link_or_copy_tree(source, folder)
     if name == STATE:
         for extra in (run.config, run.metrics):
-            shutil.copy2(extra, folder)
+            shutil.copyfile(extra, folder / extra.name)
     # trackers store an artifact whose files are all known under the name that it had first: `sent` makes each differ
     kind, sent = (STATE if name == STATE else "version"), datetime.datetime.now(datetime.UTC).isoformat()
     write_json(folder / ABOUT, {"run_id": run.name, "kind": kind, "sent": sent, **about})
@@ -68,6 +79,9 @@ def send(tracker: ArtifactTracker, folder: pathlib.Path, aliases: Sequence[str])
     about = read_json(folder / ABOUT)
     collection = trackers.STATES if about["kind"] == STATE else trackers.VERSIONS
     metadata = {**about, "files": list_files(folder)}
+    for path, file in (read_manifest(folder) or {}).items():
+        if metadata["files"].get(path) != [file.nbytes, file.sha256]:
+            raise UserError(f"{path} of {about['version']}, a {about['kind']} of run {about['run_id']}, is damaged")
     tracker.publish(collection, folder, [f"{about['run_id']}-{alias}" for alias in aliases], metadata)
     return about["step"]
 
@@ -84,17 +98,6 @@ def list_files(folder: pathlib.Path) -> dict[str, list]:
 # Download: from the tracker to a run's folder
 
 
-def find_artifact(
-    tracker: trackers.Tracker, collection: Collection, run_id: str, alias: str
-) -> tuple[Artifact, ArtifactInfo] | None:
-    """The artifact that has an alias (vN, latest or best) of a run, with its metadata; None if there is none.
-
-    UserError if the metadata is not what this project writes.
-    """
-    artifact = tracker.find(collection, f"{run_id}-{alias}")
-    return (artifact, ArtifactInfo.from_metadata(artifact.metadata, tracker.name)) if artifact else None
-
-
 def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     """Download the training state of a run, with its version, if the tracker has a newer one than the disk.
 
@@ -103,38 +106,64 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
     is on disk.
     """
     run = catalog.run_folder(options.output_dir, run_id)
+    if run.config.exists() and not trackers.can_store_files(options):
+        return  # wandb offline, which the user chose
     try:
         tracker = trackers.connect(options, run_id)
         found = find_artifact(tracker, trackers.STATES, run_id, "latest")
-    except trackers.TrackerError:
+    except trackers.TrackerError as problem:
         if run.saved_steps():
             return  # the uploader warns when the run starts and the tracker still can't be reached
-        raise
+        raise not_fetched(problem, f"a state of run {run_id}", options.output_dir) from None
     if found and found[1].step > max(run.saved_steps(), default=-1):
         fetch_state_and_version(tracker, run, *found)
-    version_index = catalog.read_version_index(run)
+    try:
+        version_index = catalog.read_version_index(run)
+    except UserError:
+        if not run.saved_steps():
+            raise
+        version_index = VersionIndex()  # damaged: resuming restores it from the training state
     latest = version_index.aliases.get("latest")
-    if latest and not (run.version(latest)).is_dir():  # somebody has deleted it
+    if latest and not run.version(latest).is_dir():  # somebody has deleted it
         found = find_artifact(tracker, trackers.VERSIONS, run_id, latest)
         if found and found[1].step == version_index.versions[latest].step:
-            download_version(tracker, run, *found)
+            with file_lock(run.fetch_lock):
+                if not run.version(latest).is_dir():  # or another process has fetched it meanwhile
+                    download_version(tracker, run, *found)
     tracker.finish()
 
 
+def not_fetched(problem: trackers.TrackerError, what: str, output_dir: str) -> trackers.TrackerError:
+    """The error for something that is neither on this disk nor can be fetched; with what can be done about it."""
+    if problem.remedy:
+        return problem
+    remedy = "try again when it can be reached, or say with --output_dir where the run is"
+    return trackers.TrackerError(f"{problem}; {what} is not in {output_dir} either", remedy)
+
+
 def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
-    """Download a training state and the version that it continues from, unless another process has just done so."""
+    """Download a training state and the version that it continues from, unless another process has just done so.
+
+    UserError if another process trains the run: its files would be replaced.
+    """
     run.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run.fetch_lock):  # several processes may start at once
+    with file_lock(run.fetch_lock):  # several processes may start at once
         if info.step in run.saved_steps():
             return
-        found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
-        if not found:
-            raise UserError(
-                f"{tracker.name} has a state of run {run.name}, but not its {info.version}: it can't be resumed"
-            )
-        download_version(tracker, run, *found)
-        download_state(tracker, run, artifact, info)
-        print(f"fetched update {info.step} of run {run.name} ({info.version}) from {tracker.name}")
+        with run.lock():
+            fetch_both(tracker, run, artifact, info)
+
+
+def fetch_both(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
+    """Download a training state and its version into a run that nobody else changes."""
+    found = find_artifact(tracker, trackers.VERSIONS, run.name, info.version)
+    if not found:
+        raise UserError(
+            f"{tracker.name} has a state of run {run.name}, but not its {info.version}: it can't be resumed"
+        )
+    download_version(tracker, run, *found)
+    download_state(tracker, run, artifact, info)
+    print(f"fetched update {info.step} of run {run.name} ({info.version}) from {tracker.name}")
 
 
 def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
@@ -143,7 +172,7 @@ def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact,
     UserError, with the run as it was, if the state is damaged or lists versions that are none of ours.
     """
     info.require_files((POSITION, CONFIG, METRICS), tracker.name)
-    with atomic_write(run.state(info.step), FREE_SPACE_HINT) as folder:
+    with atomic_write(run.state(info.step), SPACE_HINT) as folder:
         download(tracker, artifact, info, folder, f"state of update {info.step}")
         version_index = read_downloaded_state(folder, info, tracker.name).version_index
         aliases = aliases_in_tracker(tracker, run.name, version_index)
@@ -212,10 +241,10 @@ def fetch_version(options: config.TrainingOptions | config.InferenceOptions, run
         else:
             info = download_beside_run(tracker, run, name if trained_here else version)
         tracker.finish()
-    except trackers.TrackerError:
+    except trackers.TrackerError as problem:
         if on_disk:
             return
-        raise
+        raise not_fetched(problem, f"version {version} of run {run_id}", options.output_dir) from None
     if info and not run.config.exists():
         if info.options is None:
             raise not_ours(f"{tracker.name} has {info.version} of run {run_id} without the run's options")
@@ -231,7 +260,8 @@ def download_beside_run(tracker: ArtifactTracker, run: RunFolder, version: str) 
         return None
     artifact, info = found
     home.path.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home.fetch_lock):  # several processes may draw at once
+    with file_lock(home.fetch_lock):  # several processes may draw at once
+        remove_dead_temporary_files(home.versions)
         download_version(tracker, home, artifact, info)
         index = catalog.read_version_index(home)
         saved = SavedVersion(info.step, info.validation_loss)
@@ -246,7 +276,7 @@ def download_version(tracker: ArtifactTracker, home: RunFolder, artifact: Artifa
     state has used the name again."""
     name, folder = info.version, home.version(info.version)
     if not folder.is_dir() or read_published(home, tracker.location).versions.get(name) != info.step:
-        with atomic_write(folder, FREE_SPACE_HINT) as temporary:
+        with atomic_write(folder, SPACE_HINT) as temporary:
             download(tracker, artifact, info, temporary, name)
         record_published(home, tracker.location, name, info.step)
 
@@ -256,7 +286,7 @@ def download(tracker: ArtifactTracker, artifact: Artifact, info: ArtifactInfo, f
 
     what: the artifact in words, for messages.
     """
-    require_free_space(folder.parent.parent, info.nbytes, what)
+    require_free_space(folder.parent.parent, info.nbytes, what, SPACE_HINT)
     errors: list[BaseException] = []
     thread = threading.Thread(target=collect_error, args=(errors, tracker.download, artifact, folder), daemon=True)
     with tqdm(total=info.nbytes, desc=f"fetching {what} from {tracker.name}", unit="B", unit_scale=True) as bar:
@@ -264,7 +294,7 @@ def download(tracker: ArtifactTracker, artifact: Artifact, info: ArtifactInfo, f
         while thread.is_alive():  # the libraries do not report their progress; the folder's size does
             thread.join(0.5)
             bar.update(bytes_under(folder) - bar.n)
-    with trackers.tracker_errors(tracker.name):
+    with trackers.tracker_errors(tracker.name, tracker.remedies):
         for error in errors:
             raise error
     downloaded = {path: FileInfo(*entry) for path, entry in list_files(folder).items()}

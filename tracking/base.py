@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import config
@@ -22,6 +24,13 @@ class Collection(NamedTuple):
 
 VERSIONS = Collection("stable_diffusion_model", "model")  # complete pipelines
 STATES = Collection("stable_diffusion_state", "state")  # what an exact resume needs
+SECRETS = ("WANDB_API_KEY", "TRACKIO_SERVER_URL", "TRACKIO_WRITE_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SECRET_PATTERNS = (  # what comes before the secret is kept
+    r"(//)[^/@\s]+(?=@)",  # https://user:password@host
+    r"([?&;][\w-]*(?:key|token|secret|password|signature)[\w-]*=)[^&\s'\"]+",
+    r"(\b(?:bearer|basic)\s+)[\w.+/=-]{16,}",
+    r"(\bhf_)[A-Za-z0-9]{16,}",
+)
 UPLOAD_TIMEOUT = 24 * 3600  # seconds for the upload of one artifact
 
 
@@ -34,24 +43,42 @@ class Artifact(Protocol):
 
 
 class TrackerError(UserError):
-    """The tracker can't be reached, or refuses; training goes on without it."""
+    """The tracker can't be reached, or refuses; training goes on without it.
+
+    remedy: what the user can do about it; "" if to try again later is all that can help. It is part of the message.
+    """
+
+    def __init__(self, message: str, remedy: str = ""):
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.remedy = remedy
 
 
 @contextlib.contextmanager
-def tracker_errors(name: str) -> Iterator[None]:
+def tracker_errors(name: str, remedies: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     """Turn whatever a tracker's library raises in the block into a TrackerError: one line, without the key.
 
     These libraries raise many kinds of errors, of network and of disk. A UserError passes through unchanged.
+    remedies: {pattern in the library's message: what the user can do}; the first that is found counts.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as problem:
-        reason = str(problem) or type(problem).__name__
-        for secret in filter(None, [os.environ.get("WANDB_API_KEY"), os.environ.get("TRACKIO_SERVER_URL")]):
-            reason = reason.replace(secret, "***")
-        raise TrackerError(f"{name}: {textwrap.shorten(reason, 200, placeholder=' ...').rstrip('.')}") from None
+        reason = without_secrets(str(problem) or type(problem).__name__)
+        remedy = next((text for pattern, text in remedies.items() if re.search(pattern, reason, re.IGNORECASE)), "")
+        reason = textwrap.shorten(reason, 200, placeholder=" ...").rstrip(".")
+        raise TrackerError(f"{name}: {reason}", remedy) from None
+
+
+def without_secrets(text: str) -> str:
+    """The text with *** for keys that the environment holds, and for what looks like one: credentials in an address,
+    values of a key or token in a query or a header, and Hugging Face's tokens."""
+    for secret in sorted(filter(None, map(os.environ.get, SECRETS)), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    for pattern in SECRET_PATTERNS:
+        text = re.sub(pattern, r"\1***", text, flags=re.IGNORECASE)
+    return text
 
 
 class Tracker:
@@ -61,6 +88,8 @@ class Tracker:
     location = "none"  # where it keeps things, the key in published.json
     stores_files = False  # whether publish and find work
     how_to_view = ""  # how to see the curves, in words
+    remedies: Mapping[str, str] = MappingProxyType({})  # see tracker_errors
+    can_list = True  # whether list_artifacts works
     store: pathlib.Path | None = None  # the folder of published files, if it is on this machine
 
     def start(self, folder: pathlib.Path, run_config: Mapping[str, object], step: int) -> None:
@@ -102,7 +131,7 @@ class ArtifactTracker(Tracker):
         self.run: Any = None  # the library's run, once it has started
 
     def log(self, step: int, values: Mapping[str, float], pictures: Mapping[str, pathlib.Path]) -> None:
-        with tracker_errors(self.name):
+        with tracker_errors(self.name, self.remedies):
             images = {name: self.library.Image(str(path)) for name, path in pictures.items()}
             self.run.log({**values, **images}, step=step)
 
@@ -113,7 +142,7 @@ class ArtifactTracker(Tracker):
 
         Files that the collection has already are not sent again. An alias leaves the artifact that had it.
         """
-        with tracker_errors(self.name):
+        with tracker_errors(self.name, self.remedies):
             artifact = self.library.Artifact(collection.name, type=collection.type, metadata=metadata)
             self.add_folder(artifact, folder)
             self.run.log_artifact(artifact, aliases=aliases).wait(timeout=UPLOAD_TIMEOUT)
@@ -130,5 +159,5 @@ class ArtifactTracker(Tracker):
 
     def finish(self) -> None:
         if self.run is not None:
-            with tracker_errors(self.name):
+            with tracker_errors(self.name, self.remedies):
                 self.run.finish()

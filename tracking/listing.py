@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pathlib
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import config
@@ -17,9 +16,10 @@ from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
+from common.terminal import printable
 from diffusion.parts import PARTS
-from tracking import trackers
-from tracking.artifact_info import ALIAS, ArtifactInfo
+from tracking import asking, trackers
+from tracking.artifact_info import ArtifactInfo
 from tracking.published import read_all_published
 
 COLUMNS = ("version", "aliases", "update", "validation", "score", "size", "where")
@@ -33,7 +33,7 @@ class ListedVersion:
     step: int  # optimizer updates
     validation_loss: float | None
     aliases: list[str]  # latest, best, or none
-    where: list[str]  # disk, names of trackers; of v0 the pretrained model
+    where: list[str]  # disk, names of trackers ("(not asked)" if that is only a note); of v0 the pretrained model
     size: int | None  # bytes: on disk without hard links to frozen parts, in a tracker of all files; None if unknown
     scores: Mapping[str, Score]  # kind of features -> newest score, as in scores.json
 
@@ -48,38 +48,51 @@ def inherit_tracker(options: config.RunsOptions, given: Mapping[str, object]) ->
 
 def print_listing(options: config.RunsOptions) -> int:
     """Print a block for each run, those on disk first; returns the exit status. UserError if there is no run."""
+    tracker, found = ask(options)
+    asked = tracker.location if tracker else None
     runs, problems = {}, []
     for run in catalog.list_runs(options.output_dir):
         if options.run_id in (None, run.name):
             try:
-                runs[run.name] = versions_on_disk(run)
+                runs[run.name] = versions_on_disk(run, asked)
             except UserError as problem:  # the other runs are listed all the same
                 problems.append(problem)
     if problems and not runs:
         raise problems[0]
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    try:
-        tracker = trackers.connect(options, options.run_id or "listing")
-        for artifact in tracker.list_artifacts(trackers.VERSIONS):
-            add_published(runs, artifact, tracker.name)
-    except UserError as problem:
-        print(f"warning: {problem}; this lists what is on disk alone", file=sys.stderr)
+        print(printable(f"warning: {problem}"), file=sys.stderr)
+    for artifact, info in found:
+        add_published(runs, artifact, info, tracker.name if tracker else "")
     chosen = [name for name in runs if options.run_id in (None, name)]
     if not chosen:
         what = f"run {options.run_id}" if options.run_id else "run"
         also = f" and in {config.tracker(options)}" if config.tracker(options) in config.STORES else ""
-        raise UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir says where to look")
+        project = " and --wandb_project say" if also else " says"
+        raise UserError(f"there is no {what} in {options.output_dir}{also}: --output_dir{project} where to look")
     for name in chosen:
         folder = catalog.run_folder(options.output_dir, name)
         on_disk = folder.config.exists()
-        print(f"{name}  ({describe(folder) if on_disk else f'in {tracker.name} alone'})")
-        print(scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))]))
+        print(printable(f"{name}  ({describe(folder) if on_disk else f'in {config.tracker(options)} alone'})"))
+        table = scores.table([COLUMNS, *map(row, sorted(runs[name].values(), key=lambda version: version.step))])
+        print(printable(table))
         if options.run_id:
             print_scores(runs[name])
             for line in environment_lines(folder) if on_disk else ():
-                print(f"trained {line}")
+                print(printable(f"trained {line}"))
     return 0
+
+
+def ask(
+    options: config.RunsOptions,
+) -> tuple[trackers.Tracker | None, Sequence[tuple[trackers.Artifact, ArtifactInfo]]]:
+    """(tracker, the versions that it has) of the project that the options name; (None, []), with a warning, if it
+    can't be asked."""
+    try:
+        tracker = trackers.connect(options, options.run_id or "listing")
+        return tracker, asking.list_versions(tracker)
+    except UserError as problem:
+        print(f"warning: {problem}; this lists what is on disk alone", file=sys.stderr)
+        return None, []
 
 
 def print_scores(versions: Mapping[str, ListedVersion]) -> None:
@@ -96,8 +109,11 @@ def print_scores(versions: Mapping[str, ListedVersion]) -> None:
                 print(f"  measured with different settings, so not comparable: {', '.join(different)}\n")
 
 
-def versions_on_disk(run: RunFolder) -> dict[str, ListedVersion]:
-    """{name: version} of the versions that are in a run's folder or in its version index, v0 first."""
+def versions_on_disk(run: RunFolder, asked: str | None) -> dict[str, ListedVersion]:
+    """{name: version} of the versions that are in a run's folder or in its version index, v0 first.
+
+    asked: location of the tracker that says itself what it has; what others were sent is only a note.
+    """
     shared = {file.stat().st_ino for file in files_of(run.frozen)}
     found = scores.read_scores(run)
     pretrained = read_json(run.config).get("pretrained_model", "?")
@@ -109,7 +125,8 @@ def versions_on_disk(run: RunFolder) -> dict[str, ListedVersion]:
         for name, entry in version_index.versions.items():
             saved = files_of(home.version(name))
             where = ["disk"] if saved else []
-            where += [location.split()[0] for location, has in published.items() if name in has.versions]
+            notes = [at for at, has in published.items() if at != asked and has.versions.get(name) == entry.step]
+            where += [f"{at.split()[0]} (not asked)" for at in notes]
             versions[name] = ListedVersion(
                 name=name,
                 step=entry.step,
@@ -122,20 +139,22 @@ def versions_on_disk(run: RunFolder) -> dict[str, ListedVersion]:
     return versions
 
 
-def add_published(runs: dict[str, dict[str, ListedVersion]], artifact: trackers.Artifact, tracker_name: str) -> None:
-    """Add to `runs` a version that a tracker has, unless it is in there already or the artifact is none of ours."""
-    try:
-        info = ArtifactInfo.from_metadata(artifact.metadata, tracker_name)
-    except UserError:
-        return
-    start = f"{info.run_id}-"
-    aliases = [alias.removeprefix(start) for alias in artifact.aliases if alias.startswith(start)]
+def add_published(
+    runs: dict[str, dict[str, ListedVersion]], artifact: trackers.Artifact, info: ArtifactInfo, tracker_name: str
+) -> None:
+    """Add to `runs` that a tracker has a version; nothing if there is another one of that name on this disk."""
+    aliases = info.own_aliases(artifact.aliases)
     versions = runs.setdefault(info.run_id, {})
-    if info.version in aliases and info.version not in versions:
-        others = [alias for alias in aliases if alias != info.version and re.fullmatch(ALIAS, alias)]
+    if info.version not in aliases:
+        return
+    listed = versions.get(info.version)
+    if listed is None:
+        others = [alias for alias in aliases if alias != info.version]
         versions[info.version] = ListedVersion(
             info.version, info.step, info.validation_loss, others, [tracker_name], info.nbytes, {}
         )
+    elif listed.step == info.step:
+        listed.where.append(tracker_name)
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,15 +1,20 @@
-"""published.json: which versions and which training state each tracker already has of a run."""
+"""published.json: which versions and which training state were sent to each tracker, of a run.
+
+It is a note of what was sent, not the truth: trackers lose things. What one has now is asked when an uploader connects
+and when runs are listed (tracking/asking.py).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.locks import locked
 
 STATE = "state"  # stands beside the names of versions
 REMEDY = "delete it: what it records is then uploaded or downloaded once more"
@@ -17,7 +22,7 @@ REMEDY = "delete it: what it records is then uploaded or downloaded once more"
 
 @dataclass(frozen=True)
 class Published:
-    """What one tracker already has of a run."""
+    """What one tracker has of a run."""
 
     versions: dict[str, int] = field(default_factory=dict)  # name -> its step, in optimizer updates
     aliases: dict[str, str] = field(default_factory=dict)  # alias -> name of the version that has it
@@ -51,6 +56,15 @@ class Published:
         """This record without a version; its aliases stay, since the tracker has not moved them."""
         return dataclasses.replace(self, versions={v: step for v, step in self.versions.items() if v != name})
 
+    def confirmed_by(self, asked: Published) -> Published:
+        """What of this record the tracker confirmed when it was asked. Its aliases are taken as they are there now.
+
+        A version or state of another step there is another one: a run that was resumed from an older state uses names
+        again.
+        """
+        versions = {name: step for name, step in self.versions.items() if asked.versions.get(name) == step}
+        return Published(versions, asked.aliases, self.state if asked.state == self.state else None)
+
 
 def is_step(value: object) -> TypeGuard[int]:
     """Whether a JSON value counts optimizer updates: a whole number >= 0, neither a float nor a boolean."""
@@ -77,27 +91,37 @@ def read_all_published(run: RunFolder) -> dict[str, Published]:
         raise UserError(f"can't read {path}: {problem}; {REMEDY}") from None
 
 
-def write_all_published(run: RunFolder, published: dict[str, Published]) -> None:
-    """Replace <run>/published.json."""
-    write_json(run.published, {location: record.to_json() for location, record in published.items()})
+def change_published(run: RunFolder, change: Callable[[dict[str, Published]], dict[str, Published]]) -> None:
+    """Replace <run>/published.json by change(what it says); it is locked, since other processes may write it."""
+    with locked(run.published):
+        changed = change(read_all_published(run))
+        write_json(run.published, {location: record.to_json() for location, record in changed.items()})
 
 
 def read_published(run: RunFolder, location: str) -> Published:
-    """What the tracker at `location` (see trackers.location) has of the run."""
+    """What the tracker at `location` (see trackers.location) was sent of the run."""
     return read_all_published(run).get(location, Published())
 
 
 def record_published(run: RunFolder, location: str, name: str, step: int, aliases: Sequence[str] = ()) -> None:
     """Record that the tracker at `location` now has the version `name` of `step` under these aliases, or the training
     state of `step` if the name is STATE."""
-    published = read_all_published(run)
-    old = published.get(location, Published())
-    new = dataclasses.replace(old, state=step) if name == STATE else old.with_version(name, step, aliases)
-    write_all_published(run, published | {location: new})
+
+    def add(published: dict[str, Published]) -> dict[str, Published]:
+        old = published.get(location, Published())
+        new = dataclasses.replace(old, state=step) if name == STATE else old.with_version(name, step, aliases)
+        return published | {location: new}
+
+    change_published(run, add)
 
 
 def forget_version(run: RunFolder, name: str) -> None:
     """Record that no tracker has the version `name`: another version has just been saved under that name."""
-    published = read_all_published(run)
-    if any(name in record.versions for record in published.values()):
-        write_all_published(run, {location: record.without_version(name) for location, record in published.items()})
+    if any(name in record.versions for record in read_all_published(run).values()):
+        change_published(run, lambda published: {at: has.without_version(name) for at, has in published.items()})
+
+
+def correct_published(run: RunFolder, location: str, asked: Published) -> None:
+    """Record what the tracker at `location` answered, so that what it has lost is uploaded again."""
+    if location in read_all_published(run):
+        change_published(run, lambda published: published | {location: published[location].confirmed_by(asked)})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import config
 from checkpoints import catalog
 from checkpoints.state import read_state
 from cli import saved_options
 from common.errors import UserError
-from tracking import artifacts, trackers
+from tracking import asking, trackers
 from tracking.artifact_info import ArtifactInfo
 from tracking.uploader import Uploader
 
@@ -19,15 +20,20 @@ def publish(options: config.RunsOptions) -> int:
 
     UserError if the options name no tracker that stores files.
     """
+    require_online(options, "--publish")
     if config.tracker(options) not in config.STORES:
         raise UserError("--publish: to which tracker? give --tracker wandb or trackio, or set WANDB_API_KEY")
     run = catalog.find_run(options.output_dir, options.run_id)
     saved = saved_options.inherit(config.TrainingOptions, run.config, {})
     tracking = {field.name: getattr(options, field.name) for field in dataclasses.fields(config.TrackingOptions)}
     options = dataclasses.replace(saved, **tracking, output_dir=options.output_dir)
-    training_state, _ = read_state(run)
-    with run.lock(), Uploader(run, options, training_state.step if training_state else 0) as uploader:
-        print("publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already"))
+    with run.lock():
+        training_state, _ = read_state(run)
+        with Uploader(run, options, training_state.step if training_state else 0) as uploader:
+            if uploader.tracker:  # or it was not reached, and nobody knows what it has
+                print(
+                    "publishing: " + (", ".join(uploader.missing()) or "curves; versions and state are there already")
+                )
     return 2 if uploader.failing or uploader.missing() else 0
 
 
@@ -37,13 +43,12 @@ def prune(options: config.RunsOptions) -> int:
 
     UserError, with nothing deleted, if the tracker is not wandb or the run's newest state is not on this disk.
     """
+    require_online(options, "--prune")
     if config.tracker(options) != "wandb":
         raise UserError("--prune works with wandb alone; trackio deletes nothing")
     run, run_id = catalog.find_run(options.output_dir, options.run_id), options.run_id
     tracker = trackers.connect(options, run_id)
-    if not tracker.stores_files:
-        raise UserError("--prune needs wandb online: unset WANDB_MODE")
-    newest = artifacts.find_artifact(tracker, trackers.STATES, run_id, "latest")
+    newest = asking.find_artifact(tracker, trackers.STATES, run_id, "latest")
     if max(run.saved_steps(), default=-1) < (newest[1].step if newest else 0):
         raise UserError(
             f"--prune goes by the list of the machine that trains run {run_id}, and {tracker.name} has a newer state "
@@ -65,3 +70,11 @@ def prune(options: config.RunsOptions) -> int:
                 what = "state" if collection == trackers.STATES else info.version
                 print(f"deleted {what} of update {info.step} from {tracker.name}")
     return 0
+
+
+def require_online(options: config.RunsOptions, action: str) -> None:
+    """UserError if wandb is meant and WANDB_MODE keeps it from its server."""
+    mode = os.environ.get("WANDB_MODE", "")
+    meant = options.tracker == "wandb" or (options.tracker is None and os.environ.get("WANDB_API_KEY"))
+    if meant and (mode == "disabled" or trackers.is_offline()):
+        raise UserError(f"{action} needs wandb online: unset WANDB_MODE, which is {mode}")

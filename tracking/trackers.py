@@ -13,12 +13,13 @@ What a library raises becomes a TrackerError, one line without the key.
 from __future__ import annotations
 
 import os
+import re
 
 import config
 from tracking.base import STATES, VERSIONS, Artifact, Collection, Tracker, TrackerError, tracker_errors
 from tracking.tensorboard_tracker import TensorBoard
 from tracking.trackio_tracker import Trackio
-from tracking.wandb_tracker import Wandb, base_url, require_key
+from tracking.wandb_tracker import Wandb, base_url, is_offline, require_key
 
 __all__ = [  # connect and location, and what callers need of the modules beside this one
     "STATES",
@@ -30,7 +31,9 @@ __all__ = [  # connect and location, and what callers need of the modules beside
     "TrackerError",
     "Trackio",
     "Wandb",
+    "can_store_files",
     "connect",
+    "is_offline",
     "location",
     "require_key",
     "tracker_errors",
@@ -48,15 +51,25 @@ def connect(options: config.TrackingOptions, run_id: str) -> Tracker:
     return TensorBoard() if name == "tensorboard" else Tracker()
 
 
+def can_store_files(options: config.TrackingOptions) -> bool:
+    """Whether the tracker that the options name takes files, and can be asked what it has: not wandb offline."""
+    return config.tracker(options) in config.STORES and not (config.tracker(options) == "wandb" and is_offline())
+
+
 def location(options: config.TrackingOptions) -> str:
-    """Where the tracker that the options name keeps things: its name, server or folder, and project, without a key.
+    """Where the tracker that the options name keeps things: its name, server or folder, and project, without secrets.
 
     published.json tells one from another by it.
     """
     name = config.tracker(options)
     if name == "wandb":
-        return f"wandb {'/'.join([base_url(), options.wandb_entity or '-', options.wandb_project])}"
+        return f"wandb {'/'.join([public(base_url()), options.wandb_entity or '-', options.wandb_project])}"
     if name == "trackio":
         remote = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL", "").split("?")[0]
-        return f"trackio {remote or os.environ.get('TRACKIO_DIR', '-')}/{options.wandb_project}"
+        return f"trackio {public(remote) or os.environ.get('TRACKIO_DIR', '-')}/{options.wandb_project}"
     return name
+
+
+def public(url: str) -> str:
+    """A server's address without the user and the password that may stand in it."""
+    return re.sub(r"//[^/@\s]+@", "//", url)

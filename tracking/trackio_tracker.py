@@ -31,6 +31,10 @@ class Trackio(ArtifactTracker):
                 self.store = pathlib.Path(trackio.utils.TRACKIO_DIR)
                 self.store.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def can_list(self) -> bool:  # type: ignore[override]
+        return self.store is not None
+
     def start(self, folder: pathlib.Path, run_config: Mapping[str, object], step: int) -> None:
         with tracker_errors(self.name):
             self.open(config=run_config, resume="allow")

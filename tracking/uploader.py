@@ -1,6 +1,7 @@
 """The run folder is the source of truth; a background thread uploads whatever the tracker does not have yet.
 
-Training waits for the tracker only at its start, half a minute at most, and at its end, and never fails because of it.
+Training waits for the tracker only at its start, START_SECONDS at most, and at its end, as long as there is progress;
+it never fails because of it.
 
     curves and pictures   metrics.jsonl, step by step        -> the tracker's run of the same id
     versions/vN           complete pipelines                 -> artifact stable_diffusion_model, alias <run_id>-vN
@@ -13,7 +14,6 @@ and trackers keep plain vN for their own count.
 from __future__ import annotations
 
 import collections
-import math
 import pathlib
 import shlex
 import threading
@@ -27,10 +27,21 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
 from common.files import remove, require_free_space
-from tracking import artifacts, trackers
-from tracking.published import STATE, forget_version, read_all_published, read_published, record_published
+from tracking import artifacts, asking, trackers
+from tracking.published import (
+    STATE,
+    correct_published,
+    forget_version,
+    read_all_published,
+    read_published,
+    record_published,
+)
 
 ERROR_SECONDS = 10  # of waiting for uploads after an error
+QUIET_SECONDS = 3  # of waiting at the end before a line says so
+START_SECONDS = 60  # of waiting for the first answer of a tracker
+CALL_SECONDS = 600  # in which a call of the tracker must return at the end of training, or it is given up
+SLOWEST = 100_000  # bytes per second of an upload that is not given up
 INTERVAL = 2.0  # seconds between looks at metrics.jsonl
 
 
@@ -56,6 +67,9 @@ class Uploader:
         self.name = config.tracker(options) if enabled else "none"
         self.tracker: trackers.Tracker | None = None  # set once it was reached
         self.failing = False  # whether the last attempt failed
+        self.remedy = ""  # what the user can do about that, if only the user can
+        self.call_ends = 0.0  # when the call of the tracker that is going on is given up, by time.monotonic()
+        self.started = threading.Event()  # the first attempt to connect is over
         self.files_lock = threading.Lock()  # held while versions or state are replaced, or copied for the upload
         self.wake, self.stopping = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.upload_loop, name="uploader", daemon=True)
@@ -65,8 +79,9 @@ class Uploader:
         read_all_published(self.run)
         if self.name != "none":
             remove(self.run.upload)  # left by a killed process
-            self.attempt(lambda: None)  # connects
             self.thread.start()
+            if not self.started.wait(START_SECONDS):
+                self.say(f"warning: {self.name} has not answered in {START_SECONDS} s; nothing waits for it any longer")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -78,27 +93,32 @@ class Uploader:
         self.stopping.set()
         if kind is KeyboardInterrupt:
             return
+        self.call_ends = max(self.call_ends, time.monotonic() + CALL_SECONDS)  # the last uploads begin now
         self.wake.set()
-        self.thread.join(3)
+        self.thread.join(QUIET_SECONDS)
         if self.thread.is_alive():
             self.say(
                 f"{self.name}: still publishing; Ctrl-C leaves now, and this does the rest later: "
                 f"{self.publish_command()}"
             )
-        deadline = time.monotonic() + ERROR_SECONDS if kind else math.inf
-        while self.thread.is_alive() and time.monotonic() < deadline:
+        error_ends = time.monotonic() + ERROR_SECONDS
+        while self.thread.is_alive() and time.monotonic() < (error_ends if kind else self.call_ends):
             self.thread.join(0.2)
-        self.failing |= self.thread.is_alive()
+        stuck = self.thread.is_alive()
+        self.failing |= stuck
         try:
-            if self.tracker and not (kind and self.failing):  # or finish() would wait for the same
+            if self.tracker and not stuck and not (kind and self.failing):  # or finish() would wait for the same
                 self.tracker.finish()
         except UserError:
             self.failing = True
         missing = self.missing() + ["the last curves"] * self.failing
         if missing:
-            self.say(
-                f"{self.name} lacks {', '.join(missing)} of run {self.run.name}; publish with: {self.publish_command()}"
-            )
+            lacks = f"{self.name} lacks {', '.join(missing)} of run {self.run.name}"
+            if self.failing and self.remedy:
+                lacks += f": {self.remedy}; then"
+            else:
+                lacks += ";"
+            self.say(f"{lacks} publish with: {self.publish_command()}")
 
     def version_saved(self, name: str) -> None:
         """Upload version `name` and the training state, which have just been written. The tracker may have another
@@ -109,13 +129,14 @@ class Uploader:
 
     def missing(self) -> list[str]:
         """Names of the versions that the tracker lacks, or has under other aliases, oldest first; then STATE if it
-        lacks the newest training state."""
+        lacks the newest training state. It goes by published.json, which connect() has compared with the tracker."""
         if self.name not in config.STORES or self.options.upload == "none":
             return []
         published = read_published(self.run, trackers.location(self.options))
         version_index = catalog.read_version_index(self.run)
         moved = {name for alias, name in version_index.aliases.items() if published.aliases.get(alias) != name}
-        names = [v for v in version_index.versions if v not in published.versions or v in moved]
+        entries = version_index.versions.items()
+        names = [v for v, entry in entries if published.versions.get(v) != entry.step or v in moved]
         names = [v for v in names if (self.run.version(v)).is_dir()]
         if self.options.upload == "all":
             training_state, _ = read_state(self.run)
@@ -125,14 +146,17 @@ class Uploader:
 
     def publish_command(self) -> str:
         """The command line that uploads what is missing later."""
+        online = ["env", "-u", "WANDB_MODE"] if self.name == "wandb" and trackers.is_offline() else []
         words = ["python", "-m", "runs", "--output_dir", self.options.output_dir, "--run_id", self.run.name]
-        return shlex.join([*words, "--tracker", self.name, "--publish"])
+        return shlex.join([*online, *words, "--tracker", self.name, "--publish"])
 
     # -----------------------------------------------------------------------------------------------------------------
     # The thread
 
     def upload_loop(self) -> None:
-        """Upload what is new soon after it was written; after a failure, try again at the next save."""
+        """Connect, then upload what is new soon after it was written; after a failure, try again at the next save."""
+        self.attempt(lambda: None)
+        self.started.set()
         while not self.stopping.is_set():
             saved = self.wake.wait(INTERVAL)
             if saved:
@@ -147,13 +171,16 @@ class Uploader:
         first success after it a line that it is over."""
         try:
             if self.tracker is None:
+                self.call_begins()
                 self.connect()
             action()
         except (UserError, OSError) as problem:
+            self.remedy = getattr(problem, "remedy", "")
             if not self.failing:
+                later = "after that it is published by" if self.remedy else "it is published at a later save, or by"
                 self.say(
-                    f"warning: {problem}; nothing stops for it, and all is in {self.run}; what {self.name} misses is "
-                    f"published at a later save, or by: {self.publish_command()}"
+                    f"warning: {problem}; nothing stops for it, and all is in {self.run}; {later}: "
+                    f"{self.publish_command()}"
                 )
             self.failing = True
             return
@@ -165,12 +192,15 @@ class Uploader:
         """Start the tracker's run and set self.tracker. TrackerError if it can't be reached, or if another machine is
         ahead of this one: what that has published must not be replaced by something older."""
         tracker = trackers.connect(self.options, self.run.name)
-        newest = artifacts.find_artifact(tracker, trackers.STATES, self.run.name, "latest")
-        if newest and newest[1].step > max(self.run.saved_steps(), default=self.step):
-            raise trackers.TrackerError(
-                f"{self.name} has a newer state of run {self.run.name}, of update {newest[1].step}, from another "
-                "machine: nothing is sent over it"
-            )
+        if tracker.stores_files:
+            index = catalog.read_version_index(self.run)
+            has = asking.ask_tracker(tracker, self.run.name, [*index.versions, *index.aliases])
+            if has.state is not None and has.state > max(self.run.saved_steps(), default=self.step):
+                raise trackers.TrackerError(
+                    f"{self.name} has a newer state of run {self.run.name}, of update {has.state}, from another "
+                    "machine: nothing is sent over it"
+                )
+            correct_published(self.run, tracker.location, has)
         tracker.start(self.run.path, config.to_json(self.options), self.step)
         self.say(f"{self.name}: {tracker.how_to_view}")
         self.metrics_tail = MetricsTail(self.run.metrics, after=tracker.last_step())
@@ -181,10 +211,15 @@ class Uploader:
         """Upload what is on disk and the tracker lacks: curves, then the training state and each version."""
         self.unsent.extend(self.metrics_tail.steps(complete=self.stopping.is_set()))
         while self.unsent:
+            self.call_begins()
             self.log_step(*self.unsent[0])
             self.unsent.popleft()  # only now: what fails is logged at the next attempt
         while self.tracker.stores_files and self.upload_next():
             pass
+
+    def call_begins(self, nbytes: int = 0) -> None:
+        """Note that the tracker is called, to send `nbytes` bytes: __exit__ tells a slow upload from a hanging call."""
+        self.call_ends = time.monotonic() + CALL_SECONDS + nbytes / SLOWEST
 
     def log_step(self, step: int, values: dict) -> None:
         """Log the values of one step: numbers, lists of numbers as name/0, name/1 ..., and pictures by their path."""
@@ -208,6 +243,7 @@ class Uploader:
         for name in aliases:
             folder = self.run.upload / name
             self.require_store_space(folder)
+            self.call_begins(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
             step = artifacts.send(self.tracker, folder, aliases[name])
             with self.files_lock:
                 record_published(self.run, self.tracker.location, name, step, aliases[name])

@@ -16,12 +16,28 @@ from tracking.base import Artifact, ArtifactTracker, Collection, TrackerError, t
 
 OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
 CONNECT_TIMEOUT = 30  # seconds in which wandb must answer when a run starts
+# What wandb's server says -> what the user can do about it
+REMEDIES = {
+    r"previously created and deleted": "the run was deleted there, and wandb takes no id twice in a project. Undelete "
+    "it (project overview, Undelete recently deleted runs), or use another --wandb_project",
+    r"entity \S* ?not found|not found during upsertBucket": "wandb has no such user or team: correct --wandb_entity, "
+    "or leave it out for your own",
+    r"permission denied|PERMISSION_ERROR|\b403\b|do not have permission": "the user of this key may not write "
+    "there: use another --wandb_entity or --wandb_project, or ask the project's owner for access",
+    r"\b401\b|not logged in|unauthorized|invalid api key": "wandb does not know this key: set WANDB_API_KEY to one of "
+    "wandb.ai/authorize, or give --wandb_key",
+}
+
+
+def is_offline() -> bool:
+    """Whether wandb only keeps curves for `wandb sync`, and no server is asked."""
+    return os.environ.get("WANDB_MODE") in OFFLINE
 
 
 def require_key(options: config.TrackingOptions) -> None:
     """UserError if wandb is to be used and its key is missing or too short: known before the long work."""
     key = os.environ.get("WANDB_API_KEY")
-    if config.tracker(options) != "wandb" or os.environ.get("WANDB_MODE") in OFFLINE:
+    if config.tracker(options) != "wandb" or is_offline():
         return
     if key and len(key) < 40:
         raise UserError("the wandb key is too short, it has 40 letters and digits or more: see wandb.ai/authorize")
@@ -49,14 +65,15 @@ class Wandb(ArtifactTracker):
     """wandb, online; with WANDB_MODE=offline curves and pictures for `wandb sync`, and no files."""
 
     name = "wandb"
+    remedies = REMEDIES
 
     def __init__(self, options: config.TrackingOptions, run_id: str, location: str):
         super().__init__(options, run_id, location)
-        self.offline = os.environ.get("WANDB_MODE") in OFFLINE
+        self.offline = is_offline()
         self.stores_files = not self.offline
         self.synced_step = -1  # offline: the last step that `wandb sync` may have sent already
         os.environ.setdefault("WANDB_SILENT", "true")  # read at import; its many notes would break the progress bars
-        with tracker_errors(self.name):
+        with tracker_errors(self.name, self.remedies):
             import wandb
 
             self.library = wandb
@@ -75,7 +92,7 @@ class Wandb(ArtifactTracker):
             x_graphql_retry_max=3,
             x_graphql_retry_wait_max_seconds=CONNECT_TIMEOUT / 5,
         )
-        with tracker_errors(self.name):
+        with tracker_errors(self.name, self.remedies):
             try:
                 self.run = self.library.init(
                     project=self.options.wandb_project,
@@ -108,20 +125,25 @@ class Wandb(ArtifactTracker):
     def last_step(self) -> int:
         return self.synced_step if self.offline else self.run.starting_step - 1
 
+    @staticmethod
+    def not_asked() -> TrackerError:
+        """The error for what needs wandb's server."""
+        return TrackerError(f"wandb is offline (WANDB_MODE={os.environ.get('WANDB_MODE')})", "unset WANDB_MODE")
+
     def path(self, name: str) -> str:
         """project/name or entity/project/name."""
         return "/".join(filter(None, [self.options.wandb_entity, self.options.wandb_project, name]))
 
     def log_scores(self, step: int, values: Mapping[str, float]) -> None:
         if self.offline:
-            raise TrackerError("wandb: offline (WANDB_MODE)")
-        with tracker_errors(self.name):
+            raise self.not_asked()
+        with tracker_errors(self.name, self.remedies):
             self.library.Api().run(self.path(self.run_id)).summary.update(values)
 
     def find(self, collection: Collection, alias: str) -> Artifact | None:
         if self.offline:
-            return None
-        with tracker_errors(self.name):
+            raise self.not_asked()
+        with tracker_errors(self.name, self.remedies):
             try:
                 return self.library.Api().artifact(self.path(f"{collection.name}:{alias}"), type=collection.type)
             except self.library.errors.CommError as problem:
@@ -131,8 +153,8 @@ class Wandb(ArtifactTracker):
 
     def list_artifacts(self, collection: Collection) -> Sequence[Artifact]:
         if self.offline:
-            return []
-        with tracker_errors(self.name):
+            raise self.not_asked()
+        with tracker_errors(self.name, self.remedies):
             try:
                 return list(self.library.Api().artifacts(collection.type, self.path(collection.name)))
             except (ValueError, self.library.errors.CommError) as problem:
@@ -142,7 +164,7 @@ class Wandb(ArtifactTracker):
                 raise
 
     def delete(self, artifact: Any) -> None:
-        with tracker_errors(self.name):
+        with tracker_errors(self.name, self.remedies):
             artifact.delete(delete_aliases=True)
 
     @staticmethod

@@ -20,6 +20,7 @@ from checkpoints.records import TrainingState
 from common import randomness
 from data import buckets
 from dataset import BookCoverDataset
+from trainer.stop_signal import SIGNALS
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Order of the data
@@ -129,8 +130,8 @@ def make_loader(
 
 def ignore_signals(_worker: int) -> None:
     """Ctrl-C reaches every process of the terminal; the workers go on, so that the update can be finished."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(dataset: BookCoverDataset, keys: Sequence[Any]) -> dict[str, torch.Tensor]:

@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 import config
 import dataset
-from common.errors import UserError
-from common.files import atomic_write, remove, require_free_space
+from common.errors import UserError, first_line
+from common.files import atomic_write, remove, remove_dead_temporary_files, require_free_space
 from common.hashing import content_hash
 from common.prefetch import read_ahead
 from data.book import Book
@@ -50,6 +50,9 @@ COVERS_PER_FILE = 500  # at most; at 512x768, 98 KB each
 SAVE_SECONDS = 30  # a killed process loses at most this much work
 HINT = "free some space there, choose another folder with --cache_dir, or leave --cache_latents out"
 
+# What NumPy raises for a file that is gone, empty, or not what it should be
+READ_ERRORS = (OSError, ValueError, LookupError, EOFError, OverflowError, MemoryError)
+
 Size = tuple[int, int]  # (width, height) in pixels
 LatentKey = tuple[str, Size]  # (hash of the image file: Book.content, size)
 
@@ -65,7 +68,7 @@ class LatentFolder:
 
 class CachedLatents:
     """latents[content, (W, H)] -> float16 (2, 4, H/8, W/8): mean and std of the posterior, unscaled, of the image with
-    that hash at that size.
+    that hash at that size. UserError if they can't be read, or are not finite: the files were sound when added.
 
     Memory-mapped: what is not read takes no memory. A map takes a file handle, of which a process has few, so a file is
     opened for each read, which takes a fifth of a millisecond. It can be pickled.
@@ -79,22 +82,34 @@ class CachedLatents:
 
     def __getitem__(self, key: LatentKey) -> torch.Tensor:
         path, index = self.locations[key]
-        return torch.from_numpy(open_records(path)["moments"][index].copy())
+        try:
+            moments = torch.from_numpy(open_records(path)["moments"][index].copy())
+            if not moments.isfinite().all():
+                raise ValueError("its numbers are not finite")
+        except READ_ERRORS as problem:
+            raise UserError(
+                f"the cached latents in {path} can't be used any more: {first_line(problem)}; delete that file, if it "
+                "still exists, and go on with --run_id: they are encoded again"
+            ) from None
+        return moments
 
     def add_files(self, folders: Iterable[LatentFolder], workers: int) -> int:
         """Add every sound file in the folders that is not known yet. Returns how many were damaged: they are deleted.
 
-        UserError for a file that exists but can't be read: it may be sound.
+        Each file is read as a whole, which takes a slow core 6 s a GB: damage is found while the autoencoder is at hand
+        to mend it, and the first epoch finds the files in the disk's cache. UserError for a file that exists but can't
+        be read: it may be sound.
         """
-        sizes = {path: folder.size for folder in folders for path in sorted(folder.path.glob("*.npy"))}
+        home = {path: folder for folder in folders for path in sorted(folder.path.glob("*.npy"))}
         known = {path for path, _ in self.locations.values()}
-        paths = [path for path in sizes if path not in known]
+        paths = [path for path in home if path not in known]
         hashes = tqdm(read_ahead(content_hash, paths, workers), "checking latents", len(paths), unit=" files", delay=3)
         damaged = 0
         for path, file_hash in zip(paths, hashes, strict=True):
-            if file_hash == path.stem:
-                for index, content in enumerate(open_records(path)["content"].astype(str)):
-                    self.locations.setdefault((content, sizes[path]), (path, index))
+            contents = read_contents(path, home[path].record) if file_hash == path.stem else None
+            if contents is not None:
+                for index, content in enumerate(contents):
+                    self.locations.setdefault((content, home[path].size), (path, index))
             elif file_hash:
                 damaged += 1
                 remove(path)
@@ -106,6 +121,18 @@ class CachedLatents:
 def open_records(path: pathlib.Path) -> np.ndarray:
     """The records of a file, memory-mapped."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def read_contents(path: pathlib.Path, record: np.dtype[Any]) -> list[str] | None:
+    """The hashes of the images whose latents are in a file. None if it does not hold such records: its name may be the
+    hash of its bytes, and these still something else."""
+    try:
+        records = open_records(path)
+        if records.dtype != record or records.ndim != 1:
+            return None
+        return records["content"].astype(str).tolist()
+    except READ_ERRORS:  # also for Python objects, which are never unpickled
+        return None
 
 
 def cache_latents(
@@ -126,6 +153,8 @@ def cache_latents(
     workers = config.num_workers(options)
     latents, missing = CachedLatents(), []
     if accelerator.is_main_process:
+        for folder in (config.cache_dir(options) / "latents").glob("*"):  # of any size and autoencoder
+            remove_dead_temporary_files(folder)
         damaged = latents.add_files(folders.values(), workers)
         missing = [key for key in wanted if key not in latents]
         needed = sum(folders[size].record.itemsize for _, size in missing)

@@ -21,12 +21,14 @@ from common.files import GIB
 from common.png import save_png
 from diffusion import sampling
 from diffusion.ema import ema_weights
+from diffusion.encoding import NotFinite
 from diffusion.parts import eval_mode
 from diffusion.placement import on_device
+from diffusion.weights import all_finite
 from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
 from trainer.losses import Batch
-from trainer.session import Session
+from trainer.session import Session, say
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
 from trainer.validation import validate
@@ -90,8 +92,9 @@ def measure_start(session: Session) -> None:
     loss, bins = validate(session)
     if not math.isfinite(loss):
         raise UserError(
-            f"the pretrained model's own validation loss is not finite in precision {session.state.precision}: "
-            "try --mixed_precision no, or another --pretrained_model"
+            f"the pretrained model's own validation loss is not finite in precision {session.state.precision}: try "
+            + ("" if session.state.precision == "no" else "--mixed_precision no, or ")
+            + "another --pretrained_model"
         )
     session.state = dataclasses.replace(session.state, start_loss=loss)
     session.log.log(0, validation_loss=loss, validation_bands=bins)
@@ -162,9 +165,9 @@ def validate_and_save(session: Session, result: UpdateResult) -> None:
             tqdm.write(f"update {step}: validation loss {validation_loss:.5f}")
     if options.sample_every and (last or step % options.sample_every == 0):
         draw_preview(session)
-    if result.stopping and not save_now and not all(p.isfinite().all() for p in session.optimizer.parameters):
-        raise not_finite_error(session, step - 1, result.samples, result.loss)
     if save_now or result.stopping:
+        if not all_finite(session.optimizer.parameters):  # validation need not have used each of them
+            raise not_finite_error(session, step - 1, result.samples, None)
         save(session, validation_loss)
 
 
@@ -173,7 +176,11 @@ def validate_and_save(session: Session, result: UpdateResult) -> None:
 
 
 def draw_preview(session: Session) -> None:
-    """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is."""
+    """Draw the first held-out books from their fixed latents into samples/<update>.png, and log where it is.
+
+    Pictures that are not finite are only a warning: loss and weights are checked by themselves, and half precision can
+    overflow in drawing alone.
+    """
     if not session.accelerator.is_main_process:
         return
     options, parts, step = session.options, session.parts, session.state.step
@@ -181,8 +188,12 @@ def draw_preview(session: Session) -> None:
     texts = [session.val_set.prompt(book) for book in books]
     device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
     averaged, vae_on_device = ema_weights(session.ema), on_device(parts.vae, device)
-    with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
-        images = sampling.draw_images(parts, texts, [book.row for book in books], options)
+    try:
+        with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
+            images = sampling.draw_images(parts, texts, [book.row for book in books], options, f"update {step}")
+    except NotFinite as problem:
+        say(f"warning: no preview of {problem}")
+        return
     page = image_grid(images, columns=len(books), labels=[book.title for book in books])
     path = session.run.samples / f"{step:06d}.png"
     save_png(path, page, FREE_SPACE_HINT)
@@ -209,13 +220,17 @@ def save(session: Session, validation_loss: float | None) -> None:
     session.accelerator.wait_for_everyone()
 
 
-def not_finite_error(session: Session, step: int, samples: range, loss: float) -> UserError:
-    """The error that ends a run whose loss or gradient is not finite: where, and which covers were in the update."""
+def not_finite_error(session: Session, step: int, samples: range, loss: float | None) -> UserError:
+    """The error that ends a run whose loss or gradient is not finite: where, and which covers were in the update.
+
+    loss: None if it is the weights that are not finite.
+    """
+    what = "a weight" if loss is None else f"the loss ({loss}) or its gradient"
     rows = [session.train_set.books[index].row for index in session.schedule.dataset_indexes(samples)]
     latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
-        f"update {step + 1}: the loss ({loss}) or its gradient is not finite; rows {rows}; nothing of this update was "
-        f"kept, the last good version is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
+        f"update {step + 1}: {what} is not finite; rows {rows}; nothing of this update was kept, the last good version "
+        f"is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ import diffusers.optimization
 from tqdm import tqdm
 
 import config
-from checkpoints import catalog
+from checkpoints import catalog, recovery
 from checkpoints.environment import record_environment
 from checkpoints.metrics_log import MetricsLog
-from checkpoints.open_run import open_run
+from checkpoints.open_run import fill_run, new_run, require_space_for
 from checkpoints.records import TrainingState, VersionIndex
 from checkpoints.run_folder import RunFolder
 from checkpoints.state import load_ema, load_optimizer, load_weights, read_state
@@ -31,13 +31,15 @@ from common.device import DeviceFacts, describe_device, why_cpu
 from common.environment import describe_environment
 from common.errors import UserError
 from common.machine import device_facts
+from common.processes import make_accelerator
+from common.terminal import printable
 from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
 from dataset import BookCoverDataset
-from diffusion import objective, pipeline
+from diffusion import objective, pipeline, sampling
 from diffusion.ema import EMA
-from diffusion.parts import Parts, enable_checkpointing
+from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from tracking.uploader import Uploader
@@ -45,6 +47,7 @@ from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective
+from trainer.option_notes import option_notes, require_covers_for_batch
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
@@ -100,20 +103,41 @@ class Session:
 def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
     """Load data and model, find where the run stands, make its folder if `run` is None. UserError for what is wrong."""
     precision = resolve_precision("bf16" if options.weights_dtype == "bf16" else options.mixed_precision)
-    accelerator = accelerate.Accelerator(mixed_precision=precision)
+    accelerator = make_accelerator(precision)
     optimizers.require_possible(options, precision, accelerator.num_processes)
+    with ExitStack() as lock:  # of the run's folder; if anything below raises, it is let go
+        return prepare_locked(options, run, accelerator, precision, lock)
+
+
+def prepare_locked(
+    options: config.TrainingOptions,
+    run: RunFolder | None,
+    accelerator: accelerate.Accelerator,
+    precision: str,
+    lock: ExitStack,
+) -> Prepared:
+    """prepare(), with the run's lock in `lock` as soon as there is a run; nothing of it is read before."""
+    # Where it stands
+    saved_state: TrainingState | None = None
+    state_folder: Path | None = None
+    if run:
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                lock.enter_context(run.lock())
+            saved_state, state_folder = read_state(run)
 
     # Data
     with accelerator.main_process_first():  # the first process builds the index, the others read it
         data = open_data(options)
     train_books = data.books("train")[: options.num_examples]
     val_books = data.books("test")[: options.validation_rows]
+    if run is None:
+        require_covers_for_batch(options, len(train_books))
     train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
 
-    # Where it stands, and the model
-    saved_state, state_folder = read_state(run) if run else (None, None)
+    # The model, and the state that training begins with
     state = initial_state(options, precision, accelerator, data, train_books + val_books)
     source = options.pretrained_model
     if run and saved_state:
@@ -121,9 +145,14 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
         if saved_state.precision != precision:
             accelerator.print(f"note: this run began in precision {saved_state.precision}, and now it is {precision}")
         batch_size = saved_state.batch_size or state.batch_size
-        state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size)
+        index = recovery.without_dropped(run, saved_state.version_index)
+        state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size, version_index=index)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
+    require_previews(options, source)
     parts, trainable = load_model(options, source, state_folder)
+    if dropout := turn_off_dropout(parts):
+        settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())
+        accelerator.print(f"note: the model's dropout ({settings}) is off here: a resumed run could not repeat it")
 
     # Prompts, before the model comes to the GPU: --summarize_desc has it to itself
     train_set = BookCoverDataset(train_books, train_sizes, parts.tokenizer, options)
@@ -138,18 +167,32 @@ def prepare(options: config.TrainingOptions, run: RunFolder | None) -> Prepared:
             "the learning rate jumps, and the result is not that of a run which had this length from the start"
         )
     state = dataclasses.replace(state, total=total)
+    for note in option_notes(options, total, len(train_books), len(val_books)):
+        accelerator.print(note)
 
     # The run's folder, with the frozen parts, before any is cast to half precision
-    lock: AbstractContextManager[Any] = nullcontext()
     if accelerator.is_main_process:
-        run, lock = open_run(run, options, state, parts, trainable)
+        if run is None:
+            run, held = new_run(options, state, parts, trainable)
+            lock.enter_context(held)
+        else:
+            require_space_for(run, options, state, parts, trainable)
+        fill_run(run, options, state, parts, trainable)
         facts, index = device_facts(), accelerator.device.index or 0
         record_environment(run, state.step, describe_environment(facts, index))
         announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
     return Prepared(
-        options, accelerator, run, lock, state, state_folder, parts, trainable, train_set, val_set, schedule
+        options, accelerator, run, lock.pop_all(), state, state_folder, parts, trainable, train_set, val_set, schedule
     )
+
+
+def require_previews(options: config.TrainingOptions, source: str) -> None:
+    """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
+    schedule = pipeline.load_schedule(source)
+    if options.sample_every and schedule is not None:
+        otherwise = "; or draw no previews: --sample_every 0"
+        sampling.require_drawable(schedule, options.scheduler, options.steps, otherwise)
 
 
 def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
@@ -165,7 +208,7 @@ def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
 def load_model(options: config.TrainingOptions, source: str, state_folder: Path | None) -> tuple[Parts, Trainable]:
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
-    parts = pipeline.load_parts(source)
+    parts = pipeline.load_parts(source, checked=state_folder is not None)
     trainable = set_trainable(parts, trained_parts(options))
     if state_folder:
         load_weights(state_folder, trainable)
@@ -263,4 +306,4 @@ def start(prepared: Prepared) -> Session:
 
 def say(line: str) -> None:
     """Print a line that leaves the progress bar whole."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)

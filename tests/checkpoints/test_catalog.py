@@ -87,12 +87,86 @@ def test_fetched_versions_stand_in_where_the_run_has_no_files(run):
     assert catalog.version_entry(run, "v3").step == 30 and catalog.version_entry(run, "v0").step == 0
 
 
-def test_runs_are_listed_in_the_order_of_their_last_start(run):
-    other = RunFolder(run.path.parent / "two")
+def another(run, name, settings='{"pretrained_model": "tiny"}'):
+    """A run beside `run`, without versions yet."""
+    other = RunFolder(run.path.parent / name)
     other.path.mkdir()
-    (other / "config.json").write_text("{}")
-    os.utime(other / "config.json", (1, 1))
+    other.config.write_text(settings)
+    other.version_index.write_text('{"versions": {}, "aliases": {}}')
+    return other
+
+
+def test_runs_are_listed_in_the_order_of_their_last_start(run):
+    """That of old runs, which do not say when they started, by their file's time."""
+    other = another(run, "two")
+    os.utime(other.config, (1, 1))
     assert catalog.list_runs(run.path.parent) == [other, run] and catalog.find_run(run.path.parent, None) == run
+
+
+def test_the_newest_run_is_newest_by_what_it_says(run, monkeypatch):
+    """A clock that was set back, and files whose times were lost in a copy."""
+    two, three = another(run, "two"), another(run, "three")
+    for started, now in ((run, 5e9), (two, 4e9), (three, 6e9)):  # all beyond the files' times
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        catalog.record_start(started)
+    assert catalog.list_runs(run.path.parent) == [run, two, three]
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    catalog.record_start(run)  # resumed
+    for number, older in enumerate((run, two, three)):
+        os.utime(older.config, (8e9 - number, 8e9 - number))
+    assert catalog.list_runs(run.path.parent) == [two, three, run] and catalog.find_run(run.path.parent, None) == run
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", '{"time": "now"}', '{"time": NaN}', '{"time": null}', '{"time": 1' + "0" * 400 + "}"]
+)
+def test_a_run_that_does_not_say_when_it_started_is_as_old_as_its_file(run, damaged):
+    run.started.write_text(damaged)
+    os.utime(run.config, (7, 7))
+    assert catalog.start_time(run) == 7
+
+
+def test_the_newest_folder_that_is_no_run_is_passed_over(run):
+    """The folder of a model, which has a config.json too; one that has nothing but options."""
+    model, options = another(run, "model", '{"_class_name": "UNet2DConditionModel"}'), another(run, "options")
+    options.version_index.unlink()
+    os.utime(run.config, (1, 1))
+    assert catalog.list_runs(run.path.parent)[0] == run
+    assert catalog.find_run(run.path.parent, None) == catalog.newest_run(run.path.parent) == run
+    assert catalog.resolve_version(run.path.parent, None, "latest", "tiny")[0] == "v2"
+    shutil.rmtree(run.path)
+    assert catalog.resolve_version(model.path.parent, None, "v0", "tiny") == ("v0", "tiny", None)
+    with pytest.raises(UserError, match="there is no run in"):
+        catalog.find_run(model.path.parent, None)
+
+
+def test_a_damaged_newest_run_is_not_passed_over(run):
+    lost = another(run, "lost")
+    lost.version_index.unlink()
+    lost.states.mkdir()
+    assert catalog.find_run(run.path.parent, None) == lost
+    damaged = another(run, "two", "{")
+    with pytest.raises(UserError, match="run two has no version latest"):
+        catalog.resolve_version(run.path.parent, None, "latest", "tiny")
+    assert catalog.find_run(run.path.parent, None) == damaged
+
+
+def test_a_version_that_training_drops_while_it_is_read(run):
+    source = str(run.version("v2"))
+    with pytest.raises(UserError, match="cut"), catalog.reading_version(source):
+        raise UserError("cut")
+    index = json.loads(run.version_index.read_text())
+    del index["versions"]["v2"]
+    index["aliases"] = {alias: name for alias, name in index["aliases"].items() if name != "v2"}
+    run.version_index.write_text(json.dumps(index))
+    for problem in (UserError("cut"), FileNotFoundError("cut")):
+        with (
+            pytest.raises(UserError, match=r"version v2 of run .* was deleted while it was read.*start this again"),
+            catalog.reading_version(source),
+        ):
+            raise problem
+    with pytest.raises(UserError, match="cut"), catalog.reading_version("mini"):
+        raise UserError("cut")
 
 
 def test_only_complete_states_count(run):

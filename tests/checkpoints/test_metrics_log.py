@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -30,6 +31,21 @@ def test_a_run_that_starts_again_begins_an_empty_log(tmp_path):
     MetricsLog(path, 0).log(0, validation_loss=1.0)
     MetricsLog(path, 0).log(0, validation_loss=2.0)
     assert read_metrics(path) == [{"step": 0, "validation_loss": 2.0}]
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    """JSON has no NaN: other tools could not read the line. Older runs have it, and 1e999 is read as infinity."""
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.log(1, loss=math.nan, grad_norm=-math.inf, lr=1e-5, validation_bands=[0.5, math.nan])
+    line = {"step": 1, "loss": None, "grad_norm": None, "lr": 1e-5, "validation_bands": [0.5, None]}
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == line
+    log.file.write('{"step": 2, "loss": NaN, "lr": 1e999, "validation_bands": [-Infinity, {"deep": NaN}]}\n')
+    log.file.flush()
+    assert read_metrics(path) == [
+        line,
+        {"step": 2, "loss": None, "lr": None, "validation_bands": [None, {"deep": None}]},
+    ]
 
 
 def test_other_processes_write_nothing(tmp_path):
@@ -92,7 +108,25 @@ def test_half_a_line_waits_for_its_end(path):
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"\n", b"{\n", b"[1]\n", b'"step"\n', b'{"loss": 3.0}\n', b'{"step": "2"}\n', b'{"step": 1.5}\n', b"\xff\xfe\0\n"],
+    [
+        *(
+            b"\n",
+            b"{\n",
+            b"[1]\n",
+            b'"step"\n',
+            b'{"loss": 3.0}\n',
+            b'{"step": "2"}\n',
+            b'{"step": 1.5}\n',
+            b"\xff\xfe\0\n",
+        ),
+        *(
+            b'{"step": true}\n',
+            b'{"step": -1}\n',
+            b'{"step": 1%s}\n' % (b"0" * 400),
+            b'{"step": NaN}\n',
+            b"[" * 10**5 + b"\n",
+        ),
+    ],
 )
 def test_damaged_lines_are_left_out(path, damaged):
     write(path, {"step": 1, "loss": 1.0}, damaged, {"step": 1, "speed": 2.0}, damaged)

@@ -54,6 +54,12 @@ def test_the_environment_is_noted_where_it_changes(tmp_path):
     assert second.startswith("from update 9: aaaaaaaaaaaa, GPU")
 
 
+def test_an_environment_can_not_command_a_terminal(tmp_path):
+    run = RunFolder(tmp_path)
+    record_environment(run, 0, {**ENVIRONMENT, "device": "\x1b[2JGPU\n", "libraries": {"torch\x07": "\x9b2"}})
+    assert environment_lines(run) == ["from update 0: aaaaaaaaaaaa with changes, ?[2JGPU?, Python 3.11.7, torch? ?2"]
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"starts": 3}', '{"starts": [3]}', "{"])
 def test_a_damaged_environment_is_one_line(tmp_path, text):
     run = RunFolder(tmp_path)

@@ -1,7 +1,12 @@
 """metrics.json and scores.json: what is written, which older files are read, and which damaged ones are refused."""
 
 import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import runs
@@ -10,8 +15,10 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from common.errors import UserError
 from common.files import write_json
+from evaluation import evaluate
 from tracking.listing import ListedVersion, print_scores
 
+ROOT = Path(__file__).parents[2]
 VALUE = {"name": "FID", "value": 12.5, "error": 0.5, "real": 3.25, "n": 50, "better": "lower", "note": None}
 SCORE = {
     **{"version": "v2", "run_id": "run", "weights": "5a0c", "precision": "fp32", "seed": 0, "resolution": "64x96"},
@@ -82,6 +89,7 @@ DAMAGED = [
     (with_value(value=float("nan")), "value 'fid': its \"value\" is not finite"),
     (with_value(value=10**400), "value 'fid': its \"value\" is not finite"),
     (with_value(error=float("inf")), "value 'fid': its \"error\" is not finite"),
+    (with_value(error=-0.5), "value 'fid': its \"error\" is negative"),
     (with_value(error=[]), "value 'fid': its \"error\" is not a number"),
     (with_value(real=float("nan")), "value 'fid': its \"real\" is not finite"),
     (with_value(n=None), "value 'fid': its \"n\" is not a whole number"),
@@ -97,6 +105,12 @@ DAMAGED = [
     ({**SCORE, "score": None}, 'it has no "score"'),
     ({**SCORE, "n": "50"}, 'its "n" is not a whole number'),
     ({}, 'it has no "score"'),
+    ({**SCORE, "score": "FID\x1b[2J"}, 'it has no "score"'),
+    (with_value(name="FID\x1b[2J"), "value 'fid': it has no \"name\""),
+    (with_value(note="two\nlines"), "value 'fid': its \"note\" is not a text"),
+    ({**SCORE, "skipped": {"clip": "\x07"}}, '"skipped" does not hold texts'),
+    ({**SCORE, "guidance_scale": float("nan")}, "a number in its settings is not finite"),
+    ({**SCORE, "unknown": {"deep": [1, {"x": float("inf")}]}}, "a number in its settings is not finite"),
 ]
 
 
@@ -116,6 +130,95 @@ def test_a_score_of_another_shape_is_one_line_that_names_the_file(tmp_path, scor
     message = str(raised.value)
     expected = f"can't read {tmp_path / 'scores.json'} as scores: score 'FID' of 'v2\\n': {problem}"
     assert message.startswith(expected) and "; delete it, and score" in message and "\n" not in message
+
+
+def test_a_number_too_large_for_a_float_is_not_finite(tmp_path):
+    """JSON's 1e999 is no NaN for its parser."""
+    (tmp_path / "metrics.json").write_text('{"score": "FID", "n": 5, "guidance_scale": 1e999}')
+    with pytest.raises(UserError, match="a number in its settings is not finite; delete it"):
+        scores.read_score(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_neither_made_nor_written(tmp_path, wrong):
+    for field in ("value", "error", "real"):
+        with pytest.raises(scores.NotFiniteError, match=r"^FID is not finite \(value"):
+            scores.make_value("FID", **{"value": 1.0, "n": 5, "better": "lower", field: np.float64(wrong)})
+    by_hand = Score({"score": "FID", "n": 5}, {"fid": ScoreValue("FID", wrong, None, None, 5, "lower")})
+    run, path = RunFolder(tmp_path), tmp_path / "metrics.json"
+    scores.add_score(run, "v1", Score.from_json(SCORE))
+    scores.update_score(path, lambda _: Score.from_json(SCORE))
+    before = run.scores.read_bytes(), path.read_bytes()
+    with pytest.raises(
+        UserError, match=f"^can't write {run.scores}: of the score 'FID', value 'fid': its \"value\" is not"
+    ):
+        scores.add_score(run, "v2", by_hand)
+    with pytest.raises(UserError, match=f"^can't write {path}: of the score 'FID', value 'fid'"):
+        scores.update_score(path, lambda _: by_hand)
+    with pytest.raises(UserError, match="a number in its settings is not finite"):
+        scores.update_score(path, lambda _: Score({"score": "FID", "n": 5, "guidance_scale": wrong}))
+    assert (run.scores.read_bytes(), path.read_bytes()) == before
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two at once
+
+
+def test_two_that_measure_one_folder_at_once_lose_nothing(tmp_path):
+    """--metrics fid and --metrics legibility: both began before either wrote, and one's values were lost."""
+    path, inside, go_on = tmp_path / "metrics.json", threading.Event(), threading.Event()
+
+    def measured(key):
+        settings = {key: value for key, value in SCORE.items() if key not in ("values", "skipped", "distance")}
+        return settings, {key: ScoreValue.from_json({**VALUE, "name": key})}, {}
+
+    def write(key, wait):
+        def change(existing):
+            inside.set()
+            wait()
+            return evaluate.merge_scores(existing, *measured(key))
+
+        scores.update_score(path, change)
+
+    first = threading.Thread(target=write, args=("fid", go_on.wait), daemon=True)
+    second = threading.Thread(target=write, args=("title_accuracy", lambda: None), daemon=True)
+    first.start()
+    assert inside.wait(20)
+    second.start()
+    second.join(0.2)
+    go_on.set()
+    first.join(20), second.join(20)
+    score = scores.read_score(path)
+    assert list(score.values) == ["fid", "title_accuracy"] and score.distance == 12.5
+
+
+@pytest.mark.script
+def test_two_processes_write_one_scores_json(tmp_path):
+    code = """if True:
+        import sys
+        from checkpoints import scores
+        from checkpoints.run_folder import RunFolder
+        from pathlib import Path
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for i in range(25):
+            scores.add_score(RunFolder(Path(sys.argv[1])), f"v{i}", scores.Score({"score": sys.argv[2], "n": i}))
+    """
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path, name], stdin=-1, stdout=-1, cwd=ROOT, text=True)
+        for name in ("FD", "FID")
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n"), process.stdin.flush()
+    assert [process.communicate()[0] for process in both] == ["", ""] and not any(p.returncode for p in both)
+    found = scores.read_scores(RunFolder(tmp_path))
+    assert {name: {*of_version} for name, of_version in found.items()} == {f"v{i}": {"FD", "FID"} for i in range(25)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files without scores
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "NaN", '{"v0": 3}', '{"v0": null}', '{"v0": []}'])

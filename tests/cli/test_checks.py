@@ -85,3 +85,19 @@ def test_an_unknown_metric_is_named():
         checks.check(config.InferenceOptions(metrics="kid,fud"))
     with pytest.raises(UserError, match="--metrics: name at least one of fid, "):
         checks.check(config.InferenceOptions(metrics=" , "))
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("snr_gamma", "1e39", "expected a number of at most 1e\\+15"),  # torch raises: it is no float32
+        ("lr", "1e39", "expected a number of at most 1e\\+15"),
+        ("weight_decay", "1e300", "expected a number of at most 1e\\+15"),
+        ("lr", "nan", "expected a number, got"),
+        ("guidance_scale", "1e9", "expected at most 1000"),
+        ("ema_decay", "1.0", "expected at most 0.99999"),
+    ],
+)
+def test_numbers_that_the_arithmetic_can_not_take_are_refused(option, text, message):
+    with pytest.raises(UserError, match=f"^--{option}: {message}"):
+        parse([f"--{option}", text])

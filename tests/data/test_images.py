@@ -1,21 +1,21 @@
 import copy
 import io
-import os
 import pathlib
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from common.errors import UserError
-from data import image_index
-from data.image_index import MAX_BYTES, check_folder, read_index, write_csv
-from data.images import MAX_STRETCH, BadImage, decode_image, fit_image, fitted_size, read_cover
+from data import images
+from data.images import MAX_STRETCH, BadImage, count_scans, decode_image, fit_image, fitted_size, read_cover
 
 SIZE = (64, 96)
-ROOT = pathlib.Path(image_index.__file__).parent.parent
+ROOT = pathlib.Path(images.__file__).parent.parent
 
 
 def picture(width=40, height=60, seed=0):
@@ -99,14 +99,51 @@ def jpeg():
     return encoded(Image.fromarray(noise), "JPEG")
 
 
-def png_claiming(width, height):
-    """A PNG whose header promises more pixels than it has."""
-    import struct
-    import zlib
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return start + struct.pack(">I", 100) + b"IDAT" + b"\0" * 104
+
+def png_claiming(width, height, depth=8):
+    """A PNG whose header promises more pixels than it has."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 2 if depth == 8 else 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + struct.pack(">I", 100) + b"IDAT" + b"\0" * 104
+
+
+def jpeg2000_claiming(width, height, in_header=True):
+    """A JPEG2000 that promises more pixels than it has, in its code and in its header or in the code alone."""
+    data = bytearray(encoded(picture(), "JPEG2000"))
+    if in_header:
+        struct.pack_into(">II", data, data.index(b"ihdr") + 4, height, width)
+    for offset in (6, 22):  # size of the image and of its one tile
+        struct.pack_into(">II", data, data.index(b"\xff\x51") + offset, width, height)
+    return bytes(data)
+
+
+def progressive(scans, size=(40, 60)):
+    """A progressive JPEG whose last scan is repeated until it has so many."""
+    data = encoded(picture(*size), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
+def progressive_claiming(scans, width, height):
+    """A progressive JPEG that promises more pixels than it has."""
+    data = bytearray(progressive(scans))
+    struct.pack_into(">HH", data, data.index(b"\xff\xc2") + 5, height, width)
+    return bytes(data)
+
+
+def gif_of_a_larger_frame():
+    frame = struct.pack("<BHHHH", 0x2C, 0, 0, 40, 60)
+    return encoded(picture(), "GIF").replace(frame, struct.pack("<BHHHH", 0x2C, 0, 0, 5001, 5000))
+
+
+def broken(kind, **kwargs):
+    """A file of this kind in which every 50th byte is another, but for those at its start and end."""
+    data = bytearray(encoded(picture(400, 600), kind, **kwargs))
+    for i in range(200, len(data) - 300, 50):
+        data[i] ^= 0x55
+    return bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +161,19 @@ def png_claiming(width, height):
         (png_claiming(9000, 9000), "too large: 9000x9000"),
         (png_claiming(12000, 12000), "too large"),  # Pillow warns
         (png_claiming(60000, 60000), "too large"),  # Pillow refuses
+        (png_claiming(8192, 8192), "too large: 8192x8192"),
+        (png_claiming(8192, 8192, 16), "too large: 8192x8192"),
+        (png_claiming(5001, 5000), "too large: 5001x5000"),
+        (jpeg2000_claiming(8192, 8192), "too large: 8192x8192"),
+        (jpeg2000_claiming(8192, 8192, False), "can't be decoded"),
+        (gif_of_a_larger_frame(), "too large: 5001x5000"),
+        (progressive(600), "too slow to decode: 600 scans"),
+        (progressive_claiming(90, 2000, 3000), "too slow to decode: 90 scans"),
+        (progressive_claiming(10, 5000, 5001), "too large: 5000x5001"),
+        (progressive(101), "too slow to decode: 101 scans"),
+        (encoded(picture(), "TIFF", compression="tiff_lzw"), "compressed TIFF: save it as PNG or JPEG"),
+        (broken("TIFF", compression="tiff_lzw"), "compressed TIFF"),
+        (encoded(picture(1, 5000)), "too small: 1x5000"),
     ],
 )
 def test_what_cannot_serve_says_why_in_one_line(data, reason):
@@ -137,16 +187,20 @@ def test_pillow_prints_no_warnings(tmp_path):
     palette = picture().convert("P", palette=Image.Palette.ADAPTIVE)
     files = [png_claiming(12000, 12000), encoded(palette, transparency=bytes([0, 128])), jpeg()[:-500]]
     files.append(jpeg()[:2] + b"\xff\xe1\x00\x12Exif\0\0MM\0*\0\0\0\x08\0\x09" + jpeg()[2:])  # broken EXIF
+    files += [broken("TIFF", compression="tiff_lzw"), broken("AVIF"), broken("JPEG2000"), broken("WEBP"), broken("GIF")]
     for i, data in enumerate(files):
         (tmp_path / f"{i}.jpg").write_bytes(data)
     code = (
-        "import pathlib, sys; from data.image_index import check_file\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()): print(check_file(path, 1, 1).problem)"
+        "import pathlib, sys; from data.images import BadImage, decode_image\n"
+        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    try: decode_image(path.read_bytes()); print('used')\n"
+        "    except BadImage as problem: print(problem)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.partition(":")[0] for line in done.stdout.split("\n")] == ["too large", "", "can't be decoded", "", ""]
+    reasons = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert reasons[:5] == ["too large", "used", "can't be decoded", "used", "compressed TIFF"] and len(reasons) == 9
 
 
 def test_damaged_files_never_raise_anything_else():
@@ -163,6 +217,63 @@ def test_damaged_files_never_raise_anything_else():
             refused += 1
             assert str(problem) and "\n" not in str(problem)
     assert refused > 50
+
+
+def png_with(*chunks, before_pixels=True):
+    data = encoded(picture())
+    at = 33 if before_pixels else len(data) - 12
+    return data[:at] + b"".join(chunks) + data[at:]
+
+
+PACKED = zlib.compress(b"x" * 2**21)  # 2 KB that unpack to 2 MB
+TURN = PngImagePlugin.Image.Exif()
+TURN[0x112] = 6
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_with(chunk(b"zTXt", b"note\0\0" + PACKED)),
+        png_with(chunk(b"zTXt", b"note\0\0" + PACKED), before_pixels=False),
+        png_with(chunk(b"iTXt", b"note\0\1\0\0\0" + PACKED)),
+        png_with(chunk(b"iCCP", b"ICC\0\0" + PACKED)),
+        png_with(chunk(b"iCCP", b"ICC\0\5" + PACKED)),  # an unknown method
+        png_with(chunk(b"iCCP", b"ICC\0\0not packed")),
+        png_with(*[chunk(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 2**20))] * 65),  # 65 MB together
+    ],
+    ids=["zTXt", "zTXt at the end", "iTXt", "iCCP", "iCCP of another method", "iCCP not packed", "65 zTXt"],
+)
+def test_a_png_is_used_whatever_its_texts_and_profile_unpack_to(data):
+    assert np.array_equal(pixels_of(data), np.asarray(picture()))
+
+
+def test_what_a_png_needs_is_kept_when_its_texts_are_dropped():
+    corner = Image.new("P", (60, 40), 1)
+    corner.putpalette([9, 9, 9, 200, 100, 50])
+    corner.paste(0, (0, 0, 30, 40))
+    plain = encoded(corner, transparency=0, exif=TURN)
+    data = plain[:33] + chunk(b"zTXt", b"note\0\0" + PACKED) + plain[33:]
+    expected = np.full((60, 40, 3), (200, 100, 50))
+    expected[:30] = 255
+    assert np.array_equal(pixels_of(plain), expected) and np.array_equal(pixels_of(data), expected)
+    with pytest.raises(BadImage, match="can't be decoded"):
+        decode_image(data[:-40])
+
+
+def test_scans_are_counted_in_the_picture_alone():
+    assert count_scans(jpeg()) == 1 and count_scans(progressive(10)) == 10
+    thumbnail = progressive(200)
+    inside = jpeg()[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg()[2:]
+    assert len(thumbnail) < 65000 and count_scans(inside) == 1 and count_scans(jpeg() + thumbnail) == 1
+    assert np.array_equal(pixels_of(inside), pixels_of(jpeg()))
+    assert pixels_of(progressive(100)).shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_many_frames_one_is_decoded(kind):
+    frames = [Image.new("L", (40, 60), i % 2 * 255) for i in range(300)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert pixels_of(data).max() <= 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +332,7 @@ def test_downscaling_is_antialiased():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# read, check_folder
+# read_cover
 
 
 def test_read_names_file_and_remedy(tmp_path):
@@ -240,118 +351,3 @@ def test_a_bad_image_stays_one_line_through_copies_and_traceback_text():
     assert str(copy.copy(problem)) == str(problem)
     text = f"Caught BadImage in DataLoader worker process 0.\nOriginal Traceback ...\ndata.images.BadImage: {problem}\n"
     assert str(BadImage(text)) == str(problem)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(6):
-        (folder / f"{i}.jpg").write_bytes(encoded(picture(seed=i), "JPEG"))
-    (folder / "3.jpg").write_bytes(b"")
-    (folder / "99.jpg").write_bytes(jpeg())
-    (folder / "4.jpg").unlink()
-    (folder / "4.jpg").mkdir()
-    (folder / "notes.txt").write_text("x")
-    return folder
-
-
-NAMES = [f"{i}.jpg" for i in range(8)]
-
-
-def test_check_folder(folder, tmp_path):
-    entries, strays = check_folder(folder, NAMES, tmp_path / "cache" / "images.csv", 2)
-    assert list(entries) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"] and strays == {"99.jpg"}
-    assert entries["0.jpg"][3:] == (40, 60, "") and entries["3.jpg"].problem == "empty file"
-    assert len({entry.content for entry in entries.values()}) == 5
-    assert read_index(tmp_path / "cache" / "images.csv") == entries
-    assert os.listdir(tmp_path / "cache") == ["images.csv"]  # no temporary file is left
-
-
-def decoded_names(monkeypatch, *args):
-    """check_folder(*args) -> (entries, names of the files that were decoded)."""
-    names, check_file = [], image_index.check_file
-
-    def spy(path, *stamp):
-        names.append(os.path.basename(path))
-        return check_file(path, *stamp)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_index, "check_file", spy)
-        entries, _ = check_folder(*args)
-    return entries, sorted(names)
-
-
-def test_only_files_that_changed_are_decoded_again(folder, tmp_path, monkeypatch):
-    index = tmp_path / "images.csv"
-    first, names = decoded_names(monkeypatch, folder, NAMES, index, 1)
-    assert names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"]
-    second, names = decoded_names(monkeypatch, folder, NAMES, index, 1)
-    assert names == [] and second == first
-
-    (folder / "3.jpg").write_bytes(jpeg())  # other size
-    os.utime(folder / "1.jpg", ns=(1, 1))  # other time
-    (folder / "2.jpg").unlink()
-    third, names = decoded_names(monkeypatch, folder, NAMES, index, 1)
-    assert names == ["1.jpg", "3.jpg"] and "2.jpg" not in third and third["3.jpg"].problem == ""
-    assert third["1.jpg"].content == first["1.jpg"].content
-
-    index.write_text("file v0,size\n0.jpg,1\n")  # another version of the index, then a damaged one
-    assert decoded_names(monkeypatch, folder, NAMES, index, 1) == (third, ["0.jpg", "1.jpg", "3.jpg", "5.jpg"])
-    index.write_bytes(index.read_bytes()[:-40])
-    assert decoded_names(monkeypatch, folder, NAMES, index, 1)[0] == third
-
-
-def test_a_file_that_could_not_be_read_is_tried_again(folder, tmp_path, monkeypatch):
-    index = tmp_path / "images.csv"
-    with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(5, "I/O error")))
-        entries, _ = check_folder(folder, ["0.jpg"], index, 1)
-    assert entries["0.jpg"].problem == "can't be read: I/O error"
-    assert check_folder(folder, ["0.jpg"], index, 1)[0]["0.jpg"].problem == ""
-
-
-def test_a_check_that_was_stopped_goes_on_where_it_was(folder, tmp_path, monkeypatch):
-    index, check_file = tmp_path / "images.csv", image_index.check_file
-
-    def stops(path, *stamp):
-        if path.endswith("3.jpg"):
-            raise KeyboardInterrupt
-        return check_file(path, *stamp)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(image_index, "check_file", stops)
-        check_folder(folder, NAMES, index, 1)
-    assert list(read_index(index)) == ["0.jpg", "1.jpg", "2.jpg"]
-    assert decoded_names(monkeypatch, folder, NAMES, index, 1)[1] == ["3.jpg", "5.jpg"]
-
-
-def test_the_index_is_written_on_the_way(folder, tmp_path, monkeypatch):
-    sizes, write_index = [], image_index.write_index
-    monkeypatch.setattr(image_index, "SAVE_SECONDS", -1)
-    monkeypatch.setattr(
-        image_index, "write_index", lambda path, index: (sizes.append(len(index)), write_index(path, index))
-    )
-    check_folder(folder, NAMES, tmp_path / "images.csv", 1)
-    assert sizes == [1, 2, 3, 4, 5, 5]
-
-
-def test_a_disk_without_room_is_said_in_one_line(tmp_path, monkeypatch):
-    path = tmp_path / "images.csv"
-    path.write_text("old")
-
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match=r"can't write .*images\.csv: No space left on device.*--cache_dir"):
-        write_csv(path, ["a"], [["new"]])
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["images.csv"]
-
-
-def test_a_file_of_gigabytes_is_not_read(tmp_path):
-    path = tmp_path / "0.jpg"
-    path.write_bytes(jpeg())
-    os.truncate(path, MAX_BYTES + 1)  # sparse: takes no space
-    entries, _ = check_folder(tmp_path, ["0.jpg"], tmp_path / "cache" / "images.csv", 1)
-    assert entries["0.jpg"].problem == "too large: 268 MB" and entries["0.jpg"].content == ""

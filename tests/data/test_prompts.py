@@ -113,3 +113,22 @@ def test_huge_fields_take_no_time():
     assert count_words(build_prompt(book, count_tokens=count_words, desc="x " * 100_000)) <= 77
     assert count_bytes(build_prompt(Book(0, "文" * 50_000), count_tokens=count_bytes)) <= 77
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("words", ["b" * 200_000, "bb " * 70_000])
+def test_what_can_not_fit_is_not_counted(words):
+    """Counting takes time: with CLIP's tokenizer more than a second for 200,000 letters, and each prompt has several
+    counts. The prompts are those that counting everything gives."""
+    counted = []
+
+    def count(text):
+        counted.append(len(text))
+        return count_bytes(text)
+
+    wanted = "A book cover with author Ann, title Emma"
+    described = wanted + (". " + "bb " * 20).rstrip() if " " in words else wanted
+    assert build_prompt(Book(0, "Emma", ("Ann",)), count_tokens=count, desc=words) == described
+    assert build_prompt(Book(0, "Emma", ("Ann",), (words, words)), count_tokens=count) == wanted
+    for book in (Book(0, words, ("Ann",)), Book(0, "Emma", (words,) * 30)):
+        assert 50 < count_bytes(build_prompt(book, count_tokens=count)) <= 77
+    assert max(counted) <= 77 * 64

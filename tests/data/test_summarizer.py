@@ -1,11 +1,14 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from support.model_folders import edit_json, edit_weights
 
 from common.errors import UserError
 from config import DatasetOptions
@@ -119,7 +122,22 @@ def test_a_damaged_cache_is_made_anew(options, tmp_path, text):
     (path,) = (tmp_path / "summaries").iterdir()
     path.write_text(text)
     assert data_summarizer.summarize(make_books(1), count_words, 77, options) == texts
-    assert list(cached(tmp_path).values()) == [texts[0]]
+    assert [summary for summary, _ in cached(tmp_path).values()] == [texts[0]]
+
+
+def test_a_damaged_summary_alone_is_made_again(options, tmp_path, monkeypatch):
+    books, generate, given = make_books(3), data_summarizer.generate, []
+    texts = data_summarizer.summarize(books, count_words, 77, options)
+    (path,) = (tmp_path / "summaries").iterdir()
+    sound = cached(tmp_path)
+    first, (summary, checksum) = next(iter(sound.items()))
+    monkeypatch.setattr(data_summarizer, "generate", lambda *args: (given.append(args[2]), generate(*args))[1])
+    for value in ([f"{summary}x", checksum], [summary], [], [3, checksum], 3, None):
+        path.write_text(json.dumps(sound | {first: value}))
+        assert data_summarizer.summarize(books, count_words, 77, options) == texts and cached(tmp_path) == sound
+    assert [len(batch) for batch in given] == [1] * 6
+    path.write_text(json.dumps({key: text for key, (text, _) in sound.items()}))  # as older releases wrote it
+    assert data_summarizer.summarize(books, count_words, 77, options) == texts and len(given) == 6
 
 
 def test_an_empty_summary_leaves_the_description(options, monkeypatch):
@@ -138,7 +156,7 @@ def test_the_prompt_ends_with_the_summary_and_fits(options, monkeypatch):
     assert load_descriptions(books, tokenizer, DatasetOptions(include_desc=True)) == {0: books[0].desc}
 
 
-@pytest.mark.parametrize("source", ["nobody/no-such-summarizer", "EMPTY"])
+@pytest.mark.parametrize("source", ["nobody/no-such-summarizer", "EMPTY", "~nosuchuser/x", "a" * 300])
 def test_a_summarizer_that_cannot_be_had(options, tmp_path, source):
     if source == "EMPTY":
         source = str(tmp_path / "empty")
@@ -146,3 +164,64 @@ def test_a_summarizer_that_cannot_be_had(options, tmp_path, source):
     options = dataclasses.replace(options, summarizer=source)
     with pytest.raises(UserError, match=r"can't get the summarizer .*--summarizer DIR; or leave out --summarize_desc"):
         data_summarizer.summarize(make_books(1), count_words, 77, options)
+
+
+class Attack:
+    """In a pickle: makes a folder when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture
+def copy(summarizer, tmp_path):
+    return pathlib.Path(shutil.copytree(summarizer, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_summarizer_is_never_run(copy, tmp_path, monkeypatch, file):
+    """Nor is anybody asked on stdin, where a pipe may hold a y."""
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    (copy / "own.py").write_text(f"import os; os.mkdir({str(tmp_path / 'ran')!r})")
+    own = {"AutoConfig": "own.C", "AutoModelForSeq2SeqLM": "own.M", "AutoTokenizer": ["own.T", None]}
+    changes = {"model_type": "own"} if file == "config.json" else {"tokenizer_class": "T"}
+    edit_json(copy / file, auto_map=own, **changes)
+    if file == "config.json":
+        with pytest.raises(UserError, match="needs code that comes with it, and such code is not run here") as caught:
+            data_summarizer.load_summarizer(str(copy))
+        assert "\n" not in str(caught.value)
+    else:  # tokenizer.json says all
+        data_summarizer.load_summarizer(str(copy))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_summarizer_is_read_without_running_what_it_holds(copy, summarizer, tmp_path):
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(weights, copy / "pytorch_model.bin")
+    model, wanted = (data_summarizer.load_summarizer(folder)[1] for folder in (str(copy), summarizer))
+    for tensor, other in zip(model.state_dict().values(), wanted.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other)
+    torch.save(weights | {"x": Attack(tmp_path / "ran")}, copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match="can't get the summarizer") as caught:
+        data_summarizer.load_summarizer(str(copy))
+    assert not (tmp_path / "ran").exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing weight", "cut off", "not an object", "wrong type"])
+def test_a_damaged_summarizer_is_one_line(copy, damage):
+    path = copy / "model.safetensors"
+    if damage == "missing weight":
+        edit_weights(path, lambda tensors: tensors.pop("model.encoder.layers.0.fc1.bias"))
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "not an object":
+        (copy / "config.json").write_text("[]")
+    else:
+        edit_json(copy / "config.json", d_model="x")
+    with pytest.raises(UserError, match="can't get the summarizer") as caught:
+        data_summarizer.load_summarizer(str(copy))
+    assert "\n" not in str(caught.value)

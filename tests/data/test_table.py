@@ -62,12 +62,15 @@ def test_order_case_other_columns_and_byte_order_mark_do_not_matter(read):
     [
         ("book_title,genres\na,b\n", "has no column book_authors, book_desc: .* but begins 'book_title, genres'"),
         (rows("T0", "T1"), "has no column .* its first line must name them, but begins 't0, a, g, d'"),
-        ("sep=,\n" + HEADER, "has no column .*begins 'sep="),
+        ("", "is empty"),
+        ("sep=,\n" + HEADER + '"T\n0",a,g,d\n', "has no column .*begins 'sep="),
+        ("my books\n" + HEADER + '"T\n0",a,g,d\n', "has no column .*begins 'my books'"),
         (b"\x89PNG\r\n\x1a\n", r"has no column .*begins '\\udc89png'"),
         ("book_title," + HEADER, "has the column book_title twice"),
         (HEADER + rows("T0") + HEADER + rows("T1"), "line 3 is the header again"),
         (HEADER + rows("T0") + "\ufeff" + HEADER + rows("T1"), "line 3 is the header again"),
         (numbered(0, 1) + numbered(0, 1), "line 4 is the header again"),
+        (HEADER + rows("T0") + "Book_desc,genres,book_title,a\n", "line 3 is the header again"),
         (HEADER + "a,b,c,d\n" * 5 + "a,b,c,d,e\n" * 4, "damaged in 4 of 9 rows: line 7 of book_data.csv has 5 fields"),
         (HEADER.encode() + b"caf\xe9,b,c,d\n" * 4, "damaged in 4 of 4 rows: line 2 .*not UTF-8; save it as UTF-8"),
     ],
@@ -131,6 +134,27 @@ def test_numbers_of_a_column_that_is_not_the_first(read):
     assert titles_of(read(both.format(4))) == {2: "T1", 4: "T0"}
     with pytest.raises(UserError, match="has two columns of row numbers, and they differ"):
         read(both.format(0))
+    with pytest.raises(UserError, match="has two columns of row numbers, and they differ"):
+        read(both.format(0).replace("Unnamed: 0", "index"))  # df.reset_index().to_csv()
+
+
+@pytest.mark.parametrize("names", [",", "level_0,level_1", "Unnamed: 0,Unnamed: 1"])
+def test_numbers_in_the_second_level_of_a_pandas_index(read, names):
+    """pd.concat([train, test], keys=["train", "test"]).to_csv()"""
+    found = read(f"{names},{HEADER}train,2,T2,a,g,d\ntrain,0,T0,a,g,d\ntest,1,T1,a,g,d\n")
+    assert titles_of(found) == {0: "T0", 1: "T1", 2: "T2"} and found.numbered
+
+
+def test_numbers_out_of_order_in_a_column_of_another_name_are_refused(read):
+    for numbers in ((2, 0, 1), (3, 1, 2)):
+        with pytest.raises(UserError, match=r"column 'row' has the numbers . to ., but not in order: .*index"):
+            read(numbered(*numbers, name="row"))
+    for numbers in ((0, 1, 2), (1, 2, 3), (7, 5, 6), (4, 0, 2), (2, 0, 0), (2, 0, "x"), (1, 0)):
+        assert not read(numbered(*numbers, name="row")).numbered
+    last = HEADER.replace("\n", ",index\n") + "T0,a,g,d,{}\nT1,a,g,d,{}\nT2,a,g,d,{}\n"
+    with pytest.raises(UserError, match="column 'index' has the numbers 0 to 2, but not in order"):
+        read(last.format(2, 0, 1))
+    assert not read(last.format(3, 1, 2)).numbered  # a rank
 
 
 @pytest.mark.parametrize(
@@ -178,6 +202,21 @@ def test_rows_with_numbers_need_no_more(read):
     require_pairing(read(numbered(1, 2, 3)), {0, 1, 2, 3}, False)  # row 0 was dropped
     with pytest.raises(UserError, match="numbers its rows 1 to 3, and the images begin at 0"):
         require_pairing(read(numbered(1, 2, 3)), {0, 1, 2}, False)
+    with pytest.raises(UserError, match=r"numbers its rows 1 to 3, and the last image is 2: .* remove row 3"):
+        require_pairing(read(numbered(1, 2, 3)), {1, 2}, True)  # as R numbers them, and image 0 is missing
+    for images in ({1, 2, 3}, {2, 3}, {1}, set()):
+        require_pairing(read(numbered(1, 2, 3)), images, False)
+
+
+def test_numbers_without_a_gap_say_no_more_than_counting(read):
+    """As after df.dropna().reset_index(drop=True): the numbers are new, and the images have the old ones."""
+    for numbers in ((0, 1, 2), (2, 0, 1), (1, 2, 3)):
+        found = read(numbered(*numbers))
+        images = {*numbers, 5, 6}
+        with pytest.raises(UserError, match=r": 2, first 5\.jpg \(its rows are [01] to [23]\).*--allow_extra_images"):
+            require_pairing(found, images, False)
+        require_pairing(found, images, True)
+    require_pairing(read(numbered(5, 6, 7)), set(range(9)), False)  # pandas kept the old ones
 
 
 def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
@@ -188,7 +227,9 @@ def test_rows_twice_are_refused_if_as_many_images_are_missing_at_the_end(read):
         require_pairing(found, {0, 1, 3}, False)
 
 
-@pytest.mark.parametrize("row", ["T1,a,g,d,more\n", '5" disc,a,g,d\n', "\nT1,a,g,d\n"])
+@pytest.mark.parametrize(
+    "row", ["T1,a,g,d,more\n", '5" disc,a,g,d\n', "\nT1,a,g,d\n", ",,,\n", "first,first,first,first\n", "---,--,,-\n"]
+)
 def test_a_doubt_is_settled_by_the_number_of_the_last_image(read, row):
     found = read(HEADER + rows("T0") + row + rows("T2"))
     require_pairing(found, {0, 2}, False)
@@ -197,3 +238,7 @@ def test_a_doubt_is_settled_by_the_number_of_the_last_image(read, row):
             UserError, match=r"book_data\.csv: line 3 (has|is) .*the last row is 2 where the last image is [13]"
         ):
             require_pairing(found, images, True)
+
+
+def test_empty_rows_at_the_end_leave_no_doubt(read):
+    require_pairing(read(HEADER + rows("T0", "T1") + ",,,\n\n,,,\n"), {0, 1}, False)

@@ -60,6 +60,24 @@ def test_loss_against_the_formulas_written_out(prediction_type, snr_gamma):
         assert found[i].item() == pytest.approx(weight * np.mean((predicted - wanted) ** 2), rel=1e-4)
 
 
+@pytest.mark.parametrize(("prediction_type", "last"), [("epsilon", 1), ("v_prediction", 0)])
+def test_min_snr_weights_are_the_closed_form_also_at_snr_0(prediction_type, last):
+    """min(SNR, 5) / SNR, and / (SNR + 1), in double precision, on a schedule with zero terminal SNR."""
+    settings = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    scheduler = DDPMScheduler(prediction_type=prediction_type, **settings)
+    roots = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) ** 0.5
+    alpha_bar = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2  # arXiv:2305.08891, algorithm 1
+    snr = alpha_bar / (1 - alpha_bar)
+    weights = objective.min_snr_weights(scheduler, torch.arange(1000), 5.0)
+    if prediction_type == "epsilon":
+        wanted = [1 if ratio == 0 else min(ratio, 5) / ratio for ratio in snr]
+    else:
+        wanted = np.minimum(snr, 5) / (snr + 1)
+    assert weights.dtype == torch.float32 and weights[-1] == last and snr[-1] == 0
+    assert np.allclose(weights, wanted, rtol=2e-3, atol=1e-6)  # diffusers multiplies alpha_bar up in float32
+    assert weights[0] < 0.1 and weights.max() <= 1  # some of each branch
+
+
 def test_an_unknown_prediction_type_is_refused():
     latents, noise, text, timesteps = make_batch()
     with pytest.raises(UserError, match="predicts 'sample'"):

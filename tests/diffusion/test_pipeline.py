@@ -5,12 +5,15 @@ import warnings
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from support import model_folders
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from checkpoints import versions
 from common.errors import UserError
-from diffusion import encoding, pipeline, weights
+from diffusion import encoding, objective, pipeline, source, weights
 from diffusion import pipeline as diffusion_pipeline
-from diffusion.parts import NETWORKS, PARTS, enable_checkpointing, eval_mode
+from diffusion.parts import NETWORKS, PARTS, enable_checkpointing, eval_mode, turn_off_dropout
 from diffusion.placement import DTYPES, resolve_precision, to_device
 from diffusion.trainable import set_trainable
 
@@ -116,13 +119,14 @@ def test_sources_that_can_not_be_had(source, message):
 
 
 def test_a_folder_that_is_not_a_pipeline(tmp_path):
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"not a Stable Diffusion pipeline: it has no model_index\.json"):
         pipeline.load_parts(str(tmp_path))
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["x", "Y"]}')
-    with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
+    with pytest.raises(UserError, match="its unet is Y, not a UNet2DConditionModel"):
         pipeline.load_parts(str(tmp_path))
     (tmp_path / "model_index.json").write_text("not json")
-    with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
+    with pytest.raises(UserError, match=r"can't load a Stable Diffusion model from .*: model_index\.json: "):
         pipeline.load_parts(str(tmp_path))
 
 
@@ -131,7 +135,7 @@ def test_a_pipeline_with_a_damaged_weights_file(tiny, tmp_path, name):
     tiny.pipeline().save_pretrained(tmp_path)
     (weights,) = (tmp_path / name).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="can't load a Stable Diffusion 1"):
+    with pytest.raises(UserError, match=r"can't load a Stable Diffusion model: .*\.safetensors is damaged or incompl"):
         pipeline.load_parts(str(tmp_path))
 
 
@@ -145,8 +149,89 @@ def test_a_network_that_lacks_weights_is_refused(tiny, tmp_path, name):
     weights = load_file(path)
     del weights[sorted(weights)[3]]
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"{name} lacks 1 weights, such as "):
+    with pytest.raises(UserError, match=f"{name}: 1 weights are missing, such as "):
         pipeline.load_parts(str(tmp_path))
+
+
+def set_nan(tensors):
+    tensors[sorted(tensors)[0]].view(-1)[-1] = float("nan")
+
+
+def set_infinity(tensors):
+    tensors[sorted(tensors)[1]].view(-1)[0] = -float("inf")
+
+
+def set_shape(tensors):
+    tensors[sorted(tensors)[0]] = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(set_nan, "is not finite"), (set_infinity, "is not finite"), (set_shape, "shape")],
+)
+def test_damaged_weights_are_one_line(tiny, tmp_path, name, change, message):
+    getattr(tiny, name).save_pretrained(tmp_path / name)
+    model_folders.edit_weights(tmp_path / model_folders.FILES[name], change)
+    with source.library_errors_as_one_line("tiny"), pytest.raises((ValueError, RuntimeError), match=message):
+        pipeline.load_network(tmp_path, name)
+
+
+def test_half_precision_weights_are_loaded_in_fp32(tiny, tmp_path):
+    weights.save_network(tiny.unet, tmp_path / "unet", torch.float16)
+    loaded = pipeline.load_network(tmp_path, "unet")
+    assert loaded.dtype == torch.float32 and torch.equal(loaded.conv_in.weight, tiny.unet.conv_in.weight.half().float())
+
+
+def build_with_dropout():
+    """tiny with dropout in both networks, in train mode."""
+    parts = pipeline.build_tiny()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts.unet = UNet2DConditionModel.from_config({**parts.unet.config, "dropout": 0.3, "_use_default_values": []})
+        settings = parts.text_encoder.config.to_dict() | {"attention_dropout": 0.2}
+        parts.text_encoder = CLIPTextModel(CLIPTextConfig.from_dict(settings))
+    set_trainable(parts, PARTS)
+    return parts
+
+
+def gradients(parts, torch_seed):
+    """Of the loss of one cover, with torch's global generator at torch_seed."""
+    parts.unet.zero_grad(), parts.text_encoder.zero_grad()
+    text = encoding.encode_text(parts.text_encoder, torch.arange(77)[None])
+    latents, noise = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    torch.manual_seed(torch_seed)
+    objective.loss(parts.unet, parts.noise_scheduler, latents, text, noise, torch.tensor([500])).sum().backward()
+    return torch.cat([p.grad.flatten() for name in PARTS for p in getattr(parts, name).parameters()])
+
+
+def test_dropout_is_off_so_that_nothing_depends_on_torchs_generator(tiny):
+    parts = build_with_dropout()
+    with torch.random.fork_rng(devices=[]):
+        assert not torch.equal(gradients(parts, 0), gradients(parts, 1))
+        assert turn_off_dropout(parts) == {"unet": 0.3, "text_encoder": 0.2}
+        plain = gradients(parts, 0)
+        assert torch.equal(plain, gradients(parts, 1))
+        enable_checkpointing(parts, PARTS)
+        assert torch.equal(plain, gradients(parts, 2))
+    assert parts.unet.config.dropout == 0.3 and parts.text_encoder.config.attention_dropout == 0.2  # saved as it came
+    assert turn_off_dropout(parts) == turn_off_dropout(pipeline.build_tiny()) == {}
+
+
+def test_a_pipeline_leaves_an_old_scheduler_as_it_came_and_says_nothing():
+    """diffusers would set steps_offset and clip_sample in the model's own scheduler, with a page of warnings."""
+    parts = pipeline.build_tiny()
+    parts.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    before = dict(parts.scheduler.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = parts.pipeline()
+    assert (
+        {name: parts.scheduler.config[name] for name in before} == before
+        and before["steps_offset"] == 0
+        and before["clip_sample"]
+    )
+    assert made.scheduler.config.steps_offset == 1 and made.unet is parts.unet
 
 
 def test_the_hash_knows_every_weight(tiny):
@@ -270,8 +355,8 @@ def test_untouched_parts_are_kept_so_that_a_resumed_run_computes_alike(save_dtyp
 
 
 def test_mini_is_a_name_of_the_bundled_folder():
-    assert pipeline.local_folder("mini") == pipeline.MINI
+    assert source.local_folder("mini") == source.MINI
     parts = pipeline.load_parts("mini")
-    assert weights.weights_hash(parts) == weights.weights_hash(pipeline.load_parts(str(pipeline.MINI)))
+    assert weights.weights_hash(parts) == weights.weights_hash(pipeline.load_parts(str(source.MINI)))
     assert parts.tokenizer("a book").input_ids == pipeline.load_tokenizer("mini")("a book").input_ids
     assert encoding.latent_shape(parts, (128, 192)) == (parts.vae.config.latent_channels, 48, 32)

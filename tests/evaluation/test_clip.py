@@ -109,3 +109,71 @@ def test_a_model_without_all_of_its_weights_is_refused(folder, tmp_path):
     save_file(kept, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks \d+ of CLIP's weights, such as text_model"):
         evaluation_clip.load_clip(str(tmp_path / "half"), 4, torch.device("cpu"))
+
+
+def test_a_model_with_weights_that_are_not_finite_is_refused_before_anything_is_drawn(folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.safetensors"
+    weights = load_file(path)
+    weights["text_model.embeddings.position_embedding.weight"][-1, -1] = float("nan")  # no short prompt comes so far
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"^--clip_model .*copy has weights that are not finite: get a new copy"):
+        evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
+
+
+def test_a_pickled_model_is_read_without_running_what_it_holds(clip, folder, tmp_path):
+    import os
+    import shutil
+
+    from safetensors.torch import load_file
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(tmp_path / "copy" / "model.safetensors")
+    (tmp_path / "copy" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "copy" / "pytorch_model.bin")
+    loaded = evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
+    assert loaded.extractor.weights_hash == clip.extractor.weights_hash
+    torch.save(weights | {"x": Attack()}, tmp_path / "copy" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="can't be loaded as a CLIP model") as caught:
+        evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
+    assert not (tmp_path / "ran").exists() and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "not an object", "wrong type"])
+def test_a_damaged_model_is_one_line(folder, tmp_path, damage):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "copy")
+    config, weights = tmp_path / "copy" / "config.json", tmp_path / "copy" / "model.safetensors"
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    else:
+        text = config.read_text().replace('"projection_dim": 16', '"projection_dim": "x"')
+        config.write_text("[]" if damage == "not an object" else text)
+    with pytest.raises(UserError, match="can't be loaded as a CLIP model") as caught:
+        evaluation_clip.load_clip(str(tmp_path / "copy"), 4, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0])
+def test_embeddings_that_are_not_finite_or_0_are_one_line(clip, wrong):
+    weight = clip.model.text_projection.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(wrong)
+        try:
+            with pytest.raises(
+                UserError, match=r"^--clip_model .*: its embedding of a prompt is not finite, or 0: get"
+            ):
+                clip.embed_texts(TEXTS)
+        finally:
+            weight.copy_(before)
+    assert np.isfinite(clip.embed_texts(TEXTS)).all()

@@ -3,19 +3,21 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 import torch
 
 import config
+from checkpoints import scores
 from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from cli import parser
 from common.errors import UserError
 from data.folder import open_data
 from data.images import read_cover
-from evaluation import evaluate, feature_cache, features, ocr
+from evaluation import distances, evaluate, feature_cache, features, ocr
 from evaluation import reference as evaluation_reference
 from evaluation.inputs import EvaluationInputs, baseline_books
 
@@ -112,6 +114,37 @@ def test_a_run_remembers_its_training_covers(make_inputs, data, tmp_path):
     (tmp_path / "run" / "config.json").write_text('{"num_examples": 2}')
     assert make_inputs(blank, run=RunFolder(tmp_path / "run")).training_books() == data.books("train")[:2]
     assert make_inputs(blank).training_books() == data.books("train")
+
+
+def test_a_metric_that_is_not_finite_is_no_score_and_the_others_are(options, monkeypatch):
+    def function(value):
+        return lambda inputs: {"x": scores.make_value("FD", value, n=3, better="lower")}
+
+    monkeypatch.setattr(
+        evaluate, "METRIC_FUNCTIONS", {"fid": ("fid", function(np.nan), "fid"), "kid": ("kid", function(2.5), "kid")}
+    )
+    inputs = types.SimpleNamespace(options=dataclasses.replace(options, metrics="fid,kid"), clip=None)
+    values, skipped = evaluate.measure(inputs)
+    assert [value.value for value in values.values()] == [2.5]
+    assert skipped == {"fid": "FD is not finite (value nan, error None, real covers None)"}
+
+
+def test_an_embedding_of_length_0_and_a_baseline_without_books_cost_their_metric_alone(options, extractor, monkeypatch):
+    """Black covers have an embedding of 0 in some networks; books that are all one work can't be halved."""
+    books = [types.SimpleNamespace(row=row, title="Same", authors=("Ann Oak",)) for row in range(6)]
+    data = types.SimpleNamespace(books=lambda split: books)
+    options = dataclasses.replace(options, metrics="clip,kid", split="all")
+    inputs = EvaluationInputs(options, None, None, data, books, [], extractor, None, object())
+    assert [len(half) for half in inputs.baseline_books] == [6, 0]
+    features_of_none = inputs.real_features(inputs.baseline_books[1], extractor, "none")
+    assert features_of_none.shape == (0, extractor.dims) and features_of_none.dtype == np.float32
+    functions = {
+        "clip": ("clip", lambda inputs: distances.clip_score(np.ones((4, 3)), np.zeros((4, 3))), "clip_score"),
+        "kid": ("kid", lambda inputs: distances.kernel_distance(np.ones((20, 3)), features_of_none[:, :3]), "kid"),
+    }
+    monkeypatch.setattr(evaluate, "METRIC_FUNCTIONS", functions)
+    values, skipped = evaluate.measure(inputs)
+    assert values == {} and "an embedding has length 0" in skipped["clip"] and "there are 0" in skipped["kid"]
 
 
 def test_only_what_was_asked_for_is_measured(make_inputs, options):

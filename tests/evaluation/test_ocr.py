@@ -364,6 +364,37 @@ def test_the_engine_hash_knows_version_and_networks(monkeypatch, tmp_path):
     assert len(hashes) == 4
 
 
+def test_a_cached_reading_with_a_changed_letter_is_read_again_and_said(tmp_path, monkeypatch, capsys):
+    """Each line has its checksum: one flipped bit would be another letter, and another legibility."""
+    cache = tmp_path / "readings.jsonl"
+    images = some_covers(3)
+    read = iter([[Line("RAVEN", 0.9)], [Line("HERON", 0.95), Line("é\u2028", 1.0)], []])
+    monkeypatch.setattr(ocr, "read_text", lambda image: next(read))
+    first = ocr.ReadingsCache(cache)
+    readings = [first.read(image) for image in images]
+    assert [ocr.ReadingsCache(cache).read(image) for image in images] == readings and capsys.readouterr().err == ""
+
+    good = cache.read_bytes()
+    lines = good.splitlines(keepends=True)
+    old = json.dumps({"cover": "0" * 64, "lines": [["as before", 1.0]]}).encode() + b"\n"
+    deep = b"[" * 100_000 + b"\n"
+    for damaged in (
+        lines[0].replace(b"RAVEN", b"RAVEM"),
+        lines[0].replace(b"0.9", b"0.8"),
+        lines[0][:-9] + b"\n",
+        old,
+        deep,
+    ):
+        cache.write_bytes(b"".join([damaged, *lines[1:]]))
+        monkeypatch.setattr(ocr, "read_text", lambda image: [Line("RAVEN", 0.9)])
+        again = ocr.ReadingsCache(cache)
+        assert "damaged lines, whose covers are read again: 1\n" in capsys.readouterr().err
+        assert [again.read(image) for image in images] == readings
+        assert sorted(cache.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    ocr.ReadingsCache(cache)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't cache OCR results.*--cache_dir"):

@@ -101,6 +101,13 @@ def test_stats_that_are_no_stats_are_refused(tmp_path, moments):
         dict(n=1),
         dict(n=[9]),
         dict(mu=["a"] * 5),
+        dict(mu=np.zeros(5, np.float32)),
+        dict(mu=np.zeros(0), sigma=np.zeros((0, 0))),
+        *(dict(n=n) for n in (np.nan, np.inf, 2.5, -3, True, "9", 9 + 0j, np.datetime64("2020-01-01"))),
+        dict(sigma=np.full((5, 5), np.inf)),
+        dict(sigma=-np.eye(5)),
+        dict(sigma=np.eye(5) + np.eye(5, k=1) * 1e-3),  # not symmetric
+        dict(sigma=np.eye(5) + (np.eye(5, k=1) + np.eye(5, k=-1)) * 1.01),  # a correlation above 1
     ],
 )
 def test_stats_with_broken_numbers_are_refused(tmp_path, moments, wrong):
@@ -110,6 +117,45 @@ def test_stats_with_broken_numbers_are_refused(tmp_path, moments, wrong):
     np.savez(tmp_path / "s.npz", **(whole | wrong))
     with pytest.raises(UserError, match="doesn't hold a mean"):
         reference.load_stats(tmp_path / "s.npz", {})
+
+
+def test_moments_at_the_limits_are_sound(tmp_path):
+    """Features that never vary, that are multiples of each other, and all the same but for rounding."""
+    x = np.random.default_rng(3).standard_normal((3000, 3)).astype(np.float32)
+    x = np.concatenate([x, x[:, :1] * 1e-30, -3 * x[:, :1], np.zeros((3000, 1)), np.full((3000, 2), 0.1)], axis=1)
+    moments = distances.Moments(x.shape[1])
+    for first in range(0, 3000, 500):
+        moments.update(x[first : first + 500].astype(np.float32))
+    reference.save_stats(tmp_path / "s.npz", moments, INFO)
+    assert reference.load_stats(tmp_path / "s.npz", INFO).n == 3000
+
+
+def test_moments_that_are_not_finite_are_not_written(tmp_path):
+    moments = distances.Moments(2)
+    moments.update(np.array([[1.0, np.nan], [2.0, 1.0]]))
+    with pytest.raises(UserError, match=r"can't write .*s\.npz: they are not finite; nothing was written"):
+        reference.save_stats(tmp_path / "s.npz", moments, INFO)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_damaged_bit_is_a_traceback_or_another_number(tmp_path, moments):
+    """zip's checksums guard the numbers; damage to zip's own headers makes libraries raise what they like."""
+    path = tmp_path / "s.npz"
+    reference.save_stats(path, moments, INFO)
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    refused = 0
+    for i in (*range(40), *range(directory, directory + 50), *range(len(whole) - 22, len(whole))):
+        for bit in (1, 16):
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ bit]) + whole[i + 1 :])
+            try:
+                stats = reference.load_stats(path, INFO)
+            except UserError:
+                refused += 1
+            else:
+                assert stats.n == 9 and np.array_equal(stats.mu, moments.mu)
+                assert np.array_equal(stats.sigma, moments.sigma)
+    assert refused > 100
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, moments, monkeypatch):
@@ -155,12 +201,15 @@ def test_reference_of_the_options(tmp_path, moments):
     """load_reference ties options, extractor and data to the file."""
     path = tmp_path / "s.npz"
     options, _ = parser.parse(config.StatsOptions, ["--fid_stats_path", str(path), "--resolution", "64x96"])
-    extractor = types.SimpleNamespace(name="inception", weights_hash="abc", resize="clean")
+    extractor = types.SimpleNamespace(name="inception", weights_hash="abc", resize="clean", dims=5)
     data = types.SimpleNamespace(books=lambda split: [split, "book"], fingerprint="+".join)
     info = reference.stats_info(options, extractor, data)
     assert info == INFO | {"fingerprint": "test+book"}
     reference.save_stats(path, moments, info)
     assert reference.load_reference(options, extractor, data).n == 9
+    extractor.dims = 4
+    with pytest.raises(UserError, match=r"has 5 features, and inception has 4: make it with: .*precalc_fid_stats"):
+        reference.load_reference(options, extractor, data)
     data.books = lambda split: [split, "another"]
     with pytest.raises(UserError, match=r"fingerprint test\+book.*precalc_fid_stats --data_root"):
         reference.load_reference(options, extractor, data)

@@ -1,6 +1,7 @@
 """experiments.sampling_curve: each combination is scored once by the real script and listed in a table."""
 
 import importlib
+import json
 
 import pytest
 
@@ -39,3 +40,35 @@ def test_two_schedulers_and_again(tmp_path, small_data, monkeypatch):
 def test_what_it_tries_itself_can_not_be_given(words, tmp_path):
     with pytest.raises(UserError, match="are what this varies"):
         sampling_curve.main(["--out", str(tmp_path), *words])
+
+
+def test_a_number_of_steps_that_a_scheduler_can_not_take_is_found_before_any_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling_curve, "run_script", None)  # would raise a TypeError
+    words = ["--out", str(tmp_path / "out"), "--numbers", "5", "600", "--version", "v0", "--pretrained_model", "tiny"]
+    with pytest.raises(UserError, match=r"--scheduler ddim can't draw in 600 steps; .* give --steps 500, or another"):
+        sampling_curve.main([*words, "--output_dir", str(tmp_path)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_does_not_go_on_with_another_version_than_it_began_with(tmp_path, monkeypatch):
+    """Without --run_id it is the newest run's latest, which may change in between."""
+
+    def stop(*words, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling_curve, "run_script", stop)
+    words = ["--out", str(tmp_path / "out"), "--output_dir", str(tmp_path)]
+    run = tmp_path / "one"
+    for name in ("v1", "v2"):
+        (run / "versions" / name).mkdir(parents=True)
+        (run / "versions" / name / "model_index.json").write_text("{}")
+    (run / "config.json").write_text('{"pretrained_model": "tiny"}')
+    versions = {name: {"step": 1, "validation_loss": 1.0} for name in ("v1", "v2")}
+    for latest in ("v1", "v2"):
+        index = {"versions": versions, "aliases": {"latest": latest, "best": "v1"}}
+        (run / "versions.json").write_text(json.dumps(index))
+        if latest == "v1":
+            with pytest.raises(KeyboardInterrupt):
+                sampling_curve.main(words)
+    with pytest.raises(UserError, match=r"was made with --version v1, and now it is v2"):
+        sampling_curve.main(words)

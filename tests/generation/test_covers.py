@@ -2,17 +2,24 @@
 
 import dataclasses
 import json
+import os
+import re
+import subprocess
 import types
 
 import pytest
 from PIL import Image
 
 import config
+import report
+import sd_inference
 from checkpoints import scores
 from checkpoints.run_folder import RunFolder
 from cli import launch, parser
 from common.errors import UserError
+from common.files import machine_id
 from generation.covers import covers_folder, draw_covers, make_folder
+from generation.grid import save_drawing
 from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
 from generation.version import Version, choose_version
 
@@ -98,6 +105,95 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
                 pictures[folder, row] = image.tobytes()
     assert all(pictures["all", row] == pictures["some", row] for row in (5, 2, 9))
     assert len(set(pictures.values())) == 3
+
+
+def test_covers_that_are_not_finite_are_never_written(tmp_path, small_data):
+    import accelerate
+
+    from data.book import Book
+    from diffusion import pipeline
+    from diffusion.encoding import NotFinite
+    from generation.grid import draw_grid, draw_prompt
+
+    parts = pipeline.build_tiny()
+    parts.unet.conv_in.weight.data[0, 0, 0, 0] = 3e38  # finite, unlike what comes of it
+    parts.pipeline().save_pretrained(tmp_path / "model")
+    options, _ = parsed("--resolution", "32x48", "--steps", 2, "--prompt", "a book", "--data_root", small_data)
+    version, covers = Version("v3", str(tmp_path / "model"), None), tmp_path / "covers" / "v3"
+    books = [Book(row, f"Book {row}", ["Ann Oak"], ["Fantasy"], "", "", "", 32, 48, "test") for row in (5, 2)]
+    with pytest.raises(NotFinite, match=r"^v3, row 5, prompt 'A fantasy book cover with author Ann Oak, title Book 5'"):
+        draw_covers(options, version, covers, books, accelerate.Accelerator(cpu=True).state)
+    with pytest.raises(NotFinite, match=r"^v3, row 0, prompt 'a book': not finite"):
+        draw_prompt(options, version, covers, "cpu")
+    with pytest.raises(NotFinite, match=r"^v3, row .*: not finite"):
+        draw_grid(options, version, covers, "cpu")
+    assert [path.name for path in covers.glob("[!.]*")] == [SETTINGS]
+
+
+def test_steps_that_the_scheduler_can_not_take_are_refused_before_the_model_is_loaded(monkeypatch, runs):
+    from diffusion import tiny
+
+    tiny.build_scheduler().save_pretrained(runs / "one" / "versions" / "v1" / "scheduler")
+    monkeypatch.setattr("diffusion.pipeline.load_parts", None)  # would raise a TypeError
+    for words, message in (
+        (["--version", "v0", "--pretrained_model", "tiny", "--scheduler", "pndm", "--steps", 1], "give --steps 2, or"),
+        (
+            ["--version", "v0", "--pretrained_model", "mini", "--steps", 1000],
+            "give --steps 999, or another --scheduler",
+        ),
+        (["--run_id", "one", "--version", "v1", "--scheduler", "euler", "--steps", 1001], "give --steps 1000, or"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sd_inference.main([*map(str, words), "--output_dir", str(runs), "--prompt", "x"])
+    words = ["--run_id", "one", "--version", "v0", "--scheduler", "euler", "--steps", "1", "--output_dir", str(runs)]
+    with pytest.raises(UserError, match="give --steps 2, or"):
+        report.main([*words, "--report_path", str(runs / "report.html")])
+
+
+def test_the_file_of_a_prompt_is_named_by_all_that_made_it(tmp_path, runs):
+    """Drawn again with the same settings it is the same file; with any other, another one."""
+
+    def draw(*words):
+        words = ["--resolution", "32", "--steps", 1, "--pretrained_model", "tiny", "--prompt", "A red book!", *words]
+        assert sd_inference.main([*map(str, words), "--save_dir", str(tmp_path / "covers")]) == 0
+        return {path.name: path.read_bytes() for path in (tmp_path / "covers").glob("*.png")}
+
+    v0 = "--output_dir", tmp_path / "none", "--version", "v0"
+    first = draw(*v0)
+    assert draw(*v0) == first
+    (name,) = first
+    assert re.fullmatch("v0_prompt_a-red-book_[0-9a-f]{10}.png", name)
+    for number, changes in enumerate([["--seed", 1], ["--steps", 2], ["--guidance_scale", 3], ["--vae_tiling"]], 2):
+        found = draw(*v0, *changes)
+        assert len(found) == number and found[name] == first[name], changes
+    draw("--output_dir", runs, "--run_id", "one", "--version", "v0")  # the same weights, of a run
+    found = draw(*v0, "--prompt", "A red, book")  # another prompt with the same letters
+    assert len(found) == 7 and len(list((tmp_path / "covers").glob("*.json"))) == 7
+    with Image.open(tmp_path / "covers" / name) as image:
+        said = image.text["parameters"]
+    assert re.fullmatch(
+        r"A red book!\nSteps: 1, Sampler: dpm\+\+, CFG scale: 7.5, Seed: 0, Size: 32x32, Model hash: [0-9a-f]{10}, "
+        "Model: v0, Precision: no",
+        said,
+    )
+
+
+def test_the_grid_is_named_by_its_settings_and_cells(tmp_path):
+    image, names = Image.new("RGB", (8, 8)), set()
+    for settings in (DRAWN, dataclasses.replace(DRAWN, seed=2), dataclasses.replace(DRAWN, run_id="two")):
+        for cells in ([(3, "a book")], [(3, "a tree")], [(4, "a book")]):
+            names.add(save_drawing(tmp_path, "v1_grid", image, settings, cells=cells).name)
+    assert len(names) == 9 and all(re.fullmatch("v1_grid_[0-9a-f]{10}.png", name) for name in names)
+    assert {path.name for path in tmp_path.glob("*.png")} == names
+
+
+def test_what_killed_drawings_left_is_removed_at_the_next_start(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".5.png.{machine_id()}.{dead.pid}.tmp").write_bytes(b"half a picture")
+    (tmp_path / f".6.png.{machine_id()}.{os.getpid()}.tmp").write_bytes(b"one that is being written")
+    make_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f".6.png.{machine_id()}.{os.getpid()}.tmp"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line():

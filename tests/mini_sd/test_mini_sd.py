@@ -14,8 +14,7 @@ import dataset
 from common import randomness
 from data.folder import open_data
 from demo_data import folder
-from diffusion import encoding, objective, pipeline
-from diffusion import pipeline as diffusion_pipeline
+from diffusion import encoding, objective, pipeline, source
 from diffusion.noise import normal, stratified_timesteps
 from diffusion.parts import PARTS, eval_mode
 from mini_sd import autoencoder, denoiser, learning, pictures, posters, words
@@ -34,7 +33,7 @@ def mini():
 
 def test_mini_is_small_and_safe():
     pieces = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-    files = [file for name in pieces for file in (pipeline.MINI / name).iterdir()]
+    files = [file for name in pieces for file in (source.MINI / name).iterdir()]
     assert {file.suffix for file in files} == {".json", ".txt", ".safetensors"}
     assert sum(file.stat().st_size for file in files) <= 20e6
 
@@ -42,7 +41,7 @@ def test_mini_is_small_and_safe():
 def test_mini_is_a_pipeline_for_diffusers(mini):
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(diffusion_pipeline.MINI)
+    pipeline = StableDiffusionPipeline.from_pretrained(source.MINI)
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
     for name in ("vae", *PARTS):
         ours, theirs = getattr(mini, name).state_dict(), getattr(pipeline, name).state_dict()
@@ -55,7 +54,7 @@ def test_vocab_and_merges_say_the_same_as_tokenizer_json(mini, tmp_path):
     from transformers import CLIPTokenizer
 
     for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).write_bytes((pipeline.MINI / "tokenizer" / name).read_bytes())
+        (tmp_path / name).write_bytes((source.MINI / "tokenizer" / name).read_bytes())
     plain = CLIPTokenizer.from_pretrained(tmp_path)
     for text in ("A fantasy book cover with author Ada O'Hara, title The Glass Crown", "Ünïcode, 12!", ""):
         assert plain(text).input_ids == mini.tokenizer(text).input_ids

@@ -71,8 +71,28 @@ def test_thinning_keeps_every_spike_and_the_order():
 
 
 def test_values_that_are_no_numbers_are_left_out():
-    lines = [{"step": i, "loss": value} for i, value in enumerate([1.0, None, "x", math.inf, True, 2])]
-    assert charts.points_of(lines, "loss") == [(0, 1.0), (5, 2.0)]
+    wrong = [None, "x", math.inf, -math.inf, math.nan, True, 10**400, -1e308, 1e308, [1.0], {}]
+    lines = [{"step": i, "loss": value} for i, value in enumerate([1.0, *wrong, 2])]
+    assert charts.points_of(lines, "loss") == [(0, 1.0), (len(lines) - 1, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0, math.nextafter(1, 2)],  # ticks 5e-17 apart were all the same number
+        [-1e99, 1e99],
+        [1e-300, 2e-300],
+        [5e-324, 0.0],
+        [math.nan, 1.0, 1e308, -1e308],
+        [-3.0, -3.0],
+    ],
+)
+def test_a_chart_of_odd_numbers_is_drawn(losses):
+    lines = [{"step": i, "loss": loss, "validation_bands": [loss, 1.0, 1.0, 1.0]} for i, loss in enumerate(losses)]
+    for _, _, svg in charts.draw_charts({"a": lines}, [("v1", 1)]):
+        for line in parse(svg).iter("polyline"):
+            points = [float(number) for point in line.get("points").split() for number in point.split(",")]
+            assert points and all(-1e6 < number < 1e6 for number in points)
 
 
 @pytest.mark.parametrize(

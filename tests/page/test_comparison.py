@@ -68,6 +68,11 @@ def test_a_setting_that_a_score_does_not_tell_is_unknown():
     assert described == "the choice of books differs (v0 / v1); steps is 1 for v0 and unknown for v1"
 
 
+def test_a_setting_can_not_command_a_terminal():
+    described = comparison.describe(comparison.differences({"v0": score(steps="2\x1b[2J\n"), "v1": score(steps=2)}))
+    assert described == "steps is '2\\x1b[2J\\n' for v0 and 2 for v1"
+
+
 def test_every_setting_that_is_no_option_has_words():
     options = {field.name for field in dataclasses.fields(config.InferenceOptions)}
     assert set(values_module.MUST_MATCH) <= options | comparison.SETTING_NAMES.keys()

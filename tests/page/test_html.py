@@ -98,3 +98,20 @@ def test_what_the_data_folder_holds_is_told(small_data):
     assert facts["genres"][0] == 3
     counts = dict(word.rsplit(" ", 1) for word in facts["genres"][1].split(", "))
     assert counts.keys() == {"Fantasy", "Romance", "Mystery"} and sum(map(int, counts.values())) == 2 * 26
+
+
+@pytest.mark.parametrize(
+    ("lines", "loss"),
+    [
+        ('{"step": 0, "validation_loss": 1.5}', 1.5),
+        ('{"step": 0, "validation_loss": "a"}\n{"step": 0, "validation_loss": 2}', 2.0),
+        ('{"step": 0, "validation_loss": NaN}\n{"step": 5, "validation_loss": 2}', None),
+        ('{"step": 0, "validation_loss": true}\n[]\n{"step": false, "validation_loss": 3}', None),
+        ("", None),
+    ],
+)
+def test_the_loss_of_v0_is_a_number_or_not_shown(run, lines, loss):
+    """A text in metrics.jsonl was a TypeError, after all drawing."""
+    run.metrics.write_text(lines)
+    facts = html.version_facts(column("v0", run), run)
+    assert facts["validation_loss"] == loss and not isinstance(facts["validation_loss"], bool)

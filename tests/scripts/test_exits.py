@@ -94,12 +94,13 @@ def test_a_cover_that_goes_missing(words, run, covers, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize(("what", "status"), [("cuda", 1), ("bug", 1), ("user", 2)])
-def test_an_error_in_the_loop(words, workers, what, status):
+@pytest.mark.parametrize(
+    ("what", "line"), [("cuda", "the GPU has failed: CUDA error: "), ("bug", None), ("user", "nothing to be done")]
+)
+def test_an_error_in_the_loop(words, workers, what, line):
     with script("support.failing_training", what, *words, "--num_workers", workers) as process:
-        errors = ended(process, status, "nothing to be done" if what == "user" else None)
-    if status == 1:
-        assert errors.count("Traceback") == 1 and f"{'RuntimeError: CUDA' if what == 'cuda' else 'ZeroDiv'}" in errors
+        errors = ended(process, 2 if line else 1, line)
+    assert errors.count("Traceback") == (0 if line else 1) and (line or "ZeroDivisionError") in errors
 
 
 @pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGTERM)])
@@ -164,7 +165,7 @@ def test_a_second_signal(words, run, number, status, to_all):
     assert "Traceback" not in errors and errors.endswith("interrupted\n")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_the_group_finishes_the_update_and_saves(words, run, number, status):
     with script("training", *words, "--num_workers", 2) as process:
         wait_for_update(run, 5, process)
@@ -263,3 +264,16 @@ def test_an_upload_that_hangs(tmp_path):
         process.kill()
     assert process.returncode == 2 and errors == "error: training failed\n", errors
     assert "trackio lacks v1, the last curves of run one; publish with: python -m runs " in said
+
+
+def test_an_output_that_is_closed_while_training(words, run):
+    """As when `| tee` dies: it is no success, and the line says how to go on."""
+    with script("training", *words, "--num_workers", "0", "--validate_every", "20") as process:
+        wait_for_update(run, 5, process)
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert process.wait(SECONDS) == 2
+    line = errors.splitlines()[-1]
+    assert "Traceback" not in errors and line.startswith(
+        "error: nobody reads any more what training prints; go on with"
+    )

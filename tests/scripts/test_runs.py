@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -28,7 +27,7 @@ from common.errors import UserError
 from config import TrainingOptions
 from tracking import trackers
 from tracking.listing import COLUMNS, readable_size
-from tracking.published import forget_version, read_all_published, read_published
+from tracking.published import forget_version, read_all_published, read_published, record_published
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -90,9 +89,12 @@ def bytes_in(folder):
 
 @pytest.mark.parametrize("tracker", ["none", "trackio", "tensorboard"])
 def test_no_run(options, tracker):
-    with pytest.raises(UserError, match=r"^there is no run in .*: --output_dir says where to look$") as caught:
+    with pytest.raises(UserError, match=r"^there is no run in ") as caught:
         runs.main(["--output_dir", options.output_dir, "--tracker", tracker])
-    assert ("in trackio" in str(caught.value)) == (tracker == "trackio")
+    end = ": --output_dir says where to look"
+    if tracker == "trackio":
+        end = " and in trackio: --output_dir and --wandb_project say where to look"
+    assert str(caught.value) == f"there is no run in {options.output_dir}{end}"
 
 
 def test_one_run(options, listing):
@@ -181,8 +183,10 @@ def test_where_versions_live(options, shared_options, listing):
     run = make_run(options)
     publish_all(shared_options, run)
     shutil.rmtree(run / "versions" / "v1")
-    rows = listing()["one"][1]  # published.json knows, without a tracker
-    assert [row["where"] for row in rows.values()] == ["tiny", "trackio", "disk, trackio"]
+    rows = listing()["one"][1]  # without a tracker only published.json knows
+    assert [row["where"] for row in rows.values()] == ["tiny", "trackio (not asked)", "disk, trackio (not asked)"]
+    asked = listing("--tracker", "trackio", "--wandb_project", options.wandb_project)["one"][1]
+    assert [row["where"] for row in asked.values()] == ["tiny", "trackio", "disk, trackio"]
     assert rows["v1"]["size"] == "" and rows["v2"]["size"] == "9.0 KB"
     forget_version(run, "v2")
     assert listing()["one"][1]["v2"]["where"] == "disk"
@@ -215,9 +219,9 @@ def test_a_run_of_disk_and_tracker_is_listed_once(options, shared_options, listi
     run = make_run(shared_options)
     publish_all(shared_options, run)
     words = ("--tracker", "trackio", "--wandb_project", options.wandb_project)
-    alone = listing()["one"]
-    assert listing(*words) == {"one": alone}
-    assert listing("--run_id", "one") == {"one": alone}  # its config.json says which tracker
+    rows = listing(*words)["one"][1]
+    assert [row["where"] for row in rows.values()] == ["tiny", "disk, trackio", "disk, trackio"]
+    assert listing("--run_id", "one")["one"][1] == rows  # its config.json says which tracker
 
 
 def test_an_old_version_that_lost_its_name_in_the_tracker_is_not_listed_twice(options, shared_options, listing):
@@ -249,6 +253,44 @@ def test_a_fetch_that_was_cut_off_does_not_spoil_the_listing(options, shared_opt
     shutil.rmtree(run / "state")
     words = ("--tracker", "trackio", "--wandb_project", options.wandb_project)
     assert list(listing(*words)) == list(listing(*words, "--run_id", "one")) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "config.json").write_text("[]"),
+        lambda run: (run / "versions.json").write_text('{"versions": 3}'),
+        lambda run: (run / "scores.json").write_text("{"),
+        lambda run: (run / "published.json").write_text("[]"),
+        lambda run: (run / "state/000000020/position.json").write_text("{}"),
+    ],
+)
+def test_a_damaged_run_beside_good_ones_is_one_warning_and_not_read_for_another(options, capsys, damage):
+    make_run(options, "good")
+    damage(make_run(options, "bad"))
+    (pathlib.Path(options.output_dir) / "foreign").mkdir()
+    assert runs.main(["--output_dir", options.output_dir]) == 0
+    shown = capsys.readouterr()
+    assert list(parse(shown.out)) == ["good"]
+    assert (
+        shown.err.startswith("warning: ") and shown.err.count("\n") == 1 and f"{options.output_dir}/bad/" in shown.err
+    )
+    assert runs.main(["--output_dir", options.output_dir, "--run_id", "good"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("good  (") and shown.err == ""
+
+
+def test_offline_wandb_is_listed_as_not_asked(options, shared_options, monkeypatch, capsys):
+    asked = dataclasses.replace(options, tracker="wandb")
+    run = make_run(asked)
+    record_published(run, trackers.location(asked), "v1", 10, ["v1"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert runs.main(["--output_dir", options.output_dir, "--run_id", "one"]) == 0
+    shown = capsys.readouterr()
+    line = "warning: wandb is offline (WANDB_MODE=offline); unset WANDB_MODE; this lists what is on disk alone\n"
+    assert shown.err == line
+    where = [row["where"] for row in parse(shown.out.split("trained ")[0])["one"][1].values()]
+    assert where == ["tiny", "disk, wandb (not asked)", "disk"]
 
 
 def test_a_tracker_that_can_not_be_reached_is_one_warning(options, shared_options, monkeypatch, capsys):
@@ -370,7 +412,7 @@ def test_the_command_that_the_warning_names_publishes(options, shared_options, m
             pass
     words = shlex.split(said[-1].split("publish with: ")[1])
     assert words[:3] == ["python", "-m", "runs"]
-    done = subprocess.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = processes.run([sys.executable, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert read_published(run, trackers.location(shared_options)).state == 20
 

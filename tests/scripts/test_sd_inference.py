@@ -124,12 +124,13 @@ def test_the_grid_compares_versions_cell_by_cell(trained, tmp_path):
     words += ["--typeset", "True", "--typeset_width", "96"]
     for version in ("v0", "v2"):
         assert sd_inference.main([*words, "--version", version]) == 0
-    first, second = pixels(tmp_path / "v0_grid.png"), pixels(tmp_path / "v2_grid.png")
+    names = {path.name.split("_")[0]: path for path in tmp_path.glob("*_grid_*.png")}
+    first, second = pixels(names["v0"]), pixels(names["v2"])
     assert first.shape == second.shape and not np.array_equal(first, second)
-    cells = [json.loads((tmp_path / f"{v}_grid.json").read_text())["cells"] for v in ("v0", "v2")]
+    cells = [json.loads(names[v].with_suffix(".json").read_text())["cells"] for v in ("v0", "v2")]
     assert cells[0] == cells[1] and len(cells[0]) == 2 * len(prompts.TEMPLATES)
     assert len({row for row, _ in cells[0]}) == 2
-    rows, folder = {row for row, _ in cells[0]}, tmp_path / "v2_cells"
+    rows, folder = {row for row, _ in cells[0]}, tmp_path / f"{names['v2'].stem}_cells"
     names = {f"{row}_{k + 1}.png" for row in rows for k in range(len(prompts.TEMPLATES))}
     assert {path.name for path in folder.iterdir()} == names | {"typeset"}
     assert {path.name: pixels(path).shape for path in (folder / "typeset").iterdir()} == dict.fromkeys(
@@ -151,6 +152,12 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(trained, tmp_path, capsys):
     words = ["--output_dir", str(trained), "--save_dir", str(tmp_path), "--prompt", "a book " * 90]
     assert sd_inference.main(words) == 0
     assert "the prompt has 182 tokens, and only the first 77 are read" in capsys.readouterr().err
+    words[-1] = "a book " * 30_000
+    assert sd_inference.main(words) == 0
+    printed = capsys.readouterr()
+    assert "the prompt has at least 1410 tokens, and only the first 77 are read" in printed.err
+    first, second = sorted(tmp_path.glob("*.png"))
+    assert np.array_equal(pixels(first), pixels(second))
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddim", "pndm", "euler"])
@@ -211,9 +218,9 @@ def test_covers_of_other_weights_or_prompts_are_never_scored(trained, stats, tmp
     runs, data = tmp_path / "runs", tmp_path / "data"
     shutil.copytree(trained, runs)
     assert sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2)) == 0
-    unet = runs / "run" / "versions" / "v1" / "unet"
-    newer = runs / "run" / "versions" / "v2" / "unet" / "diffusion_pytorch_model.safetensors"
-    shutil.copy(newer, unet / newer.name)
+    versions = runs / "run" / "versions"
+    shutil.rmtree(versions / "v1")
+    shutil.copytree(versions / "v2", versions / "v1")
     with pytest.raises(UserError, match=r"were drawn with weights .*, and now it is"):
         sd_inference.main(score(runs, stats, tmp_path / "covers", "--num_imgs", 2))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import processes
+from support.model_folders import edit_json
 from support.training_runs import WEIGHTS, digest, final_state, read_log, start, wait_for_update, without_prefix
 
 import config
@@ -162,7 +163,8 @@ def test_the_schedule_counts_optimizer_updates(arguments, runs):
 @pytest.mark.slow
 @pytest.mark.script
 def test_two_processes_equal_one(arguments, runs, small_data):
-    """Real distributed training, on CPUs: the same covers in an update, the same losses and validation losses.
+    """Real distributed training by torchrun, on CPUs, of which Accelerate is not told: the same covers in an update,
+    the same losses and validation losses.
 
     20 covers, 6 an update: the fourth update has 2, and the second process none.
     """
@@ -170,7 +172,7 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     assert training.main(arguments(*common, "--batch_size", 3, "--grad_acc_steps", 2, name="one")) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
@@ -405,6 +407,37 @@ def test_a_start_that_failed_can_be_tried_again(arguments, runs, monkeypatch):
     assert training.main(arguments("--max_steps", 1)) == 0
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet/config.json", {"class_embed_type": "identity"}, "as unCLIP does"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "this model predicts 'sample'"),
+    ],
+)
+def test_a_model_that_can_not_be_trained_leaves_no_run_behind(arguments, runs, tmp_path, file, changes, message):
+    """What would otherwise show in the first update."""
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    edit_json(tmp_path / "tiny" / file, **changes)
+    with pytest.raises(config.UserError, match=message):
+        training.main([*arguments(), "--pretrained_model", str(tmp_path / "tiny")])
+    assert not runs.exists()
+
+
+@pytest.mark.slow
+def test_a_model_with_dropout_trains_without_it_and_says_so(arguments, runs, tmp_path, capsys):
+    """Dropout would come from torch's global generator, whose state a resumed run does not have."""
+    pipeline.build_tiny().pipeline().save_pretrained(tmp_path / "tiny")
+    edit_json(tmp_path / "tiny" / "unet" / "config.json", dropout=0.3)
+    edit_json(tmp_path / "tiny" / "text_encoder" / "config.json", attention_dropout=0.2)
+    for seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            words = arguments(*BOTH, "--max_steps", 2, "--pretrained_model", tmp_path / "tiny", name=f"run{seed}")
+            assert training.main(words) == 0
+        assert "dropout (0.3 in the unet, 0.2 in the text_encoder) is off here" in capsys.readouterr().out
+    assert final_state(runs / "run1") == final_state(runs / "run2")
+
+
 @pytest.mark.script
 def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_data, tmp_path, run_script):
     broken = tmp_path / "data"
@@ -429,6 +462,10 @@ def test_a_broken_cover_is_named_from_inside_a_worker(arguments, runs, small_dat
         (["--pretrained_model", "/nowhere"], "no such folder, and not a hub id"),
         (["--num_gpus", "9"], "--num_gpus 9: this machine has"),
         (["--mixed_precision", "fp16"], "fp16 needs a CUDA GPU"),
+        (
+            ["--scheduler", "ddim", "--steps", "600", "--sample_every", "3"],
+            "ddim can't draw in 600 steps; .* give --steps 500, .*; or draw no previews: --sample_every 0",
+        ),
     ],
 )
 def test_mistakes_leave_no_run_behind(arguments, runs, words, message):

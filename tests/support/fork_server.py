@@ -17,6 +17,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -115,6 +116,7 @@ def begin(request, streams):
     os.environ.clear()
     os.environ.update(request["env"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
     tempfile.tempdir = None  # TMPDIR may be another
     if "torch" in sys.modules:
         sys.modules["numpy"].random.seed()  # as its import does; random, of the standard library, sees to it itself
@@ -125,8 +127,17 @@ def begin(request, streams):
         seconds, bar = float(os.environ["TQDM_MININTERVAL"]), sys.modules["tqdm"].tqdm
         bar.__init__ = functools.partialmethod(bar.__init__, mininterval=seconds)
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    # Streams of their own: those of the server remember whether it could seek in its output
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    sys.stdout = sys.__stdout__ = open_stream(1, encoding or sys.stdout.encoding, errors or "strict")
+    sys.stderr = sys.__stderr__ = open_stream(2, encoding or sys.stderr.encoding, "backslashreplace")
     sys.stdout.reconfigure(write_through=unbuffered)
     sys.stderr.reconfigure(write_through=unbuffered, line_buffering=not unbuffered)
+
+
+def open_stream(number, encoding, errors):
+    """A text stream to a file descriptor, as the interpreter opens its own."""
+    return io.TextIOWrapper(open(number, "wb", -1, closefd=False), encoding, errors)
 
 
 def main_of(request):

@@ -3,7 +3,9 @@
 The lines put what they find into `answer`, which is printed as JSON.
 """
 
+import dataclasses
 import json
+import os
 import pathlib
 import sys
 import time
@@ -31,8 +33,8 @@ def main(code, run_id, folder, entity):
     def print_answer():
         print(json.dumps(answer), flush=True)
 
-    def connect():
-        return trackers.connect(options, run_id)
+    def connect(**changes):
+        return trackers.connect(dataclasses.replace(options, **changes), run_id)
 
     def shorten_timeout():
         wandb_tracker.CONNECT_TIMEOUT = 2
@@ -40,7 +42,7 @@ def main(code, run_id, folder, entity):
     known = dict(
         answer=answer, folder=folder, make=make, refused=refused, print_answer=print_answer, time=time, connect=connect
     )
-    known |= dict(tracker=connect(), VERSIONS=trackers.VERSIONS, STATES=trackers.STATES)
+    known |= dict(os=os, tracker=connect(), VERSIONS=trackers.VERSIONS, STATES=trackers.STATES)
     exec(code, known | dict(shorten_timeout=shorten_timeout))
     print_answer()
 

@@ -23,6 +23,8 @@ Imitated on purpose, since callers depend on it:
   here; what the real server does with them is not known;
 * the same content again in one collection makes no new version; a file that the collection already holds (same MD5)
   is not asked for again;
+* the refusals of the real server, in its words: the entity NOBODY does not exist, to CLOSED the key's user has no
+  access, and a run whose id is in ``StandIn.deleted`` was deleted, which its id outlives;
 * a version that has aliases is only deleted when the client says so (``delete_aliases``).
 
 Not imitated: accounts, teams and permissions (any key is good unless it is in ``StandIn.refused_keys``), quotas,
@@ -41,6 +43,7 @@ from urllib.parse import unquote
 
 ENTITY = "stand-in"  # the account's own entity, used when the client names none
 KEY = "0123456789abcdef0123456789abcdef01234567"  # 40 hex digits: the shape the client insists on
+NOBODY, CLOSED = "nobody", "closed"  # entities that are refused
 WHEN = "2024-01-01T00:00:00Z"  # every date the client is told
 
 
@@ -56,7 +59,11 @@ def connection(nodes):
 
 
 class GraphQLError(Exception):
-    """The answer {"errors": [{"message": ...}]}."""
+    """The answer {"errors": [{"message": ...}]}, with an HTTP status."""
+
+    def __init__(self, message, status=200):
+        super().__init__(message)
+        self.status = status
 
 
 class StandIn:
@@ -69,13 +76,14 @@ class StandIn:
     ``requests``: how often each operation, stream, upload ("PUT ...") and download ("GET ...") was asked for, outages
     included ("down"). ``api_keys``: the keys seen. ``bodies``: the text of all requests but for uploads, for a search.
     ``down``: True answers 503 to everything, "refuse" closes each connection without an answer.
+    ``deleted``: ids of runs that were deleted.
     ``damage(version, path, data)``: from now on that file of a version (and of all that share it) is served as `data`.
     """
 
     def __init__(self):
         self.runs, self.artifacts, self.unknown, self.bodies = {}, {}, [], []
         self.requests, self.api_keys, self.refused_keys = Counter(), set(), set()
-        self.down = False
+        self.down, self.deleted = False, set()
         self._by_id, self._blobs = {}, {}  # committed or not; address: (id of the version that sent it, bytes)
         self._uploads = {}  # address: (MD5 its body must have or None, what to do with the body)
         self._lock = threading.RLock()
@@ -147,6 +155,13 @@ class StandIn:
             run["summary"] = json.loads(v["summaryMetrics"])
             return {"upsertBucket": {"bucket": self._bucket(run), "inserted": False}}
         entity, project = v.get("entity") or ENTITY, v.get("project") or "uncategorized"
+        if entity == NOBODY:
+            raise GraphQLError(f"entity {NOBODY} not found during upsertBucket", 404)
+        if entity == CLOSED:
+            raise GraphQLError("permission denied", 403)
+        if v["name"] in self.deleted:
+            message = f"run {entity}/{project}/{v['name']} was previously created and deleted; try a new run name"
+            raise GraphQLError(message, 409)
         inserted = v["name"] not in self.runs
         if inserted:
             run = {"name": v["name"], "entity": entity, "project": project, "displayName": v["name"], "config": {}}
@@ -444,7 +459,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return 200, json.dumps({"data": operation(body.get("variables") or {})}).encode()
         except GraphQLError as error:
-            return 200, json.dumps({"errors": [{"message": str(error)}]}).encode()
+            return error.status, json.dumps({"errors": [{"message": str(error)}]}).encode()
         except LookupError as error:  # asked in another way than this file knows: tell at once, never retried
             server.unknown.append((name, body["query"], body.get("variables")))
             return 200, json.dumps({"errors": [{"message": f"{name}: the stand-in misses {error}"}]}).encode()

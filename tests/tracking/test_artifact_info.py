@@ -5,13 +5,12 @@ import re
 import shutil
 
 import pytest
-from support.tracker_runs import make_run, own_trackio, publish_all, read
+from support.tracker_runs import make_run, publish_all, read
 
 import runs
 from checkpoints import catalog
 from checkpoints.records import SavedVersion, VersionIndex
 from common.errors import UserError
-from config import TrainingOptions
 from tracking import artifacts, trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo
 from tracking.published import read_all_published
@@ -70,18 +69,6 @@ PUBLISHED = (
     "files 5",
     "a file above",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
-
-
-@pytest.fixture
-def options(tmp_path):
-    return TrainingOptions(
-        output_dir=str(tmp_path / "runs"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
-    )
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from support.tracker_runs import (
     add_version,
     make_run,
     noise,
-    own_trackio,
     publish_all,
     read,
     write_index,
@@ -30,22 +29,8 @@ from checkpoints.records import SavedVersion, VersionIndex
 from checkpoints.run_folder import RunFolder
 from checkpoints.state import read_state
 from common.errors import UserError
-from config import TrainingOptions
 from tracking import artifacts, trackers
 from tracking.published import Published, forget_version, read_all_published, read_published, record_published
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
-
-
-@pytest.fixture
-def options(tmp_path):
-    """Those of the machine that trains; the project is one of this test alone."""
-    return TrainingOptions(
-        output_dir=str(tmp_path / "first"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
-    )
 
 
 @pytest.fixture
@@ -255,7 +240,8 @@ def test_a_run_that_the_tracker_does_not_know(options, elsewhere):
 def test_a_tracker_out_of_reach(options, elsewhere, outage):
     publish_all(options, make_run(options))
     outage()
-    with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
+    line = r"^trackio: no route to host; a state of run one is not in \S*second either; try again when it can be "
+    with pytest.raises(trackers.TrackerError, match=line + "reached, or say with --output_dir where the run is$"):
         artifacts.fetch_run(elsewhere, "one")
     assert not pathlib.Path(elsewhere.output_dir).exists()
     run = make_run(elsewhere, steps=(10,), losses=(0.5,))
@@ -515,7 +501,9 @@ def test_versions_while_the_tracker_is_out_of_reach(options, elsewhere, outage):
     artifacts.fetch_version(elsewhere, "one", "best")  # what it meant the last time
     assert catalog.resolve_version(elsewhere.output_dir, "one", "best", "else")[0] == "v2"
     for version in ("latest", "v1"):
-        with pytest.raises(trackers.TrackerError, match=r"^trackio: no route to host$"):
+        with pytest.raises(
+            trackers.TrackerError, match=rf"^trackio: no route to host; version {version} of run one is not in "
+        ):
             artifacts.fetch_version(elsewhere, "one", version)
 
 
@@ -530,3 +518,54 @@ def test_a_run_that_came_from_elsewhere_draws_with_the_versions_that_its_list_na
             found, source, _ = catalog.resolve_version(elsewhere.output_dir, "one", version, "else")
             assert found == name and read(pathlib.Path(source)) == read(run / "versions" / name)
     assert downloads == {("model", "v1"): 1, ("model", "v2"): 1, ("model", "v3"): 1, ("state", "v3"): 1}
+
+
+def test_a_run_that_trains_is_not_replaced_by_what_the_tracker_has(options, elsewhere, downloads):
+    """Another process trains it here, from an older state; a second one would resume it."""
+    publish_all(options, make_run(options))
+    run = make_run(elsewhere, steps=(10,), losses=(0.5,))
+    before = read(run)
+    with run.lock(), pytest.raises(UserError, match="another process is training run one"):
+        artifacts.fetch_run(elsewhere, "one")
+    assert {path: data for path, data in read(run).items() if not path.endswith(".lock")} == before
+    assert not downloads
+    artifacts.fetch_run(elsewhere, "one")
+    assert read_state(run)[0].step == 20
+
+
+def test_a_version_that_another_process_fetches_meanwhile_is_not_fetched_again(options, downloads, monkeypatch):
+    run = make_run(options)
+    publish_all(options, run)
+    kept = run.path.parent / "kept"
+    shutil.move(run / "versions" / "v2", kept)  # somebody has deleted it
+
+    class SlowLock:
+        """When it is got, another process has just let go of it."""
+
+        def __init__(self, _):
+            shutil.move(kept, run / "versions" / "v2")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(artifacts, "file_lock", SlowLock)
+    artifacts.fetch_run(options, "one")
+    assert not downloads and (run / "versions" / "v2" / TRAINED).exists()
+
+
+def test_offline_wandb_resumes_from_the_disk_and_says_why_it_can_not_fetch(elsewhere, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    offline = dataclasses.replace(elsewhere, tracker="wandb")
+    line = r"^wandb is offline \(WANDB_MODE=offline\); unset WANDB_MODE$"
+    with pytest.raises(UserError, match=line):
+        artifacts.fetch_run(offline, "one")
+    with pytest.raises(UserError, match=line):
+        artifacts.fetch_version(offline, "one", "best")
+    run = make_run(offline)
+    before = read(run)
+    artifacts.fetch_run(offline, "one")
+    artifacts.fetch_version(offline, "one", "best")
+    assert read(run) == before

@@ -1,6 +1,7 @@
 """published.json: what a file of another shape leads to, and that the files of earlier versions still load."""
 
 import json
+import threading
 
 import pytest
 
@@ -9,7 +10,14 @@ from checkpoints.run_folder import RunFolder
 from cli import launch
 from common.errors import UserError
 from config import TrainingOptions
-from tracking.published import Published, forget_version, read_all_published, read_published, record_published
+from tracking.published import (
+    Published,
+    correct_published,
+    forget_version,
+    read_all_published,
+    read_published,
+    record_published,
+)
 from tracking.uploader import Uploader
 
 GOOD = {"versions": {"v1": 10, "v2": 20}, "aliases": {"v1": "v1", "latest": "v2"}, "state": 20}
@@ -100,3 +108,36 @@ def test_training_learns_it_at_its_start(run, tracker):
     options = TrainingOptions(output_dir=str(run.path.parent), tracker=tracker)
     with pytest.raises(UserError, match=r"published\.json"), Uploader(run, options, 0):
         raise AssertionError("the training would have begun")
+
+
+def test_two_uploads_of_one_run_at_once_lose_nothing(run):
+    """Training sends to wandb while `runs --publish` sends to trackio: each adds to what the other has written."""
+
+    def record(location):
+        for step in range(1, 41):
+            record_published(run, location, f"v{step}", step, [f"v{step}", "latest"])
+
+    threads = [threading.Thread(target=record, args=(location,)) for location in ("wandb x", "trackio y")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    published = read_all_published(run)
+    assert {at: len(has.versions) for at, has in published.items()} == {"wandb x": 40, "trackio y": 40}
+    assert {has.aliases["latest"] for has in published.values()} == {"v40"}
+
+
+def test_what_the_tracker_confirms_stays_and_what_it_lost_goes():
+    sent = Published({"v1": 10, "v2": 20, "v3": 30}, {"latest": "v3", "best": "v1"}, 30)
+    assert sent.confirmed_by(sent) == sent
+    assert sent.confirmed_by(Published()) == Published()
+    now = Published({"v1": 10, "v2": 15, "v4": 40}, {"latest": "v4"}, 40)  # v2 is another; v4 was never sent from here
+    assert sent.confirmed_by(now) == Published({"v1": 10}, {"latest": "v4"}, None)
+
+
+def test_an_answer_corrects_only_its_own_tracker(run):
+    for location in ("wandb x", "trackio y"):
+        record_published(run, location, "v1", 10, ["v1"])
+    correct_published(run, "trackio y", Published())
+    correct_published(run, "elsewhere", Published({"v1": 10}))
+    assert read_all_published(run) == {"wandb x": Published({"v1": 10}, {"v1": "v1"}), "trackio y": Published()}

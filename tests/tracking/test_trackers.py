@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import processes
-from support.tracker_runs import own_trackio
 from support.wandb_stand_in import ENTITY, KEY, StandIn
 
 from common.errors import UserError
@@ -24,10 +23,7 @@ from config import RunsOptions
 from tracking import trackers
 from tracking.trackers import STATES, VERSIONS, TrackerError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
+OTHER_KEY = "feedbead" * 5
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +39,7 @@ def bare(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def options(tmp_path):
+def options(tmp_path, store):
     return RunsOptions(tracker="trackio", wandb_project=tmp_path.name)
 
 
@@ -113,6 +109,10 @@ def test_a_place_tells_trackers_servers_and_projects_apart(monkeypatch, store):
     assert where("trackio") == f"trackio {store}/book_cover_generation"
     monkeypatch.setenv("TRACKIO_SERVER_URL", "http://localhost:7860?write_token=secret")
     assert where("trackio", wandb_project="p") == "trackio http://localhost:7860/p"  # the token is a key, too
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://me:pa55@localhost:7860")
+    assert where("trackio", wandb_project="p") == "trackio http://localhost:7860/p"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://me:pa55@wandb.firm.com")
+    assert where("wandb") == "wandb https://wandb.firm.com/-/book_cover_generation"
     monkeypatch.setenv("TRACKIO_SPACE_ID", "me/space")
     assert where("trackio") == "trackio me/space/book_cover_generation"
 
@@ -514,123 +514,117 @@ answer["where"] = tracker.location
 
 
 @pytest.mark.script
-def test_a_key_that_wandb_refuses_is_one_line(tmp_path):
+def test_what_wandb_refuses_is_one_line_with_a_way_out(tmp_path):
     with StandIn() as server:
-        server.refused_keys.add(KEY)
+        server.deleted.add("one")
+        server.refused_keys.add(OTHER_KEY)
         answer = client(
             server,
             tmp_path / "home2",
-            """
-answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
+            f"""
+shorten_timeout()
+answer["deleted"] = refused(lambda: connect().start(folder, {{}}, 0))
+answer["nobody"] = refused(lambda: connect(wandb_entity="nobody").start(folder, {{}}, 0))
+answer["closed"] = refused(lambda: connect(wandb_entity="closed").start(folder, {{}}, 0))
+answer["no project"] = [tracker.find(VERSIONS, "one-latest"), tracker.list_artifacts(VERSIONS)]
+os.environ["WANDB_API_KEY"] = "{OTHER_KEY}"
+answer["start"] = refused(lambda: tracker.start(folder, {{}}, 0))
 answer["find"] = refused(lambda: tracker.find(VERSIONS, "one-latest"))
 answer["listing"] = refused(lambda: tracker.list_artifacts(VERSIONS))
-answer["score"] = refused(lambda: tracker.log_scores(1, {"fid": 1.0}))
+answer["score"] = refused(lambda: tracker.log_scores(1, {{"fid": 1.0}}))
 """,
         )
-    assert "401" in answer["start"]
-    for line in answer.values():
-        assert line.startswith("wandb: ") and "\n" not in line and KEY not in line
+    assert answer.pop("no project") == [None, []]
+    ends = {"deleted": "or use another --wandb_project", "nobody": "or leave it out for your own"}
+    ends |= {"closed": "or ask the project's owner for access", "start": "or give --wandb_key"}
+    for case, line in answer.items():
+        assert line.startswith("wandb: ") and "\n" not in line and OTHER_KEY not in line
+        assert line.endswith(ends.get(case, "or give --wandb_key")), line
 
 
 @pytest.mark.script
-def test_wandb_that_is_down_is_one_line_and_a_later_start_succeeds(tmp_path):
+def test_wandb_that_comes_back_gets_what_it_missed(tmp_path):
+    """In a run that goes on: one line when it is down, one when it works again, and nothing is lost or doubled."""
     with StandIn() as server:
         server.down = "refuse"
         home = tmp_path / "home2"
         home.mkdir()
-        process = processes.Process(
-            [
-                sys.executable,
-                "-m",
-                "support.wandb_program",
-                """
+        code = """
+import config
+from support.tracker_runs import make_run
+from tracking.uploader import Uploader
 shorten_timeout()
-answer["start"] = refused(lambda: tracker.start(folder, {}, 0))
-print_answer()
-input()
-tracker = connect()
-tracker.start(folder, {}, 0)
-tracker.log(1, {"loss": 1.0}, {})
-tracker.finish()
-""",
-                "one",
-                str(home),
-                "",
-            ],
+options = config.TrainingOptions(output_dir=str(folder / "runs"), tracker="wandb", wandb_project="p")
+lines = answer["lines"] = []
+with Uploader(make_run(options), options, 20, say=lines.append) as sending:
+    answer["missing"] = sending.missing()
+    print_answer()
+    input()
+    sending.version_saved("v2")
+answer["missing"] = sending.missing()
+"""
+        process = processes.Process(
+            [sys.executable, "-m", "support.wandb_program", code, "one", str(home), ""],
             env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(processes.ROOT)} | server.environment,
             cwd=home,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        line = json.loads(process.stdout.readline())["start"]
+        before = json.loads(process.stdout.readline())
         server.down = False
-        process.communicate("\n", timeout=40)
+        text, _ = process.communicate("\n", timeout=60)
         assert process.returncode == 0
-        assert line.startswith("wandb: ") and "\n" not in line and KEY not in line
-        assert [row["loss"] for row in server.runs["one"]["history"]] == [1.0]
+        after = json.loads(text.splitlines()[-1])
+        assert before["missing"] == ["v1", "v2", "state"] and after["missing"] == []
+        (warning,) = before["lines"]
+        assert warning.startswith("warning: wandb: ") and "\n" not in warning and KEY not in warning
+        assert warning.endswith("--tracker wandb --publish")
+        assert after["lines"][0] == warning and after["lines"][-1] == "wandb works again" and len(after["lines"]) == 3
+        assert [row["_step"] for row in server.runs["one"]["history"]] == list(range(21))
+        assert [row["loss"] for row in server.runs["one"]["history"][1:]] == [step / 100 for step in range(1, 21)]
+        assert len(server.artifacts[VERSIONS.name]) == 2 and len(server.artifacts[STATES.name]) == 1
+        assert server.unknown == []
 
 
 @pytest.mark.script
-def test_offline_wandb_keeps_curves_for_wandb_sync(tmp_path):
-    home = tmp_path / "home2"
-    answer = client(
-        None,
-        home,
-        """
-from PIL import Image
-Image.new("RGB", (8, 8), "red").save(folder / "red.png")
-tracker.start(folder, {"lr": 1e-5}, 0)
-answer["last"], answer["look"], answer["files"] = tracker.last_step(), tracker.how_to_view, tracker.stores_files
-tracker.log(1, {"loss": 1.0}, {"samples": folder / "red.png"})
-answer["score"] = refused(lambda: tracker.log_scores(1, {"fid": 1.0}))
-tracker.finish()
-""",
-        WANDB_MODE="offline",
-        WANDB_API_KEY=KEY,
-    )
-    (kept,) = (home / "wandb").glob("offline-run-*-one")
-    score = "wandb: offline (WANDB_MODE)"
-    assert answer == {"last": -1, "look": f"offline, {kept}", "files": False, "score": score}
-    with StandIn() as server:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
-        words = [sys.executable, "-m", "wandb", "sync", str(kept)]
-        processes.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
-        run = server.runs["one"]
-        assert [(row["_step"], row["loss"]) for row in run["history"]] == [(1, 1.0)]
-        assert run["config"]["lr"]["value"] == 1e-5 and run["history"][0]["samples"]["_type"] == "image-file"
-
-
-@pytest.mark.script
-@pytest.mark.parametrize("synced", [False, True])
-def test_an_offline_run_that_is_resumed_loses_and_doubles_nothing(tmp_path, synced):
-    """Killed after update 12, its last save being that of update 10. A folder that was not synced is replaced by one
-    with everything; after one that was, the new one begins where the save was."""
+def test_offline_runs_lose_and_double_nothing(tmp_path):
+    """Killed after update 12, its last save being that of update 10: the folder was not synced and is replaced by one
+    with everything. That is synced, killed after update 20, and resumed at 18: a second folder begins there."""
     home = tmp_path / "home2"
     life = """
-tracker.start(folder, {{}}, {step})
-answer["last"] = tracker.last_step()
+from PIL import Image
+Image.new("RGB", (8, 8), "red").save(folder / "red.png")
+tracker.start(folder, {{"lr": 1e-5}}, {step})
+answer["last"], answer["look"], answer["files"] = tracker.last_step(), tracker.how_to_view, tracker.stores_files
 for step in range(tracker.last_step() + 1, {end}):
-    tracker.log(step, {{"loss": step / 100}}, {{}})
+    tracker.log(step, {{"loss": step / 100}}, {{"samples": folder / "red.png"}} if step == 0 else {{}})
 tracker.finish()
 """
-    offline = {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}
-    assert client(None, home, life.format(step=0, end=13), **offline) == {"last": -1}
-    (first,) = (home / "wandb").glob("offline-run-*-one")
+
+    def live(step, end):
+        answer = client(None, home, life.format(step=step, end=end), WANDB_MODE="offline", WANDB_API_KEY=KEY)
+        folders = sorted((home / "wandb").glob("offline-run-*-one"))
+        assert answer == {"last": answer["last"], "look": f"offline, {folders[-1]}", "files": False}
+        time.sleep(1.1)  # the folders' names have seconds
+        return answer["last"], folders
+
     with StandIn() as server:
 
         def sync(folder):
             environment = {"PATH": os.environ["PATH"], "HOME": str(home)} | server.environment
             words = [sys.executable, "-m", "wandb", "sync", str(folder)]
             processes.run(words, env=environment, cwd=home, check=True, capture_output=True, timeout=60)
+            return [row["loss"] for row in server.runs["one"]["history"]]
 
-        if synced:
-            sync(first)
-        time.sleep(1.1)  # the folders' names have seconds
-        last = client(None, home, life.format(step=10, end=21), **offline)["last"]
-        folders = sorted((home / "wandb").glob("offline-run-*-one"))
-        assert (last, len(folders), first in folders) == ((10, 2, True) if synced else (-1, 1, False))
-        sync(folders[-1])
-        losses = [row["loss"] for row in server.runs["one"]["history"]]
-    everything = [step / 100 for step in range(21)]
-    assert losses == (everything[:13] + everything[11:] if synced else everything)
+        everything = [step / 100 for step in range(26)]
+        last, (killed,) = live(0, 13)
+        assert last == -1
+        last, (replaced,) = live(10, 21)
+        assert last == -1 and replaced != killed
+        assert sync(replaced) == everything[:21]
+        run = server.runs["one"]
+        assert run["config"]["lr"]["value"] == 1e-5 and run["history"][0]["samples"]["_type"] == "image-file"
+        last, (kept, added) = live(18, 26)
+        assert last == 18 and kept == replaced
+        assert sync(added) == everything[:21] + everything[19:]

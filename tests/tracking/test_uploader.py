@@ -19,7 +19,7 @@ from support.tracker_runs import (
     add_version,
     make_run,
     noise,
-    own_trackio,
+    publish_all,
     read,
     write_index,
     write_state,
@@ -28,9 +28,8 @@ from support.tracker_runs import (
 from checkpoints import catalog
 from checkpoints.records import SavedVersion
 from checkpoints.state import read_state
-from config import TrainingOptions
 from tracking import artifacts, trackers, uploader
-from tracking.published import Published, read_published, record_published
+from tracking.published import Published, read_published
 from tracking.uploader import Uploader
 
 
@@ -44,21 +43,9 @@ def no_thread_is_left():
             assert not thread.is_alive()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory):
-    return own_trackio(tmp_path_factory)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(uploader, "INTERVAL", 0.02)
-
-
-@pytest.fixture
-def options(tmp_path):
-    return TrainingOptions(
-        output_dir=str(tmp_path / "runs"), pretrained_model="tiny", tracker="trackio", wandb_project=tmp_path.name
-    )
 
 
 @pytest.fixture
@@ -288,7 +275,7 @@ def test_a_disk_that_fails_is_reported_and_the_uploader_lives(run, options, said
         raise OSError(28, "No space left on device")
 
     with Uploader(run, options, 20, say=said.append) as sending, monkeypatch.context() as patch:
-        patch.setattr(artifacts.shutil, "copytree", full)
+        patch.setattr(artifacts, "link_or_copy_tree", full)
         sending.version_saved("v1")
         wait_for(lambda: sending.failing)
         assert sending.thread.is_alive()
@@ -429,6 +416,60 @@ def test_best_that_a_dead_machine_moved_is_moved_back_by_the_one_that_takes_over
         assert found(options, f"one-{alias}").metadata["step"] == index.versions[name].step, alias
 
 
+@pytest.mark.parametrize("method", ["find", "start", "log", "publish"])
+def test_a_tracker_that_hangs_holds_neither_the_training_nor_its_end(run, options, said, monkeypatch, method):
+    """Whatever call it hangs in, for ever; the end says what is missing and how to publish it, which works then."""
+    stuck, real = threading.Event(), getattr(trackers.Trackio, method)
+    for name, seconds in {"START_SECONDS": 0.5, "QUIET_SECONDS": 0.1, "CALL_SECONDS": 0.6}.items():
+        monkeypatch.setattr(uploader, name, seconds)
+
+    def hang(*_):
+        stuck.wait()
+        raise trackers.TrackerError("too late")
+
+    monkeypatch.setattr(trackers.Trackio, method, hang)
+    with Uploader(run, options, 20, say=said.append) as sending:
+        began = time.monotonic()
+        sending.version_saved("v2")
+    assert 0.6 <= time.monotonic() - began < 4 and sending.thread.is_alive()
+    lacks, command = said[-1].split(" of run one; publish with: ")
+    assert lacks == "trackio lacks v1, v2, state, the last curves" and command == sending.publish_command()
+    assert any("has not answered in 0.5 s" in line for line in said) == (method in ("find", "start"))
+    monkeypatch.setattr(trackers.Trackio, method, real)
+    monkeypatch.setattr(uploader, "CALL_SECONDS", 60)
+    with Uploader(run, options, 20, say=said.append) as again:
+        pass
+    assert again.missing() == [] and logged(options)[-20:] == CURVES[1:]
+    stuck.set()  # so that the thread ends
+
+
+def test_a_remedy_of_the_tracker_is_named_before_the_command(run, options, said, monkeypatch):
+    """To publish once more in the same way could never work."""
+
+    def refuse(*_):
+        raise trackers.TrackerError("trackio: permission denied", "use another --wandb_project")
+
+    monkeypatch.setattr(trackers.Trackio, "start", refuse)
+    with Uploader(run, options, 20, say=said.append) as sending:
+        pass
+    warning, lacks = said
+    assert warning.startswith("warning: trackio: permission denied; use another --wandb_project; nothing stops for it")
+    assert warning.endswith(f"; after that it is published by: {sending.publish_command()}")
+    lacking = (
+        "trackio lacks v1, v2, state, the last curves of run one: use another --wandb_project; then publish with: "
+    )
+    assert lacks == lacking + sending.publish_command()
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun"])
+def test_the_command_of_an_offline_shell_goes_online(run, options, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    sending = Uploader(run, dataclasses.replace(options, tracker="wandb"), 20)
+    assert sending.publish_command().startswith("env -u WANDB_MODE python -m runs --output_dir ")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert sending.publish_command().startswith("python -m runs --output_dir ")
+
+
 def test_ctrl_c_leaves_at_once(run, options, said, monkeypatch):
     stuck = threading.Event()
     monkeypatch.setattr(trackers.Trackio, "log", lambda *_: stuck.wait(20))
@@ -500,7 +541,7 @@ def sizes(run, *names):
 def test_only_what_is_new_needs_space(run, options, said, monkeypatch, store, first):
     """The first version brings all of its files; the next ones just what was trained."""
     if not first:
-        record_published(run, trackers.location(options), "v1", 10)
+        publish_all(options, run, "v1")
     asked = {}
 
     def require_space(folder, needed, what, *_):

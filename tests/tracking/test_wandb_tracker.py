@@ -28,10 +28,14 @@ def test_artifacts_are_named_by_entity_and_project(offline):
     assert offline.path("one") == "covers/one"
 
 
-def test_offline_there_are_no_artifacts_and_no_scores(offline):
-    assert offline.find(VERSIONS, "one-v1") is None and list(offline.list_artifacts(STATES)) == []
-    with pytest.raises(TrackerError, match=r"wandb: offline \(WANDB_MODE\)"):
-        offline.log_scores(3, {"FD": 1.0})
+def test_offline_nothing_can_be_asked_and_no_score_be_sent(offline):
+    for action in (
+        lambda: offline.find(VERSIONS, "one-v1"),
+        lambda: offline.list_artifacts(STATES),
+        lambda: offline.log_scores(3, {"FD": 1.0}),
+    ):
+        with pytest.raises(TrackerError, match=r"^wandb is offline \(WANDB_MODE=offline\); unset WANDB_MODE$"):
+            action()
 
 
 def test_a_new_offline_run_replaces_earlier_ones_unless_one_was_synced(offline, tmp_path):

@@ -1,5 +1,7 @@
 """Cached latents: what is kept, when it is computed anew, and that training on it is training on pictures."""
 
+import hashlib
+import io
 import os
 import pathlib
 import pickle
@@ -163,7 +165,7 @@ def test_just_what_changed_is_computed(options, parts, encoded, small_data, tmp_
     first, second = (data / "images" / "images" / f"{row}.jpg" for row in (3, 4))
     Image.effect_noise((64, 96), 50).convert("RGB").save(first)
     assert computed(data_root=str(data)) == 1  # a picture changed
-    shutil.copy(first, second)
+    shutil.move(first, second)
     assert computed(data_root=str(data)) == 0  # and moved to another row
     assert computed() == 0  # the old one is still known
 
@@ -240,6 +242,64 @@ def test_a_damaged_file_is_noticed_and_computed_again(options, parts, encoded, m
     assert encoded == [6]
     assert "20 of 26 covers are in the cache, 1 damaged file deleted; 6 to encode" in capsys.readouterr().out
     assert all(torch.equal(again[content], good[content]) for content in good)
+
+
+def test_a_file_of_something_else_is_damaged_even_if_its_name_is_its_hash(options, parts, encoded, capsys):
+    """One that claims to hold Python objects was a ValueError in a traceback."""
+    good = cached(options, parts)
+    (path,) = block_paths(options)
+    records = np.load(path)
+    others = {
+        "objects": np.array([{"content": 1}], object),
+        "numbers": np.zeros(3),
+        "another size": np.zeros(2, np.dtype([("content", "S32"), ("moments", "<f2", (2, 4, 4, 4))])),
+        "rows and columns": records.reshape(13, 2),
+        "letters": records.copy(),
+    }
+    others["letters"]["content"][3] = b"\xff\xfe"
+    for name, array in {**others, "nothing": None}.items():
+        content = io.BytesIO()
+        if array is not None:
+            np.save(content, array)
+        other = path.with_name(hashlib.blake2b(content.getvalue(), digest_size=16).hexdigest() + ".npy")
+        other.write_bytes(content.getvalue())
+        again = cached(options, parts)
+        assert "26 of 26 covers are in the cache, 1 damaged file deleted\n" in capsys.readouterr().out, name
+        assert not other.exists() and again.locations == good.locations
+    assert encoded == [26]
+
+
+def test_what_can_not_be_used_any_more_is_one_line(options, parts):
+    """Somebody empties the cache while a run reads it, or a file holds what no autoencoder of ours has written."""
+    kept = cached(options, parts)
+    (path,) = block_paths(options)
+    key = next(iter(kept.locations))
+    records = np.load(path)
+    records["moments"][kept.locations[key][1]][0, 0, 0, 0] = np.nan
+    for content in (None, b"", path.read_bytes()[:3000], np.zeros(3), records, records[:0]):
+        path.unlink(missing_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.save(path, content)
+        match = rf"^the cached latents in {path} can't be used any more: .*--run_id"
+        with pytest.raises(UserError, match=match) as raised:
+            kept[key]
+        assert "\n" not in str(raised.value)
+
+
+def test_temporary_files_of_killed_processes_are_removed(options, parts):
+    """Twenty kills at the rename left twenty files, also after a good run. A running process's file stays."""
+    cached(options, parts)
+    (path,) = block_paths(options)
+    elsewhere = path.parent.with_name("64x64-another")
+    elsewhere.mkdir()
+    for folder in (path.parent, elsewhere):
+        for pid in (2**22 + 1, os.getpid()):  # the first can't be a process's number
+            (folder / f".{path.name}.{files.machine_id()}.{pid}.tmp").write_bytes(b"half")
+    cached(options, parts)
+    left = [p.name for folder in (path.parent, elsewhere) for p in folder.glob(".*")]
+    assert left == [f".{path.name}.{files.machine_id()}.{os.getpid()}.tmp"] * 2
 
 
 @pytest.fixture

@@ -36,6 +36,32 @@ def test_the_past_of_a_run_stays(run):
         find_run_to_resume({"run_id": "one", "output_dir": str(run.path.parent), "seed": 8})
 
 
+def test_a_run_that_another_process_trains_is_left_alone(run, monkeypatch):
+    given = {"run_id": "one", "output_dir": str(run.path.parent)}
+    monkeypatch.setattr("checkpoints.recovery.set_aside_damaged_states", lambda *_, **__: pytest.fail("was read"))
+    with run.lock():
+        with pytest.raises(UserError, match="another process is training run one"):
+            find_run_to_resume(given)
+        assert find_run_to_resume({**given, "plan": True})[1] == run  # which changes nothing
+        monkeypatch.setenv("RANK", "1")  # the first of several processes has the lock for all
+        assert find_run_to_resume(given)[1] == run
+
+
+def test_what_a_tracker_has_of_a_damaged_state_is_fetched(run, monkeypatch, capsys):
+    """It is set aside before the tracker is asked; without a tracker nothing is."""
+    given = {"run_id": "one", "output_dir": str(run.path.parent)}
+    position = run.state(3) / "position.json"
+    position.parent.mkdir(parents=True)
+    position.write_text("damaged")
+    with pytest.raises(UserError, match=r"run one can't be resumed: can't read .*position\.json") as problem:
+        find_run_to_resume(given)
+    assert "\n" not in str(problem.value) and position.exists()
+    fetched = []
+    monkeypatch.setattr("tracking.artifacts.fetch_run", lambda *_: fetched.append(run.saved_steps()))
+    find_run_to_resume({**given, "tracker": "trackio"})
+    assert fetched == [[]] and (run.damaged_state(3) / "position.json").read_text() == "damaged"
+
+
 def test_a_run_that_does_not_exist(run):
     with pytest.raises(UserError, match="two"):
         find_run_to_resume({"run_id": "two", "output_dir": str(run.path.parent)})

@@ -6,7 +6,9 @@ import types
 import pytest
 import torch
 
+import config
 from checkpoints.records import TrainingState, VersionIndex
+from checkpoints.run_folder import RunFolder
 from common.device import DeviceFacts, Driver, Gpu
 from common.errors import UserError
 from trainer import session
@@ -53,6 +55,25 @@ def test_stable_diffusion_on_a_cpu_is_warned_of_with_the_cause(capsys):
     output = capsys.readouterr()
     assert not output.out and output.err.startswith("warning: training on the CPU")
     assert "no NVIDIA" in output.err and output.err.count("\n") == 1
+
+
+def test_a_run_is_read_under_its_lock_alone(tmp_path, monkeypatch):
+    """Or it could be gone, or older than what another process has just saved, when the lock comes."""
+    run, options = RunFolder(tmp_path / "one"), config.TrainingOptions()
+    run.path.mkdir()
+
+    def read(run):
+        with pytest.raises(UserError, match="another process is training run one"):
+            run.lock()
+        raise UserError("it was read")
+
+    monkeypatch.setattr(session, "read_state", read)
+    with run.lock(), pytest.raises(UserError, match="another process is training run one"):
+        session.prepare(options, run)
+    with pytest.raises(UserError, match="it was read"):
+        session.prepare(options, run)
+    with run.lock():
+        pass  # an error has let it go
 
 
 @pytest.mark.parametrize(

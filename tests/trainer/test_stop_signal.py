@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -21,3 +22,28 @@ def test_the_first_is_noted_and_the_second_ends(number, capsys):
     assert capsys.readouterr().out == (
         f"\n{number.name}: finishing this update, then saving; once more to leave at once\n"
     )
+
+
+def test_the_terminal_goes(monkeypatch):
+    """Both kernel and shell may send SIGHUP, and printing fails from then on: the run stops once, and can save."""
+    ours, terminal = os.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
+    with open(terminal, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with StopSignal() as stop:
+            os.close(ours)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.number == signal.SIGHUP
+            print("saved", flush=True)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_goes_is_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,10 +1,15 @@
 """One optimizer update: gradients add up to those of the mean loss; processes without a batch add nothing."""
 
+import math
 import types
 
+import accelerate
 import pytest
 import torch
 
+from diffusion.ema import EMA
+from diffusion.trainable import Trainable
+from trainer.optimizers import Optimizer
 from trainer.update import accumulate_gradients, apply_update, sum_over_processes
 
 
@@ -56,3 +61,43 @@ def test_the_average_follows_the_step():
     apply_update(optimizer, ema, 7)
     apply_update(optimizer, None, 8)
     assert calls == ["step", 7, "step"]
+
+
+def test_fp16_leaves_out_an_update_that_overflows_and_makes_the_others_as_without_a_scaler(monkeypatch):
+    """accelerate's optimizer and torch's loss scaler, on a CPU: weights and moments of a skipped update stay, and
+    the scale is halved. The average then takes in the same finite weights once more."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    monkeypatch.setattr(accelerate.Accelerator, "mixed_precision", "fp16")
+    accelerator.native_amp, accelerator.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    options = types.SimpleNamespace(max_grad_norm=0.5)
+    network, plain = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    plain.load_state_dict(network.state_dict())
+    inner, alone = (torch.optim.AdamW(n.parameters(), lr=0.1, foreach=False) for n in (network, plain))
+    for group in inner.param_groups:
+        group["initial_lr"] = 0.1
+    optimizer = Optimizer(inner, options, accelerator)
+    average = EMA(Trainable({"unet": network}), 0.9)
+
+    scales, skipped = [], []
+    for step, factor in enumerate([1.0, math.inf, 1.0, math.nan, 1.0]):
+        optimizer.begin(step, 1.0)
+        losses = network(torch.tensor([[1.0, -2.0], [3.0, float(step)]]))[:, 0].square()
+        accumulate_gradients(accelerator, [losses * factor if math.isinf(factor) else losses], 2)
+        if math.isnan(factor):
+            network.weight.grad[0, 0] = math.nan  # as an overflow within the network makes it
+        before = [p.detach().clone() for p in network.parameters()]
+        norm = optimizer.clip()
+        assert math.isfinite(norm) == (factor == 1)
+        apply_update(optimizer, average, step)
+        skipped.append(optimizer.step_was_skipped)
+        scales.append(accelerator.scaler.get_scale())
+        if skipped[-1]:
+            assert all(map(torch.equal, network.parameters(), before))
+            continue
+        plain(torch.tensor([[1.0, -2.0], [3.0, float(step)]]))[:, 0].square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        alone.step(), alone.zero_grad()
+        for p, wanted in zip(network.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p, wanted, rtol=1e-6, atol=1e-7)
+    assert skipped == [False, True, False, True, False] and scales == [1024, 512, 512, 256, 256]
+    assert all(mean.isfinite().all() for _, mean in average.pairs())

@@ -1,0 +1,184 @@
+"""What --pretrained_model names: a pipeline folder or a hub id. Anything else gets a line that says what it is and what
+to do with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import huggingface_hub.errors as hub
+from safetensors import SafetensorError, safe_open
+
+from common.errors import UserError
+from common.files import read_json
+from common.library_errors import LIBRARY_ERRORS, short_reason
+from config import ModelOptions
+
+MINI = pathlib.Path(__file__).parent.parent / "mini_sd"  # the bundled miniature, a pipeline folder
+GIVE_ANOTHER = f"give a Stable Diffusion 1.x or 2.x model, such as {ModelOptions.pretrained_model}"
+# What from_single_file needs beside the file
+ONLINE = "with internet (or also give it config='FOLDER', local_files_only=True, a pipeline of the same kind)"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+WEIGHTS = dict(unet="diffusion_pytorch_model", vae="diffusion_pytorch_model", text_encoder="model")  # names of files
+VARIANTS = ("fp16", "bf16", "fp32")  # of a file's name; read where there is no file without one
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which folder, and what else it may be
+
+
+def local_folder(source: str) -> pathlib.Path | None:
+    """The folder that `source` names, or None if it is a hub id. UserError if it is neither."""
+    if source == "mini":
+        return MINI
+    path = pathlib.Path(os.path.expanduser(source))  # of os, as below: it raises nothing for what can't be a path
+    if os.path.isfile(path / "model_index.json"):
+        return path
+    if os.path.isdir(path):
+        try:
+            what = describe_folder(path)
+        except OSError as problem:
+            what = f"it can't be read ({short_reason(problem)})"
+        raise UserError(f"{path} is not a Stable Diffusion pipeline: {what}")
+    if os.path.isfile(path):
+        raise UserError(f"{path} is not a pipeline folder: {describe_file(path)}")
+    if os.path.exists(path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"--pretrained_model {source}: no such folder, and not a hub id such as owner/name")
+    return None
+
+
+def describe_folder(folder: pathlib.Path) -> str:
+    """What a folder without model_index.json is, and what to give instead."""
+    inner = [
+        path.parent for path in sorted(folder.glob("*/model_index.json")) + sorted(folder.glob("*/*/model_index.json"))
+    ]
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
+    if not any(folder.iterdir()):
+        return f"it is empty; {GIVE_ANOTHER}"
+    if inner:
+        return f"it has no model_index.json, but {inner[-1]} has one: give that folder"
+    if (folder / "adapter_config.json").is_file():
+        return f"it is an adapter (LoRA), which needs the model it was made for; {GIVE_ANOTHER}"
+    if (folder / "config.json").is_file():
+        settings = read_json(folder / "config.json")
+        kind = settings.get("_class_name") or settings.get("architectures") or settings.get("model_type")
+        whole = folder.absolute().parent
+        remedy = f"give {whole}" if (whole / "model_index.json").is_file() else GIVE_ANOTHER
+        return f"it holds one network ({kind or 'of unknown kind'}), not a whole model; {remedy}"
+    if files:
+        return f"it has no model_index.json; {describe_file(files[0])}"
+    return "it has no model_index.json; give the folder that holds unet/, vae/, text_encoder/ and tokenizer/"
+
+
+def describe_file(path: pathlib.Path) -> str:
+    """What a file is that someone gives for a model, and how to make a pipeline folder of it."""
+    command = conversion_command(f"from_single_file({str(path)!r}, safety_checker=None)", path.with_suffix(""))
+    if path.suffix.lower() in PICKLES:
+        return (
+            f"{path.name} is a pickle, which can run code hidden in it, so nothing here reads it; if you trust where "
+            f"it comes from, convert it, {ONLINE}: {command}"
+        )
+    if path.suffix.lower() != ".safetensors":
+        return f"{path.name} is no file of weights; {GIVE_ANOTHER}"
+    try:
+        with safe_open(path, framework="pt") as opened:
+            names = list(opened.keys())
+    except (OSError, SafetensorError) as problem:
+        return f"{path.name} is damaged or incomplete ({short_reason(problem)}): bring it again"
+    if any("lora" in name.lower() for name in names):
+        return f"{path.name} is a LoRA, which needs the model it was made for; {GIVE_ANOTHER}"
+    if any(name.startswith("conditioner.") for name in names):
+        return f"{path.name} is Stable Diffusion XL in one file; {GIVE_ANOTHER}"
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return f"{path.name} is a whole model in one file; convert it, {ONLINE}: {command}"
+    return f"{path.name} holds weights, but not those of a whole model; {GIVE_ANOTHER}"
+
+
+def conversion_command(call: str, target: pathlib.Path) -> str:
+    """A command that loads a model by `call` of StableDiffusionPipeline, and saves it as a pipeline folder."""
+    return (
+        f'python -c "from diffusers import StableDiffusionPipeline as P; P.{call}.save_pretrained({str(target)!r})", '
+        f"and give --pretrained_model {target}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of a pipeline folder
+
+
+def find_variant(folder: pathlib.Path, name: str) -> str | None:
+    """The variant in which a pipeline folder has the weights of a network: None, for names without one, or of VARIANTS.
+
+    UserError, with what is there and how to convert it, if there are no safetensors; if a file is cut off.
+    """
+    stem, files = WEIGHTS[name], {path.name for path in (folder / name).glob("*")}
+    for variant in (None, *VARIANTS):
+        middle = f".{variant}" if variant else ""
+        if f"{stem}{middle}.safetensors" in files:
+            require_whole(folder / name / f"{stem}{middle}.safetensors")
+            return variant
+        if f"{stem}.safetensors.index{middle}.json" in files:  # in several files
+            return variant
+    weights = sorted(file for file in files if file.endswith((*PICKLES, ".safetensors", ".msgpack", ".onnx")))
+    if not any(file.endswith(PICKLES) for file in weights):
+        raise UserError(
+            f"can't load a Stable Diffusion model from {folder}: {name}/ has no {stem}.safetensors"
+            f"{', only ' + ', '.join(weights) if weights else ''}: bring the whole model"
+        )
+    option = ", variant='fp16'" if all(".fp16." in file for file in weights) else ""
+    target = folder.absolute().with_name(f"{folder.absolute().name}-safetensors")
+    raise UserError(
+        f"{folder} has the weights of its {name} as a pickle ({weights[0]}), which nothing here reads; convert it: "
+        + conversion_command(f"from_pretrained({str(folder)!r}{option})", target)
+    )
+
+
+def require_whole(path: pathlib.Path) -> None:
+    """UserError if a safetensors file is damaged, cut off, or the pointer that Git LFS leaves in place of a file."""
+    try:
+        with safe_open(path, framework="pt"):
+            return
+    except (OSError, SafetensorError) as problem:
+        with open(path, "rb") as file:
+            pointer = file.read(40).startswith(b"version https://git-lfs")
+        reason = (
+            "a pointer of Git LFS in place of the file: run `git lfs pull` there"
+            if pointer
+            else (f"damaged or incomplete ({short_reason(problem)}): bring it again")
+        )
+        raise UserError(f"can't load a Stable Diffusion model: {path} is {reason}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors of the libraries
+
+
+@contextlib.contextmanager
+def library_errors_as_one_line(source: str, what: str = "") -> Iterator[None]:
+    """What the libraries raise inside becomes a UserError. what: the part of the model that is read inside."""
+    try:
+        yield
+    except LIBRARY_ERRORS as problem:
+        raise UserError(load_error_message(source, problem, what)) from None
+
+
+def load_error_message(source: str, problem: Exception, what: str = "") -> str:
+    """One line for a model that did not load: the libraries' reason, and what to do about it."""
+    reason = short_reason(problem)
+    if local_folder(source):
+        return f"can't load a Stable Diffusion model from {source}: {what}{': ' if what else ''}{reason}"
+    causes: list[BaseException] = []
+    cause: BaseException | None = problem
+    while cause and cause not in causes:  # chains of exceptions may be circular
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    offline = any(isinstance(cause, hub.LocalEntryNotFoundError) for cause in causes)
+    if any(isinstance(cause, hub.EntryNotFoundError) for cause in causes) and not offline:
+        return f"the hub's {source} is not a Stable Diffusion pipeline in safetensors: {reason}; {GIVE_ANOTHER}"
+    return (
+        f"can't get '{source}': it is no folder here, not in the Hugging Face cache, and the hub said: {reason} -- "
+        f"on a machine with internet run `hf download {source} --local-dir DIR`, bring DIR here and give "
+        "--pretrained_model DIR; or try things out with --pretrained_model mini --resolution 128x192"
+    )

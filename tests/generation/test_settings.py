@@ -1,0 +1,57 @@
+"""settings.json while several processes draw into one folder."""
+
+import threading
+
+import pytest
+
+from common.errors import UserError
+from generation import settings
+from generation.settings import SETTINGS, DrawingSettings, prompts_of, require_same_settings
+
+DRAWN = DrawingSettings("v1", "one", "hash", "no", 1, "32x48", 5, 7.5, "dpm++")
+
+
+def test_two_processes_that_draw_other_rows_lose_no_prompt(tmp_path, monkeypatch):
+    """The second begins while the first is about to write what it has read."""
+    path, write = tmp_path / SETTINGS, settings.write_json
+    require_same_settings(path, DRAWN, {"0": "a door"})
+    second = threading.Thread(target=require_same_settings, args=(path, DRAWN, {"2": "a tree"}))
+
+    def write_late(*arguments):
+        if second.ident is None:
+            second.start()
+            second.join(0.2)  # far more than it takes if nothing holds it up
+        write(*arguments)
+
+    monkeypatch.setattr(settings, "write_json", write_late)
+    require_same_settings(path, DRAWN, {"1": "a book"})
+    second.join()
+    assert prompts_of(path, [2, 0, 1]) == ["a tree", "a door", "a book"]
+
+
+def test_what_another_process_wrote_meanwhile_is_compared_too(tmp_path, monkeypatch):
+    path, locked = tmp_path / SETTINGS, settings.locked
+
+    def other_first(*arguments):
+        monkeypatch.setattr(settings, "locked", locked)
+        require_same_settings(path, DRAWN, {"1": "a tree"})
+        return locked(*arguments)
+
+    monkeypatch.setattr(settings, "locked", other_first)
+    with pytest.raises(UserError, match=r"row 1 .* was drawn from another prompt, 'a tree'"):
+        require_same_settings(path, DRAWN, {"1": "a book"})
+
+
+def test_a_folder_that_has_everything_is_only_read(tmp_path, monkeypatch):
+    """It may be read-only: then a lock could not be made."""
+    path = tmp_path / SETTINGS
+    require_same_settings(path, DRAWN, {"1": "a book"})
+    monkeypatch.setattr(settings, "locked", None)  # would raise a TypeError
+    require_same_settings(path, DRAWN, {"1": "a book"})
+
+
+def test_a_prompt_that_is_gone_is_one_line(tmp_path):
+    path = tmp_path / SETTINGS
+    require_same_settings(path, DRAWN, {"1": "a book"})
+    with pytest.raises(UserError, match=r"settings\.json has no prompt for row 7: .* run this command again$"):
+        prompts_of(path, [1, 7])
