@@ -139,11 +139,11 @@ def check(options: Options) -> Options:
             getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions)
         ):
             raise UserError(
-                "--typeset_width, --typeset_font and --typeset_place are about --typeset: add --typeset True"
+                "--typeset_width, --typeset_font and --typeset_place: they are about type on covers, so add --typeset True"
             )
         if options.typeset and options.prompt:
             raise UserError(
-                "--typeset sets titles of books, and --prompt has none: leave one of the two out; python -m typeset "
+                "--typeset True is for books with titles, and --prompt has none: leave one of the two out; python -m typeset "
                 "PICTURE --title TITLE sets type on the picture afterwards"
             )
     if isinstance(options, config.TypesetOptions):
