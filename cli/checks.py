@@ -138,13 +138,11 @@ def check(options: Options) -> Options:
         if not options.typeset and any(
             getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions)
         ):
-            raise UserError(
-                "--typeset_width, --typeset_font and --typeset_place: they are about type on covers, so add --typeset True"
-            )
+            raise UserError("--typeset_width, --typeset_font and --typeset_place: add --typeset True")
         if options.typeset and options.prompt:
             raise UserError(
-                "--typeset True is for books with titles, and --prompt has none: leave one of the two out; python -m typeset "
-                "PICTURE --title TITLE sets type on the picture afterwards"
+                "--typeset True is for books with titles, and --prompt has none: leave one of the two out; "
+                "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
             )
     if isinstance(options, config.TypesetOptions):
         if not options.picture:

@@ -150,7 +150,7 @@ def test_a_number_that_is_not_finite_is_never_resumed_from(trainable, tmp_path, 
 
 @pytest.mark.parametrize("part", ["average", "moment"])
 def test_an_average_or_a_moment_that_is_not_finite_is_never_saved(parts, trainable, options, part):
-    run, lock = open_run(None, options, new_state(), parts, trainable)
+    run, lock = begin(options, parts, trainable)
     optimizer, ema = torch.optim.SGD(trainable.parameters(), momentum=0.9), EMA(trainable, 0.9)
     moment = torch.tensor([1.0, float("inf" if part == "moment" else "1")])
     optimizer.state[trainable.parameters()[0]]["momentum_buffer"] = moment

@@ -159,8 +159,8 @@ def test_drawn_covers_get_type_in_a_folder_of_their_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--typeset --prompt Fantasy", "--typeset sets titles of books, and --prompt has none"),
-        ("--typeset_font sans", "are about --typeset: add --typeset True"),
+        ("--typeset --prompt Fantasy", "--typeset True is for books with titles, and --prompt has none"),
+        ("--typeset_font sans", "--typeset_place: add --typeset True"),
         ("--typeset --typeset_width 63", "--typeset_width: expected at least 64"),
         ("--typeset --typeset_place left", "--typeset_place: expected one of auto, top, bottom"),
     ],

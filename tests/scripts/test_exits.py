@@ -242,7 +242,9 @@ from tracking.uploader import Uploader
 
 def main():
     options = config.TrainingOptions(output_dir=sys.argv[1], tracker="trackio")
-    Uploader.attempt = lambda self, action: threading.current_thread() is self.thread and threading.Event().wait()
+    Uploader.attempt = lambda self, action: (
+        self.started.is_set() and threading.current_thread() is self.thread and threading.Event().wait()
+    )
     Uploader.missing = lambda self: ["v1"]
     with Uploader(RunFolder(pathlib.Path(sys.argv[1]) / "one"), options, 0) as uploader:
         uploader.wake.set()
