@@ -1,12 +1,13 @@
 # make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
 # make doctor  what this machine has for training: GPU, driver, libraries, memory, disk
-# make test    lint and all tests, on all cores
+# make test    lint and the tests, on all cores
+# make test-all  those of whole benches, too
 # make quick   the tests that start no script and open no browser, in a minute and a half
 # Each makes the environment first (make install). Nothing needs a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install doctor demo test quick lint clean
+.PHONY: install doctor demo test test-all quick lint clean
 .SILENT:
 
 install: .venv/ready
@@ -35,7 +36,7 @@ demo: install
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 
-# --- make test, make quick -------------------------------------------------------------------------------------------
+# --- make test, make test-all, make quick -------------------------------------------------------------------------------------------
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -44,10 +45,13 @@ lint: install
 
 # one process more than cores: some tests wait
 test: lint
+	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal -m "not nightly"
+
+test-all: lint
 	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal
 
 quick: lint
-	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu and not nightly"
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -7,6 +7,7 @@ import pytest
 from bench import fid_speed
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_statistics_agree_to_the_digit_or_nearly(tmp_path, capsys):
     fid_speed.compare_statistics(tmp_path, types.SimpleNamespace(covers=6, resolution="64x96", batch_size=4, repeats=1))

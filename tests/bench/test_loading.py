@@ -7,6 +7,7 @@ import pytest
 from bench import loading
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_way_has_its_line(capsys):
     words = "--covers 20 --resolution 32x48 --updates 2 --repeats 2"

@@ -8,6 +8,7 @@ from bench import low_memory
 from common.errors import UserError
 
 
+@pytest.mark.nightly
 @pytest.mark.script
 def test_each_mode_has_its_line_and_is_trained_once(tmp_path, small_data, capsys, monkeypatch, forking):
     fused = "--optimizer adamw --fused_backward True --max_grad_norm 1e9"

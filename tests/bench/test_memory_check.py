@@ -46,6 +46,7 @@ def test_plans_and_published_figures(eight_gib, capsys):
     assert float(rows[-1][4]) == pytest.approx(float(rows[-1][3]) / float(rows[-1][2]), abs=0.01)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.script
 @pytest.mark.real_forecast

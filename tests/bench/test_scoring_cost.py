@@ -7,6 +7,7 @@ import pytest
 from bench import scoring_cost
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_metric_has_its_line(tmp_path, capsys):
     words = ["--covers", "8", "--resolution", "64x96", "--out", str(tmp_path)]

@@ -18,6 +18,7 @@ for _ in tqdm(range(int(words[words.index("--max_train_steps") + 1])), desc="Ste
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.script
 @pytest.mark.slow
 def test_all_ways(tmp_path, capsys, monkeypatch, forking):

@@ -82,6 +82,7 @@ def hub(weights, monkeypatch):
 # Inception
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.script
 def test_pytorch_fid_gives_the_same_number(hub, tmp_path, run_script):

@@ -206,7 +206,7 @@ def test_making_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory):
-    return folder.ensure_demo_data(tmp_path_factory.mktemp("books"), 300, workers=2)
+    return folder.ensure_demo_data(tmp_path_factory.mktemp("books"), 160, workers=2)
 
 
 def losses(parts, covers, count):
@@ -230,7 +230,7 @@ def before(mini, books):
     options = config.TrainingOptions(data_root=str(books), resolution="128x192", test_fraction=0.4)
     held_out = open_data(options).books("test")
     covers = dataset.BookCoverDataset(held_out, posters.SIZE, mini.tokenizer, options)
-    return covers, losses(mini, covers, 64)
+    return covers, losses(mini, covers, 48)
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
         *("training", *data, "--pretrained_model", "mini", "--output_dir", tmp_path, "--run_name", "r"),
         *("--train_unet", True, "--train_text_encoder", True, "--lr", 4e-4, "--lr_text_encoder", 4e-4),
         *("--batch_size", 8, "--max_steps", 24, "--optimizer", "adamw", "--grad_ckpt", False, "--sample_every", 0),
-        *("--lr_scheduler", "cosine", "--validation_rows", 64),
+        *("--lr_scheduler", "cosine", "--validation_rows", 16),
     )
     assert done.returncode == 0, done.stderr
     losses_logged = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
@@ -251,7 +251,7 @@ def test_validation_loss_falls_by_more_than_its_noise(before, books, tmp_path, r
 
     trained = pipeline.load_parts(str(tmp_path / "r" / "versions" / "v1"))
     covers, first = before
-    fall = first - losses(trained, covers, 64)
+    fall = first - losses(trained, covers, 48)
     standard_error = fall.std() / len(fall) ** 0.5
     assert fall.mean() > 3 * standard_error, (fall.mean(), standard_error)
 
