@@ -75,6 +75,8 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
     if notes or lost > state.step:
         again = f", and trains {lost - state.step} updates again" if lost > state.step else ""
         tqdm.write("; ".join([*notes, f"run {run.name} goes on from update {state.step}{again}"]))
+    if set_aside:
+        keep_later_versions(run, state.step)
 
     trained = [part for part in PARTS if (folder / WEIGHTS.format(part)).is_file()]
     latest = state.version_index.aliases["latest"]
@@ -96,6 +98,17 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
     elif problems:
         make_version_again(run, latest, state, folder, trained)
         tqdm.write(f"{problems[0]}: {latest} was made again from the training state")
+
+
+def keep_later_versions(run: RunFolder, step: int) -> None:
+    """Rename the versions after update `step`, whose training states are damaged: they may be sound, and the run would
+    delete them, as it makes them again."""
+    for name, version in index_on_disk(run).versions.items():
+        if version.step > step and run.version(name).is_dir():
+            kept = run.versions / f"{name}-before-damage"
+            remove(kept)
+            run.version(name).rename(kept)
+            tqdm.write(f"{name} of update {version.step} is kept as {kept}")
 
 
 def index_on_disk(run: RunFolder) -> VersionIndex:

@@ -15,18 +15,23 @@ GPU_MEMORY_FULL = re.compile(
     | C(UBLAS|UDNN|USOLVER)_STATUS_ALLOC_FAILED
     | CUDNN_STATUS_INTERNAL_ERROR_\w*ALLOCATION_FAILED
     | CUBLAS_STATUS_NOT_INITIALIZED.*cublasCreate  # it allocates its workspace there
-    | valid\ cuDNN\ algorithm | unable\ to\ find\ an\ engine  # none whose workspace fits""",
+    | valid\ cuDNN\ algorithm  # none whose workspace fits""",
     re.VERBOSE | re.IGNORECASE,
 )
 CPU_MEMORY_FULL = re.compile(
     r"DefaultCPUAllocator|can't allocate memory|cannot allocate memory|bad_alloc|os error 12\b", re.IGNORECASE
 )
 GPU_FAILED = re.compile(
-    r"CUDA (driver )?error|cudaError|CUBLAS_STATUS_|cuDNN error|CUDNN_STATUS_|CUSOLVER_STATUS_|nccl\w*Error|NCCL error"
+    r"unable to find an engine"
+    r"|CUDA (driver )?error|cudaError|CUBLAS_STATUS_|cuDNN error|CUDNN_STATUS_|CUSOLVER_STATUS_|nccl\w*Error|NCCL error"
     r"|NVIDIA driver|HIP error|no kernel image",
     re.IGNORECASE,
 )
 REMEDIES = {  # what an error says of its cause, and what to do
+    r"unable to find an engine": (
+        "cuDNN has no kernel for this precision, or no memory left for one: try --mixed_precision no, or a lower "
+        "--batch_size; python -m doctor shows the versions"
+    ),
     r"device-side assert": "a value is out of range, as in damaged weights; {where}",
     r"illegal memory|illegal address|illegal instruction|misaligned|unspecified launch|invalid program counter": (
         "if it comes again, the GPU may be faulty or overclocked (look for Xid in the system's log), or this is a "

@@ -62,6 +62,7 @@ def machine_id() -> str:
     """8 hex digits for where this process's number is valid: the machine, or the container with numbers of its own."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")  # containers may share the machine's name, and a folder
+        namespace += pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()  # clones may share a name, and a disk
     except OSError:
         namespace = ""
     return hashlib.blake2b(f"{platform.node()} {namespace}".encode(), digest_size=4).hexdigest()

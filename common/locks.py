@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import sys
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import filelock
+from tqdm import tqdm
 
 from common.errors import UserError
 from common.files import FREE_SPACE_HINT, UNSUPPORTED, write_error
@@ -26,19 +28,26 @@ def file_lock(path: str | os.PathLike[str], timeout: float = -1) -> AbstractCont
     can't be made.
     """
     try:
-        return filelock.FileLock(path).acquire(timeout=timeout)
+        # Not to fall back to a file that merely exists, which a killed process would leave
+        return filelock.FileLock(path, fallback_to_soft=False).acquire(timeout=timeout)
     except NotImplementedError as problem:  # filelock's word for ENOSYS
         reason = str(problem)
     except OSError as problem:
         if isinstance(problem, filelock.Timeout) or problem.errno not in UNSUPPORTED:
             raise
         reason = problem.strerror or str(problem)
-    print(
-        f"warning: {os.path.dirname(path)} is on a file system without locks ({reason}): take care that "
-        "no two processes work on it at once",
+    warn_once(os.path.dirname(path), reason)
+    return contextlib.nullcontext()
+
+
+@functools.cache
+def warn_once(folder: str, reason: str) -> None:
+    """Say that a folder has no locks."""
+    tqdm.write(
+        f"warning: {folder} is on a file system without locks ({reason}): take care that no two processes work on it "
+        "at once",
         file=sys.stderr,
     )
-    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager

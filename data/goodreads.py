@@ -76,7 +76,8 @@ def read_split(file: CsvFile, table: Table) -> set[int]:
             numbers.add(number)
         if title_column is not None and number in table.cells:
             ours, theirs = table.cells[number][0], cells[title_column]
-            if normalise(normalize_whitespace(ours)) != normalise(normalize_whitespace(theirs)):
+            # pandas reads titles like NA and None as missing, and writes them as empty
+            if theirs and normalise(normalize_whitespace(ours)) != normalise(normalize_whitespace(theirs)):
                 others.append(f"row {number} is {theirs[:50]!r} there and {ours[:50]!r} in book_data.csv")
     if others:
         raise UserError(

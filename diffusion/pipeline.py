@@ -23,6 +23,7 @@ from diffusion import sd15, tiny
 from diffusion.parts import Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder
 from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
+from diffusion.weights import all_finite
 
 BUILT_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
 NETWORK_CLASSES = {
@@ -96,7 +97,7 @@ def read_network(location: pathlib.Path | str, name: str, variant: str | None) -
     if other := sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"]):
         raise ValueError(f"{len(other)} weights have not the shape that config.json gives them, such as {other[0]}")
     for key, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        if not all_finite([tensor]):
             raise ValueError(f"{key} is not finite: the weights are damaged; bring the model again")
     return network
 

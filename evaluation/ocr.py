@@ -192,7 +192,10 @@ class ReadingsCache:
         texts = content.splitlines()
         sound = [text for text in texts if self.take(text)]
         if len(sound) < len(texts):  # what another process appends just now is lost with them, and read again
-            print(f"{path}: damaged lines, whose covers are read again: {len(texts) - len(sound)}", file=sys.stderr)
+            print(
+                f"{path}: lines damaged or without a checksum, whose covers are read again: {len(texts) - len(sound)}",
+                file=sys.stderr,
+            )
             with atomic_write(path, CACHE_HINT) as temporary:
                 temporary.write_bytes(b"".join(text + b"\n" for text in sound))
 

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from tqdm import tqdm
 
@@ -98,12 +99,12 @@ def list_files(folder: pathlib.Path) -> dict[str, list]:
 # Download: from the tracker to a run's folder
 
 
-def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
+def fetch_run(options: config.TrainingOptions, run_id: str, locked: bool = False) -> None:
     """Download the training state of a run, with its version, if the tracker has a newer one than the disk.
 
     Everything is checked before it takes its place; the state comes last, and a download that was cut off goes on
-    where it was. UserError if something is damaged or the disk is full, or if the tracker can't be reached and nothing
-    is on disk.
+    where it was. locked: whether the caller holds the run's lock. UserError if something is damaged or the disk is
+    full, or if the tracker can't be reached and nothing is on disk.
     """
     run = catalog.run_folder(options.output_dir, run_id)
     if run.config.exists() and not trackers.can_store_files(options):
@@ -116,7 +117,7 @@ def fetch_run(options: config.TrainingOptions, run_id: str) -> None:
             return  # the uploader warns when the run starts and the tracker still can't be reached
         raise not_fetched(problem, f"a state of run {run_id}", options.output_dir) from None
     if found and found[1].step > max(run.saved_steps(), default=-1):
-        fetch_state_and_version(tracker, run, *found)
+        fetch_state_and_version(tracker, run, *found, locked)
     try:
         version_index = catalog.read_version_index(run)
     except UserError:
@@ -141,7 +142,9 @@ def not_fetched(problem: trackers.TrackerError, what: str, output_dir: str) -> t
     return trackers.TrackerError(f"{problem}; {what} is not in {output_dir} either", remedy)
 
 
-def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo) -> None:
+def fetch_state_and_version(
+    tracker: ArtifactTracker, run: RunFolder, artifact: Artifact, info: ArtifactInfo, locked: bool
+) -> None:
     """Download a training state and the version that it continues from, unless another process has just done so.
 
     UserError if another process trains the run: its files would be replaced.
@@ -150,7 +153,7 @@ def fetch_state_and_version(tracker: ArtifactTracker, run: RunFolder, artifact: 
     with file_lock(run.fetch_lock):  # several processes may start at once
         if info.step in run.saved_steps():
             return
-        with run.lock():
+        with nullcontext() if locked else run.lock():
             fetch_both(tracker, run, artifact, info)
 
 

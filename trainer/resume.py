@@ -24,22 +24,26 @@ def find_run_to_resume(given: dict[str, Any]) -> tuple[config.TrainingOptions, R
     output_dir = given.get("output_dir", cls.output_dir)
     run = catalog.run_folder(output_dir, run_id)
     # Only the first of several processes may have the lock; --plan changes nothing, and takes no notice of it
-    alone = run.config.exists() and not given.get("plan") and os.environ.get("RANK", "0") == "0"
-    with run.lock() if alone else nullcontext():
-        return find_locked(given, run, mend=alone)
+    first = os.environ.get("RANK", "0") == "0"
+    mend = first and run.config.exists() and not given.get("plan")
+    with run.lock() if mend else nullcontext():
+        return find_locked(given, run, mend, locked=mend or not first)
 
 
-def find_locked(given: dict[str, Any], run: RunFolder, mend: bool) -> tuple[config.TrainingOptions, RunFolder]:
-    """find_run_to_resume(), under the run's lock. mend: whether damage is mended."""
+def find_locked(
+    given: dict[str, Any], run: RunFolder, mend: bool, locked: bool
+) -> tuple[config.TrainingOptions, RunFolder]:
+    """find_run_to_resume(), under the run's lock. mend: whether damage is mended. locked: whether this process, or the
+    first of those that were launched together, sees to the lock."""
     cls, run_id, saved = config.TrainingOptions, given["run_id"], run.config
     output_dir = run.path.parent
     if saved.exists():
         saved_options.refuse_changes(cls, saved, given)
     asked = saved_options.inherit(cls, saved, given) if saved.exists() else cls(**given)
     stored = config.tracker(asked) in config.STORES
-    damaged = recovery.set_aside_damaged_states(run, fetchable=stored) if mend else {}
+    damaged = recovery.set_aside_damaged_states(run, fetchable=trackers.can_store_files(asked)) if mend else {}
     if stored and not (asked.plan and saved.exists()):
-        artifacts.fetch_run(asked, run_id)
+        artifacts.fetch_run(asked, run_id, locked)
     run = catalog.find_run(output_dir, run_id, config.tracker(asked))
     if mend:
         recovery.recover(run, damaged)

@@ -148,7 +148,7 @@ def prepare_locked(
         index = recovery.without_dropped(run, saved_state.version_index)
         state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size, version_index=index)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
-    require_previews(options, source)
+    require_previews(options, source, resumed=saved_state is not None)
     parts, trainable = load_model(options, source, state_folder)
     if dropout := turn_off_dropout(parts):
         settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())
@@ -187,12 +187,18 @@ def prepare_locked(
     )
 
 
-def require_previews(options: config.TrainingOptions, source: str) -> None:
+def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
     """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
     schedule = pipeline.load_schedule(source)
     if options.sample_every and schedule is not None:
-        otherwise = "; or draw no previews: --sample_every 0"
-        sampling.require_drawable(schedule, options.scheduler, options.steps, otherwise)
+        try:
+            otherwise = "; or draw no previews: --sample_every 0"
+            sampling.require_drawable(schedule, options.scheduler, options.steps, otherwise)
+        except UserError as problem:
+            if not resumed:
+                raise
+            reason = str(problem).rpartition(": give ")[0] or str(problem)  # a run keeps its --steps and --scheduler
+            raise UserError(f"{reason}: go on with --sample_every 0, which draws no previews") from None
 
 
 def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
@@ -237,8 +243,9 @@ def refuse_other_past(saved: TrainingState, now: TrainingState) -> None:
     """UserError if a resumed run would not go on with the data and the update size that it began with."""
     if saved.fingerprint != now.fingerprint:
         raise UserError(
-            "the covers under --data_root are not those that this run began with (rows, texts or pictures differ): "
-            "point --data_root at the same data, or start a new run without --run_id"
+            "the covers under --data_root are not those that this run began with (rows, texts or pictures differ, or "
+            "an older release chose them by other rules, see CHANGELOG.md): point --data_root at the same data, "
+            "resume with the release that the run began with, or start a new run without --run_id"
         )
     if saved.global_batch_size != now.global_batch_size:
         raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import itertools
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Face:
 
 def find_face(font: str, weight: int) -> Face:
     """The face for --typeset_font: serif, sans or a file. UserError if there is none."""
-    path = font
+    path = os.path.expanduser(font)
     if font in PACKAGED:
         package, file = PACKAGED[font]
         try:

@@ -126,6 +126,9 @@ def test_what_is_lost_is_said_and_the_run_ends_with_the_same_bits(run, sound, ca
     assert "v1 is missing: v1 was made again from the training state" in said and "updates 2 to 4" in said
     assert final_state(run) == final_state(sound)
     assert run.version_index.read_text() == sound.version_index.read_text()
+    kept = run.versions / "v2-before-damage"  # as it was, besides the one that was trained anew
+    assert f"v2 of update 4 is kept as {kept}" in said and files(kept) == files(sound.version("v2"))
+    shutil.rmtree(kept)
     assert files(run.versions) == files(sound.versions)
     logs = [[{**line, "images_per_s": 0, "memory_gib": 0} for line in read_log(each.path)] for each in (run, sound)]
     assert logs[0] == logs[1]

@@ -17,7 +17,6 @@ GPU_FULL = [
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
-    RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("Error out of memory at line 380 in file /src/csrc/ops.cu"),
     RuntimeError("NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'"),
 ]
@@ -29,6 +28,7 @@ CPU_FULL = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
 ]
 FAILED = [
+    ("GET was unable to find an engine to execute this computation", "--mixed_precision no"),
     ("CUDA error: device-side assert triggered", "CUDA_LAUNCH_BLOCKING=1"),
     ("CUDA error: an illegal memory access was encountered", "CUDA_LAUNCH_BLOCKING=1"),
     ("CUDA error: unspecified launch failure", "Xid"),

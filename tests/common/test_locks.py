@@ -32,12 +32,14 @@ def flock_fails(monkeypatch):
     return fail
 
 
-@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK])
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks(tmp_path, flock_fails, capsys, code):
     flock_fails(code)
     with file_lock(tmp_path / ".lock", timeout=0), file_lock(tmp_path / ".lock", timeout=0):
         pass
-    assert capsys.readouterr().err.count(f"warning: {tmp_path} is on a file system without locks (no locks here)") == 2
+    assert (
+        capsys.readouterr().err.count(f"warning: {tmp_path} is on a file system without locks (no locks here)") == 1
+    )  # said once
 
 
 def test_other_errors_are_not_hidden(tmp_path, flock_fails):

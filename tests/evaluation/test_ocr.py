@@ -388,7 +388,7 @@ def test_a_cached_reading_with_a_changed_letter_is_read_again_and_said(tmp_path,
         cache.write_bytes(b"".join([damaged, *lines[1:]]))
         monkeypatch.setattr(ocr, "read_text", lambda image: [Line("RAVEN", 0.9)])
         again = ocr.ReadingsCache(cache)
-        assert "damaged lines, whose covers are read again: 1\n" in capsys.readouterr().err
+        assert "lines damaged or without a checksum, whose covers are read again: 1\n" in capsys.readouterr().err
         assert [again.read(image) for image in images] == readings
         assert sorted(cache.read_bytes().splitlines(keepends=True)) == sorted(lines)
     ocr.ReadingsCache(cache)

@@ -31,6 +31,7 @@ from checkpoints.state import read_state
 from common.errors import UserError
 from tracking import artifacts, trackers
 from tracking.published import Published, forget_version, read_all_published, read_published, record_published
+from trainer.resume import find_run_to_resume
 
 
 @pytest.fixture
@@ -529,8 +530,8 @@ def test_a_run_that_trains_is_not_replaced_by_what_the_tracker_has(options, else
         artifacts.fetch_run(elsewhere, "one")
     assert {path: data for path, data in read(run).items() if not path.endswith(".lock")} == before
     assert not downloads
-    artifacts.fetch_run(elsewhere, "one")
-    assert read_state(run)[0].step == 20
+    _, found = find_run_to_resume({"run_id": "one", "output_dir": elsewhere.output_dir})  # under the run's own lock
+    assert found == run and read_state(run)[0].step == 20
 
 
 def test_a_version_that_another_process_fetches_meanwhile_is_not_fetched_again(options, downloads, monkeypatch):
