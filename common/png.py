@@ -24,16 +24,16 @@ def save_png(
     path: str | os.PathLike[str],
     image: torch.Tensor | Image.Image,
     hint: str = "free some space or choose another --save_dir",
-    parameters: str = "",
+    **texts: str,
 ) -> None:
     """Write an image, uint8 (H, W, 3) on the CPU or a PIL image, as a PNG file, atomically.
 
-    parameters: how it was drawn, for the text chunk of that name, which many viewers of generated images show.
+    texts: text chunks by name. `parameters` is how it was drawn, which many viewers of generated images show.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
     chunks = PngInfo()
-    if parameters:
-        chunks.add_text("parameters", parameters)
+    for name, text in texts.items():
+        chunks.add_text(name, text)
     with atomic_write(path, hint) as temporary:
         picture.save(temporary, format="PNG", pnginfo=chunks)
 

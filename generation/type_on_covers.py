@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 import config
 from common.errors import UserError
-from common.files import atomic_write
 from common.hashing import file_sha256
-from common.png import save_png
+from common.png import PNG_ERRORS, save_png
 from data.book import Book
 from data.csv_file import read_csv
 from data.images import decode_image
@@ -202,10 +200,7 @@ def run_job(job: Job, face: Face, options: config.TypeOptions) -> dict:
     picture = enlarge(decode_image(job.picture.read_bytes()), options.typeset_width)
     picture, done = set_type(picture, job.title, job.author, face, options.typeset_place)
     record = {"contrast": round(done.contrast, 2), "veil": done.veil, "place": done.place, "inputs": inputs}
-    chunk = PngInfo()
-    chunk.add_text(CHUNK, json.dumps(record))
-    with atomic_write(job.target, HINT) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=chunk)
+    save_png(job.target, picture, HINT, **{CHUNK: json.dumps(record)})
     return record
 
 
@@ -214,6 +209,6 @@ def record_in(path: pathlib.Path) -> dict | None:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             record = json.loads(image.info[CHUNK])
-    except (OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
+    except (*PNG_ERRORS, KeyError):
         return None
     return record if isinstance(record, dict) and {"contrast", "veil", "inputs"} <= record.keys() else None
