@@ -109,6 +109,15 @@ CACHE_DIR: dict[str, Any] = dict(
 )
 
 
+TYPESET: dict[str, Any] = dict(
+    default=False,
+    help="besides, set title and author as type on an enlarged copy of each cover, in the folder 'typeset' beside "
+    "them; scores are those of the covers without it",
+    affects="nothing",
+    memory=False,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """data"""
@@ -516,13 +525,7 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
         none="none, and clip is skipped",
         saved=False,
     )
-    typeset: bool = option(
-        False,
-        "besides, set title and author as type on an enlarged copy of each cover, in the folder 'typeset' beside them; "
-        "scores are those of the covers without it",
-        affects="nothing",
-        memory=False,
-    )
+    typeset: bool = option(**TYPESET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -531,7 +534,7 @@ class StatsOptions(FidOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
+class ReportOptions(TypeOptions, TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
     """report"""
 
     run_id: str | None = option(
@@ -546,6 +549,7 @@ class ReportOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
         none="'covers' in each run's folder; with several runs, --save_dir gets a folder for each",
     )
     report_path: str = option("report.html", "HTML file to write")
+    typeset: bool = option(**TYPESET)
     mixed: bool = option(False, "show versions side by side even if they were scored with different settings")
 
 

@@ -129,16 +129,16 @@ def check(options: Options) -> Options:
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
         check_updates(options)
+    if isinstance(options, config.InferenceOptions | config.ReportOptions):
+        given = any(getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions))
+        if given and not options.typeset:
+            raise UserError("--typeset_width, --typeset_font and --typeset_place: add --typeset True")
     if isinstance(options, config.InferenceOptions):
         chosen_metrics(options)
         if "clip" in split_list(options.metrics) and not options.clip_model:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
-        if not options.typeset and any(
-            getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions)
-        ):
-            raise UserError("--typeset_width, --typeset_font and --typeset_place: add --typeset True")
         if options.typeset and options.prompt:
             raise UserError(
                 "--typeset True is for books with titles, and --prompt has none: leave one of the two out; "

@@ -33,6 +33,7 @@ from common.png import read_png
 from data.book import Book
 from data.folder import Data
 from data.images import read_cover
+from generation import type_on_covers
 from generation.settings import SETTINGS, read_settings
 from page import comparison
 from page.charts import draw_charts, points_of
@@ -40,6 +41,7 @@ from page.columns import Column
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 QUALITY = 90  # of WebP, up to 100
+TYPESET_WIDTH = 640  # pixels that covers with type are reduced to
 SMALL = 256 * 256  # pixels; images of at most this size are embedded losslessly
 MAX_GENRES = 8  # genres that are listed by name
 
@@ -93,7 +95,10 @@ def csp_hash(text: str) -> str:
 
 
 def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[str, Any]]:
-    """For each book: title, by, prompt, and cells (the real cover first) with label, src, alt, prompt, about."""
+    """For each book: title, by, prompt, row, and lines of cells with label, src, alt, prompt, about.
+
+    The first line has the real cover and what each version drew; with --typeset there is a second, the same with type.
+    """
     prompts = {column.label: read_settings(column.folder / SETTINGS)[1] for column in columns}
     drawn = {column.label: drawing_facts(column.options) for column in columns}
     rows = []
@@ -109,16 +114,36 @@ def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[
                 about = f"row {book.row}, {drawn[column.label]}"
                 cells.append(cell(column.label, pixels, alt, prompts[column.label][str(book.row)], about))
                 bar.update()
+            lines = [cells]
+            if columns[0].options.typeset:
+                typed = [typeset_cell(column, book, plain) for column, plain in zip(columns, cells[1:], strict=True)]
+                lines.append([cells[0], *typed])
             by = ", ".join(book.authors)
-            rows.append(dict(title=book.title, by=by, prompt=cells[1]["prompt"], row=book.row, cells=cells))
+            rows.append(dict(title=book.title, by=by, prompt=cells[1]["prompt"], row=book.row, lines=lines))
     return rows
 
 
+def typeset_cell(column: Column, book: Book, plain: dict[str, str]) -> dict[str, str]:
+    """The cell of a cover with type, reduced to TYPESET_WIDTH; `plain`, its cell without, where none could be set."""
+    path = column.folder / type_on_covers.FOLDER / f"{book.row}.png"
+    if not path.exists():
+        return plain | dict(about=f"{plain['about']}; no type could be set on it")
+    picture = Image.fromarray(read_png(path))
+    if picture.width > TYPESET_WIDTH:
+        height = round(picture.height * TYPESET_WIDTH / picture.width)
+        picture = picture.resize((TYPESET_WIDTH, height), Image.Resampling.LANCZOS)
+    label, alt = f"{column.label}, typeset", f"{plain['alt']}, with its title and author as type"
+    about = f"{plain['about']}; title and author set as type, the file is {path}"
+    return cell(label, np.asarray(picture), alt, plain["prompt"], about)
+
+
 def viewer_data(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The texts that the script shows beside an enlarged image, for each book."""
+    """The texts that the script shows beside an enlarged image, for each line of cells."""
     texts = ("label", "prompt", "about")
     return [
-        dict(title=row["title"], cells=[{text: cell[text] for text in texts} for cell in row["cells"]]) for row in rows
+        dict(title=row["title"], cells=[{text: cell[text] for text in texts} for cell in line])
+        for row in rows
+        for line in row["lines"]
     ]
 
 

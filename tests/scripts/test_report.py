@@ -1,5 +1,7 @@
 """The page, made of a real run and looked at by a real browser."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 import report
 import training
@@ -308,6 +311,8 @@ def test_a_half_finished_folder_is_completed(runs, tmp_path, html):
         (["--report_path", "/tmp"], "--report_path /tmp is a folder"),
         (["--report_path", "/proc/nowhere/r.html"], "can't write /proc/nowhere/.*; choose another --report_path"),
         (["--save_dir", "/proc/nowhere", "--version", "v1"], "can't make /proc/nowhere"),
+        (["--typeset_font", "sans"], "add --typeset True"),
+        (["--typeset", "True", "--typeset_font", "/nowhere.ttf"], "/nowhere.ttf"),
     ],
 )
 def test_mistakes_are_one_line(trained, tmp_path, monkeypatch, more, message):
@@ -356,6 +361,20 @@ def test_the_size_is_printed(runs, tmp_path, capsys):
     text = make(runs, tmp_path / "r.html", "--version", "v0", "--num_samples", 1)
     size = len(text.encode())
     assert 1000 < size < 999_000 and f"; {size / 1000:.0f} KB; open it" in capsys.readouterr().out
+
+
+def test_typeset_copies_stand_below_the_covers(runs, tmp_path, capsys):
+    """One of the two titles is a word of 220 letters, which no line has room for: its cover is shown as it is."""
+    words = ["--version", "v1", "--num_samples", 4, "--typeset", "True", "--typeset_width", 200]
+    text = make(runs, tmp_path / "r.html", *words)
+    typeset = list((runs / "run" / "covers" / "v1" / "typeset").glob("*.png"))
+    shown = json.loads(re.search(r'id="page-data">(.*?)</script>', text)[1])
+    labels = [[cell["label"] for cell in line["cells"]] for line in shown]
+    assert labels.count(["real", "v1"]) >= 4 and labels.count(["real", "v1, typeset"]) == len(typeset) > 0
+    assert len(labels) == 2 * 4 and text.count("<img src=") == 2 * 2 * 4
+    pictures = re.findall(r'<img src="data:image/webp;base64,([^"]+)"', text)
+    sizes = {Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in pictures}
+    assert sizes == {(32, 48), (200, 300)}
 
 
 def test_runs_that_draw_otherwise_are_refused(runs, tmp_path):
