@@ -93,7 +93,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 # ---------------------------------------------------------------------------------------------------------------------
 # Options. A class is a group in --help, and its docstring the heading of the group.
 
-METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # choices of --metrics
+METRICS = ("fid", "kid", "precision", "memorisation", "legibility", "clip")  # of covers, choices of --metrics
+MODEL_METRICS = ("entanglement",)  # of the version itself; choices, too, but not in "all"
 OUTPUT_DIR: dict[str, Any] = dict(
     default="runs", help="folder that holds the runs", resume="free", path="always", affects="nothing", memory=False
 )
@@ -518,7 +519,11 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
         none="all",
         ge=1,
     )
-    metrics: str = option("all", f"with --calc_fid: all, or some of {', '.join(METRICS)}, separated by commas")
+    metrics: str = option(
+        "all",
+        f"with --calc_fid: all, or some of {', '.join(METRICS)}, separated by commas; also {', '.join(MODEL_METRICS)}, "
+        "which is not in all: how far titles go into genres and into the whole picture (docs/scores.md)",
+    )
     clip_model: str | None = option(
         None,
         "with --calc_fid: Hugging Face model id or folder of a CLIP model, for the metric clip",

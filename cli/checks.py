@@ -95,16 +95,18 @@ def split_list(text: str) -> list[str]:
 
 
 def chosen_metrics(options: config.InferenceOptions) -> list[str]:
-    """The metrics that --metrics selects, in the order of config.METRICS. UserError if it names another one or none."""
+    """The metrics that --metrics selects, in the order of config.METRICS and MODEL_METRICS.
+
+    UserError if it names another one or none.
+    """
+    known = (*config.METRICS, *config.MODEL_METRICS)
     names = split_list(options.metrics)
     for name in names:
-        if name not in ("all", *config.METRICS):
-            raise UserError(
-                f"--metrics {name}: expected all, or some of {', '.join(config.METRICS)}, separated by commas"
-            )
+        if name not in ("all", *known):
+            raise UserError(f"--metrics {name}: expected all, or some of {', '.join(known)}, separated by commas")
     if not names:
-        raise UserError(f"--metrics: name at least one of {', '.join(config.METRICS)}, or all")
-    return [name for name in config.METRICS if "all" in names or name in names]
+        raise UserError(f"--metrics: name at least one of {', '.join(known)}, or all")
+    return [name for name in known if name in names or ("all" in names and name in config.METRICS)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from checkpoints.scores import Score, ScoreValue
 from cli.checks import chosen_metrics
 from common.png import png_paths, read_png
 from data.images import read_cover
-from evaluation import distances, feature_cache, ocr, precision_recall
+from evaluation import distances, entanglement, feature_cache, ocr, precision_recall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -171,6 +171,20 @@ def measure_clip(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     return values
 
 
+def measure_entanglement(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """How far titles go into the states of genres and into the UNet's middle block; {} without the model."""
+    if inputs.load_parts is None:
+        return {}
+    options, parts = inputs.options, inputs.load_parts()
+    codes = entanglement.compute_codes(parts, inputs.books, config.size(options), options.seed, options.batch_size)
+    return {
+        f"entanglement_{key}": scores.make_value(
+            f"{key} entanglement", value, n=len(codes.genre), better="lower", error=error
+        )
+        for key, (value, error) in entanglement.excess(codes, options.seed).items()
+    }
+
+
 METRIC_FUNCTIONS = {  # key: (name in --metrics, function, the first of the values that it gives)
     "fid": ("fid", measure_frechet, "fid"),
     "fid_infinity": ("fid", measure_frechet_infinity, "fid_infinity"),
@@ -179,6 +193,7 @@ METRIC_FUNCTIONS = {  # key: (name in --metrics, function, the first of the valu
     "memorisation": ("memorisation", measure_memorisation, "memorisation"),
     "legibility": ("legibility", measure_legibility, "title_accuracy"),
     "clip": ("clip", measure_clip, "clip_score"),
+    "entanglement": ("entanglement", measure_entanglement, "entanglement_text"),
 }
 
 

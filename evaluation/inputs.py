@@ -14,12 +14,13 @@ from evaluation import feature_cache
 
 if TYPE_CHECKING:
     import pathlib
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import config
     from checkpoints.run_folder import RunFolder
     from data.book import Book
     from data.folder import Data
+    from diffusion.parts import Parts
     from evaluation.clip import Clip
     from evaluation.features import Extractor
     from evaluation.reference import Stats
@@ -41,6 +42,7 @@ class EvaluationInputs:
     extractor: Extractor
     reference: Stats  # of the real covers of --split
     clip: Clip | None  # for CLIP score and CMMD
+    load_parts: Callable[[], Parts] | None = None  # the version's networks, ready to draw; for what looks into them
 
     @functools.cached_property
     def drawn(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from evaluation.inputs import EvaluationInputs
 from evaluation.reference import load_reference
 from generation.covers import draw_covers, make_folder
 from generation.settings import SETTINGS, prompts_of
+from generation.version import load_version
 from tracking import trackers
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def draw_and_score(
 
     # Measure
     prompts = prompts_of(folder / SETTINGS, [book.row for book in books])
-    inputs = EvaluationInputs(options, folder, version.run, data, books, prompts, extractor, reference, clip)
+    inputs = EvaluationInputs(
+        *(options, folder, version.run, data, books, prompts, extractor, reference, clip),
+        load_parts=lambda: load_version(options, version.source, state.device)[0],
+    )
     values, skipped = evaluate.measure(inputs)
     if not values:
         raise UserError(f"nothing could be measured: {'; '.join(skipped.values())}")

@@ -81,6 +81,8 @@ def test_a_resumed_run_may_change_its_tracker():
         ("all", list(config.METRICS)),
         ("legibility, fid,,fid", ["fid", "legibility"]),
         ("kid,all", list(config.METRICS)),
+        ("entanglement,all", [*config.METRICS, "entanglement"]),
+        ("entanglement", ["entanglement"]),
     ],
 )
 def test_metrics_are_picked_by_name(words, chosen):
