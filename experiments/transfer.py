@@ -2,6 +2,7 @@
 
     python -m experiments.transfer --out DIR                                     # three seeds; hours on a laptop
     python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100   # a quick look
+    python -m experiments.transfer --out DIR --regimes UNet "UNet, LoRA"               # full fine-tuning against LoRA
 
 Runs the project's own scripts: statistics of held-out covers, then for every seed and regime a training run and its
 score, and the score of v0 with the first. Writes DIR/table.md and DIR/covers.png (books x versions, from the same
@@ -40,11 +41,16 @@ from evaluation.reference import load_reference
 from experiments.regimes import run_script
 from generation import grid
 
-REGIMES = {
-    "text encoder": (False, True),
-    "UNet": (True, False),
-    "both": (True, True),
-}  # trained parts: (UNet, text encoder)
+# What learns, as options of training. LoRA's learning rate is LORA_LR times that of full fine-tuning
+REGIMES: dict[str, dict[str, Any]] = {
+    "text encoder": dict(train_unet=False, train_text_encoder=True),
+    "UNet": dict(train_unet=True, train_text_encoder=False),
+    "both": dict(train_unet=True, train_text_encoder=True),
+    "UNet, LoRA": dict(train_unet=True, train_text_encoder=False, lora_rank=16, lora_targets="all"),
+    "both, LoRA": dict(train_unet=True, train_text_encoder=True, lora_rank=16, lora_targets="all"),
+}
+LORA_LR = 3
+DEFAULT_REGIMES = ("text encoder", "UNet", "both")
 TRAIN = (
     *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
     *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256, "--tracker", "none"),
@@ -62,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pretrained_model", default="mini", help="model that all runs start from")
     parser.add_argument("--data_root", default="demo", help="data folder, or demo")
     parser.add_argument("--test_fraction", type=float, default=0.5, help="share of the books that are held out")
+    parser.add_argument(
+        "--regimes", nargs="+", choices=tuple(REGIMES), default=DEFAULT_REGIMES, metavar="NAME", help=", ".join(REGIMES)
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the training runs")
     parser.add_argument("--max_steps", type=int, default=400, help="updates of each training run, of 16 covers each")
     parser.add_argument("--num_imgs", type=int, default=1000, help="number of covers to draw and score")
@@ -69,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lr_text_encoder", type=float, default=4e-4, help="learning rate of the text encoder")
     options = parser.parse_args(argv)
     options.out, options.seeds = options.out.resolve(), list(dict.fromkeys(options.seeds))
+    options.regimes = list(dict.fromkeys(options.regimes))
     if options.data_root != "demo":
         options.data_root = str(pathlib.Path(options.data_root).expanduser().resolve())
     data = ("--data_root", options.data_root, "--test_fraction", options.test_fraction, "--resolution", "128x192")
@@ -77,22 +87,24 @@ def main(argv: list[str] | None = None) -> int:
 
     # So small a network gains little from a second thread: on a CPU, draw with one process for each core
     drawing = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), 8, options.num_imgs)
-    plan = [(seed, regime) for seed in options.seeds for regime in REGIMES]
+    plan = [(seed, regime) for seed in options.seeds for regime in options.regimes]
     results = []
     print(f"== statistics of the held-out covers; {len(plan)} runs follow", flush=True)
     run_script("precalc_fid_stats", *data, *features)
     baseline = autoencoder_baseline(options, data + features)
     for number, (seed, regime) in enumerate(plan):
         # Train, or resume
-        name, (unet, text_encoder) = f"{regime.replace(' ', '-')}-{seed}", REGIMES[regime]
+        name, learning = f"{regime.replace(', ', '-').replace(' ', '-')}-{seed}", REGIMES[regime]
+        factor = LORA_LR if "lora_rank" in learning else 1
         print(f"== run {number + 1} of {len(plan)}: {regime}, seed {seed}", flush=True)
         run = RunFolder(options.out / "runs" / name)
         third = max(1, options.max_steps // 3)
         words = (
             *("--output_dir", run.path.parent, "--run_id" if run.config.exists() else "--run_name", name),
             *("--pretrained_model", options.pretrained_model, "--seed", seed, *data, *TRAIN, *DRAW),
-            *("--train_unet", unet, "--train_text_encoder", text_encoder, "--max_steps", options.max_steps),
-            *("--lr", options.lr, "--lr_text_encoder", options.lr_text_encoder),
+            *(word for option, value in learning.items() for word in (f"--{option}", value)),
+            *("--lr", factor * options.lr, "--lr_text_encoder", factor * options.lr_text_encoder),
+            *("--max_steps", options.max_steps),
             *("--save_every", third, "--validate_every", third),
         )
         run_script("training", *words)
@@ -121,7 +133,7 @@ def check(options: argparse.Namespace, data: tuple) -> int:
     held_out = len(opened.books("test"))
     if not 2 <= options.num_imgs <= held_out:
         raise UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
-    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds")}
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds", "regimes")}
     saved_options.require_same_options(options.out / "asked.json", settings)
     return len(opened.books("train"))
 
@@ -138,7 +150,7 @@ def read_score(run: RunFolder, version: str, count: int) -> tuple[pathlib.Path, 
 
 
 def read_result(run: RunFolder, version: str, count: int, num_train: int) -> dict[str, Any]:
-    """The results of one version: its distance, the run's validation losses and training seconds.
+    """The results of one version: its distance, the run's validation losses, training seconds and bytes of a version.
 
     count: covers scored; num_train: covers in an epoch, whose last update may have fewer than the others.
     """
@@ -152,7 +164,10 @@ def read_result(run: RunFolder, version: str, count: int, num_train: int) -> dic
             before = (line["step"] - 1) % -(-num_train // batch_size) * batch_size  # covers of this epoch
             seconds += min(batch_size, num_train - before) / line["images_per_s"]
     fid = score["values"]["fid"]
+    latest = run.version(catalog.read_version_index(run).aliases["latest"])
+    learned = [path for path in latest.rglob("*.safetensors") if not (run.frozen / path.relative_to(latest)).exists()]
     result = dict(covers=covers, score=score, distance=fid["value"], real=fid["real"])
+    result |= dict(nbytes=sum(path.stat().st_size for path in learned))
     return result | dict(first=losses[0], last=losses[-1], seconds=seconds)
 
 
@@ -211,10 +226,10 @@ def table(options: argparse.Namespace, baseline: float, results: list[dict[str, 
         f"{options.max_steps} updates of 16 covers, {which}. v0 is drawn "
         f"from the latents of the first. Seconds are those of the updates, without reading, validating and saving.",
         "",
-        "| trained | distance | each seed | validation loss before | after | seconds of training |",
-        "|---|---|---|---|---|---|",
-        f"| (real covers to learn from) | {results[0]['real']:.1f} | | | | |",
-        f"| (the autoencoder's copies of such covers) | {baseline:.1f} | | | | |",
+        "| trained | distance | each seed | validation loss before | after | seconds of training | MB of weights |",
+        "|---|---|---|---|---|---|---|",
+        f"| (real covers to learn from) | {results[0]['real']:.1f} | | | | | |",
+        f"| (the autoencoder's copies of such covers) | {baseline:.1f} | | | | | |",
     ]
     for name in ("v0", *REGIMES):
         some = [result for result in results if result["name"] == name]
@@ -223,12 +238,12 @@ def table(options: argparse.Namespace, baseline: float, results: list[dict[str, 
         distances = [result["distance"] for result in some]
         line = f"| {name} | {spread(distances)} | {', '.join(f'{d:.1f}' for d in distances)} |"
         if name == "v0":
-            lines.append(line + " | | |")
+            lines.append(line + " | | | |")
             continue
-        before, after, seconds = (
-            statistics.mean(result[key] for result in some) for key in ("first", "last", "seconds")
+        before, after, seconds, nbytes = (
+            statistics.mean(result[key] for result in some) for key in ("first", "last", "seconds", "nbytes")
         )
-        lines.append(line + f" {before:.4f} | {after:.4f} | {seconds:.0f} |")
+        lines.append(line + f" {before:.4f} | {after:.4f} | {seconds:.0f} | {nbytes / 1e6:.1f} |")
     return "\n".join([*lines, ""])
 
 

@@ -9,7 +9,7 @@ from diffusion import encoding, pipeline
 from evaluation import entanglement
 from evaluation.distances import TooFewImages
 
-WORDS = "glass crown river night tower sail stone garden winter letter".split()
+WORDS = ("glass", "crown", "river", "night", "tower", "sail", "stone", "garden", "winter", "letter")
 
 
 def books(count):

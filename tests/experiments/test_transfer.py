@@ -93,14 +93,14 @@ def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
 
 def test_the_table_has_means_and_spreads():
     score = {"score": "FD", "n": 10, "n_reference": 12}
-    one = dict(score=score, real=1.0, first=0.4, last=0.2, seconds=60.4)
+    one = dict(score=score, real=1.0, first=0.4, last=0.2, seconds=60.4, nbytes=2_500_000)
     results = [one | dict(name="v0", seed=0, distance=9.0)]
     results += [one | dict(name="UNet", seed=seed, distance=distance) for seed, distance in enumerate((3.0, 5.0))]
     lines = transfer.table(type("Options", (), {"max_steps": 5}), 2.0, results).splitlines()
     assert lines[0].startswith(
         "FD of 10 covers to 12 held-out ones, lower is better; 5 updates of 16 covers, seeds 0, 1;"
     )
-    assert lines[-2] == "| v0 | 9.0 | 9.0 | | | |"
-    assert lines[-1] == "| UNet | 4.0 ± 1.4 | 3.0, 5.0 | 0.4000 | 0.2000 | 60 |"
+    assert lines[-2] == "| v0 | 9.0 | 9.0 | | | | |"
+    assert lines[-1] == "| UNet | 4.0 ± 1.4 | 3.0, 5.0 | 0.4000 | 0.2000 | 60 | 2.5 |"
     assert transfer.spread([1.0, 2.0, 3.0]) == f"2.0 ± {np.std([1, 2, 3], ddof=1):.1f}"
     assert float(transfer.spread([1.26])) == pytest.approx(1.3)
