@@ -208,6 +208,15 @@ class ModelOptions:
     seed: int = drawing_option(
         0, "seed of all random numbers: the same seed gives the same run and the same covers", ge=0, memory=False
     )
+    prediction_type: str = option(
+        "auto",
+        "what the UNet predicts: the noise (epsilon) or v; auto = what the model's scheduler configuration says. A "
+        "model of epsilon can be trained to predict v, which takes thousands of updates of the UNet",
+        choices=("auto", "epsilon", "v_prediction"),
+        inherited=True,
+        affects="drawing",
+        memory=False,
+    )
     mixed_precision: str = option(
         "auto",
         "precision in which the model computes; auto = bf16 if the GPU supports it, else fp16; no (fp32) on a CPU",
@@ -425,6 +434,39 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     )
     snr_gamma: float | None = option(
         None, "gamma of min-SNR loss weighting (arXiv:2303.09556), usually 5", none="no weighting", gt=0
+    )
+    debiased_loss: bool = option(
+        False,
+        "weight the loss by 1/sqrt(SNR), for v-prediction by sqrt(SNR)/(SNR+1) (arXiv:2310.08442): more of the noisy "
+        "timesteps, which decide on composition; not with --snr_gamma",
+    )
+    loss: str = option(
+        "mse",
+        "loss of training; huber = pseudo-Huber (arXiv:2403.16728), on which single bad covers have less effect. The "
+        "validation loss is always the plain mean squared error, without weights and noise offset",
+        choices=("mse", "huber"),
+    )
+    huber_c: float = option(
+        0.1,
+        "with --loss huber: errors smaller than this count squared, larger ones by their absolute value; above about "
+        "10 it is mse",
+        gt=0,
+        memory=False,
+    )
+    noise_offset: float = option(
+        0.0,
+        "add this times one normal number for each cover and channel to the noise, usually 0.05 to 0.1: covers can "
+        "then become darker or lighter as a whole",
+        ge=0,
+        le=1,
+        memory=False,
+    )
+    zero_terminal_snr: bool = option(
+        False,
+        "rescale the noise schedule so that the last timestep is noise alone (arXiv:2305.08891), for very dark and "
+        "very light covers; needs a model that predicts v, or --prediction_type v_prediction and long training. v0 is "
+        "still drawn as the pretrained model is",
+        memory=False,
     )
     caption_dropout: float = option(
         0.1,

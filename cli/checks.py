@@ -129,6 +129,7 @@ def check(options: Options) -> Options:
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
         check_updates(options)
+        check_loss(options)
     if isinstance(options, config.InferenceOptions):
         chosen_metrics(options)
         if "clip" in split_list(options.metrics) and not options.clip_model:
@@ -173,6 +174,18 @@ def check(options: Options) -> Options:
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options
+
+
+def check_loss(options: config.TrainingOptions) -> None:
+    """UserError for options of the loss and of the noise that have no effect, or can't be combined."""
+    if options.debiased_loss and options.snr_gamma:
+        raise UserError("--debiased_loss and --snr_gamma are two weightings of the timesteps: leave one of the two out")
+    if options.huber_c != config.TrainingOptions.huber_c and options.loss != "huber":
+        raise UserError("--huber_c belongs to --loss huber: add that, or leave it out")
+    if options.zero_terminal_snr and options.prediction_type == "epsilon":
+        raise UserError(
+            "--zero_terminal_snr needs v-prediction: give --prediction_type v_prediction, or leave one of the two out"
+        )
 
 
 def check_updates(options: config.TrainingOptions) -> None:

@@ -88,6 +88,20 @@ def test_an_unknown_metric_is_named():
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(debiased_loss=True, snr_gamma=5.0), "--debiased_loss and --snr_gamma are two weightings"),
+        (dict(huber_c=0.2), "--huber_c belongs to --loss huber"),
+        (dict(zero_terminal_snr=True, prediction_type="epsilon"), "--zero_terminal_snr needs v-prediction"),
+    ],
+)
+def test_options_of_the_loss_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        checks.check(config.TrainingOptions(**options))
+    checks.check(config.TrainingOptions(zero_terminal_snr=True))  # the model may predict v
+
+
+@pytest.mark.parametrize(
     ("option", "text", "message"),
     [
         ("snr_gamma", "1e39", "expected a number of at most 1e\\+15"),  # torch raises: it is no float32
