@@ -109,6 +109,15 @@ CACHE_DIR: dict[str, Any] = dict(
 )
 
 
+NEGATIVE_PROMPT: dict[str, Any] = dict(
+    default=None,
+    help="what covers should not show: takes the place of the empty prompt in classifier-free guidance",
+    none="the empty prompt",
+    affects="drawing",
+    memory=False,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """data"""
@@ -540,8 +549,22 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
     )
     save_dir: str | None = option(None, "folder for the covers", none="'covers' in the run's folder")
     prompt: str | None = option(
-        None, "draw one cover from this prompt", none="a grid: prompt templates x held-out books"
+        None, "draw --num_images covers from this prompt", none="a grid: prompt templates x held-out books"
     )
+    prompts_file: str | None = option(
+        None,
+        "draw --num_images covers from each line of this text file (UTF-8), and sheets that show them side by side; "
+        "empty lines and lines that begin with # are skipped. Covers that are there already are not drawn again",
+        none="no file",
+    )
+    num_images: int = option(
+        1,
+        "with --prompt or --prompts_file: covers to draw from each prompt. Each starts from other noise, a function of "
+        "--seed and its number: the same for every prompt and version, so that those can be compared",
+        ge=1,
+        le=256,
+    )
+    negative_prompt: str | None = option(**NEGATIVE_PROMPT)
     calc_fid: bool = option(
         False, "draw a cover for --num_imgs books of --split, and score them against --fid_stats_path"
     )
@@ -587,6 +610,7 @@ class ReportOptions(TrackingOptions, DrawingOptions, ModelOptions, DataOptions):
         "folder for the covers that are shown",
         none="'covers' in each run's folder; with several runs, --save_dir gets a folder for each",
     )
+    negative_prompt: str | None = option(**NEGATIVE_PROMPT)
     report_path: str = option("report.html", "HTML file to write")
     mixed: bool = option(False, "show versions side by side even if they were scored with different settings")
 

@@ -140,9 +140,11 @@ def check(options: Options) -> Options:
             getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions)
         ):
             raise UserError("--typeset_width, --typeset_font and --typeset_place: add --typeset True")
-        if options.typeset and options.prompt:
+        check_prompts(options)
+        if options.typeset and (options.prompt or options.prompts_file):
             raise UserError(
-                "--typeset True is for books with titles, and --prompt has none: leave one of the two out; "
+                f"--typeset True is for books with titles, and --{'prompt' if options.prompt else 'prompts_file'} has "
+                "none: leave one of the two out; "
                 "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
             )
     if isinstance(options, config.TypesetOptions):
@@ -164,8 +166,11 @@ def check(options: Options) -> Options:
         raise UserError("--wandb_project takes letters, digits, '-', '_' and '.', 128 at most")
     if value("summarize_desc") and not value("include_desc"):
         raise UserError("--summarize_desc shortens what --include_desc puts into the prompt: add --include_desc")
-    if value("prompt") and value("calc_fid"):
-        raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
+    if value("negative_prompt") and value("guidance_scale") == 1:
+        raise UserError(
+            "--negative_prompt has no effect with --guidance_scale 1, which is no guidance: give a larger "
+            "--guidance_scale, or leave --negative_prompt out"
+        )
     if value("fid_features") == "efficientnet" and value("fid_resize") == "legacy":
         raise UserError(
             "--fid_resize legacy repeats what pytorch-fid does with Inception: with --fid_features efficientnet use "
@@ -174,6 +179,18 @@ def check(options: Options) -> Options:
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options
+
+
+def check_prompts(options: config.InferenceOptions) -> None:
+    """UserError for options on prompts that can't be combined."""
+    if options.prompt and options.prompts_file:
+        raise UserError("--prompt is one prompt and --prompts_file has many: give one of the two")
+    if options.prompt and options.calc_fid:
+        raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
+    if options.prompts_file and options.calc_fid:
+        raise UserError("--prompts_file draws prompts and --calc_fid scores covers of books: give one of the two")
+    if options.num_images > 1 and not (options.prompt or options.prompts_file):
+        raise UserError("--num_images is about --prompt and --prompts_file: add one of them, or leave it out")
 
 
 def check_loss(options: config.TrainingOptions) -> None:

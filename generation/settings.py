@@ -35,7 +35,8 @@ class DrawingSettings:
     guidance_scale: float
     scheduler: str
     vae_tiling: bool | None = None  # True or None; files from before this option existed do not have it
-    prediction_type: str | None = None  # of the options below: None is the default, and then the file has no such key
+    negative_prompt: str | None = None  # of the options below: None is the default, and then the file has no such key
+    prediction_type: str | None = None
 
     @classmethod
     def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
@@ -51,6 +52,7 @@ class DrawingSettings:
             guidance_scale=options.guidance_scale,
             scheduler=options.scheduler,
             vae_tiling=options.vae_tiling or None,
+            negative_prompt=options.negative_prompt,
             prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
         )
 
@@ -62,8 +64,11 @@ class DrawingSettings:
         always = ("run_id", "vae_tiling")
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None or name in always}
 
-    def parameters(self, prompt: str = "") -> str:
-        """The settings as text, in the form that other programs write into a PNG file's "parameters"."""
+    def parameters(self, prompt: str = "", image: int = 0) -> str:
+        """The settings as text, in the form that other programs write into a PNG file's "parameters".
+
+        image: number of the picture among several of the prompt.
+        """
         values = {
             "Steps": self.steps,
             "Sampler": self.scheduler,
@@ -74,8 +79,13 @@ class DrawingSettings:
             "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
             "Precision": self.precision,
         }
+        if self.prediction_type:
+            values["Prediction type"] = self.prediction_type
+        if image:
+            values["Image"] = image
+        negative = f"Negative prompt: {self.negative_prompt}" if self.negative_prompt else ""
         line = ", ".join(f"{name}: {value}" for name, value in values.items())
-        return f"{prompt}\n{line}" if prompt else line
+        return "\n".join(filter(None, [prompt, negative, line]))
 
     @classmethod
     def from_json(cls, raw: Mapping[str, typing.Any]) -> DrawingSettings:

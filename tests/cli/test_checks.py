@@ -102,6 +102,21 @@ def test_options_of_the_loss_that_contradict_each_other_are_refused(options, mes
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(prompt="a", prompts_file="b"), "--prompt is one prompt and --prompts_file has many"),
+        (dict(prompts_file="b", calc_fid=True), "--prompts_file draws prompts and --calc_fid scores"),
+        (dict(prompts_file="b", typeset=True), "--typeset True .* and --prompts_file has none"),
+        (dict(num_images=2), "--num_images is about --prompt and --prompts_file"),
+        (dict(negative_prompt="a", guidance_scale=1.0), "--negative_prompt has no effect with --guidance_scale 1"),
+    ],
+)
+def test_options_on_prompts_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        checks.check(config.InferenceOptions(**options))
+
+
+@pytest.mark.parametrize(
     ("option", "text", "message"),
     [
         ("snr_gamma", "1e39", "expected a number of at most 1e\\+15"),  # torch raises: it is no float32
