@@ -104,7 +104,7 @@ def require_drawable(schedule_config: Mapping[str, Any], scheduler: str, steps: 
             raise UserError(
                 "this model can't be drawn: its scheduler says rescale_betas_zero_snr, so it begins with noise alone, "
                 "and prediction_type epsilon, from which no picture follows there; such models predict v_prediction: "
-                f"correct its scheduler/scheduler_config.json{otherwise}"
+                f"give --prediction_type v_prediction, or correct its scheduler/scheduler_config.json{otherwise}"
             )
         if sampler.zero_snr is None:
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -51,8 +51,11 @@ def change_schedule(
     return type(scheduler).from_config(scheduler.config, prediction_type=changed["prediction_type"])
 
 
-def change_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Lines on what a new run changes of its model's schedule; before, after: configurations of the scheduler."""
+def change_notes(before: Mapping[str, Any], after: Mapping[str, Any], trained: Sequence[str]) -> list[str]:
+    """Lines on what a new run changes of its model's schedule.
+
+    before, after: configurations of the scheduler; trained: names of the parts that are trained.
+    """
     old, new = (schedule.get("prediction_type", "epsilon") for schedule in (before, after))
     rescaled = after.get("rescale_betas_zero_snr") and not before.get("rescale_betas_zero_snr")
     notes = []
@@ -60,6 +63,7 @@ def change_notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
         notes.append(
             f"note: the model says that it predicts {old}, and is trained to predict {new}: unless it has learned that "
             "before, it draws noise until after long training, thousands of updates of the UNet"
+            + ("" if "unet" in trained else ", which needs --train_unet True")
             + ("" if rescaled else "; what it draws as it is: --version v0 --prediction_type auto")
         )
     if rescaled:

@@ -34,7 +34,7 @@ def version(tmp_path):
 def test_nothing_changes_unless_it_is_asked_for():
     scheduler = PNDMScheduler(**SD15)
     assert change_schedule(scheduler) is scheduler and change_schedule(scheduler, "epsilon") is scheduler
-    assert change_notes(scheduler.config, scheduler.config) == []
+    assert change_notes(scheduler.config, scheduler.config, []) == []
 
 
 def test_the_prediction_type_of_a_scheduler_of_any_class():
@@ -44,8 +44,10 @@ def test_the_prediction_type_of_a_scheduler_of_any_class():
         assert type(changed) is cls and changed.config.prediction_type == "v_prediction"
         assert torch.equal(changed.alphas_cumprod, scheduler.alphas_cumprod)
         assert change_schedule(changed, "v_prediction") is changed
-        (note,) = change_notes(scheduler.config, changed.config)
+        (note,) = change_notes(scheduler.config, changed.config, ["unet"])
         assert "predicts epsilon, and is trained to predict v_prediction" in note and "--prediction_type auto" in note
+        assert "--train_unet True" not in note
+        assert "--train_unet True" in change_notes(scheduler.config, changed.config, ["text_encoder"])[0]
 
 
 def test_zero_terminal_snr_is_algorithm_1_once():
@@ -58,7 +60,7 @@ def test_zero_terminal_snr_is_algorithm_1_once():
         training = diffusers.DDPMScheduler.from_config(changed.config)  # Parts.noise_scheduler
         assert np.allclose(training.alphas_cumprod, wanted, atol=1e-6) and training.alphas_cumprod[-1] == 0
         assert torch.equal(training.betas, rescale_zero_terminal_snr(diffusers.DDPMScheduler(**SD15).betas))
-    assert [note[:40] for note in change_notes(scheduler.config, once.config)] == [
+    assert [note[:40] for note in change_notes(scheduler.config, once.config, ["unet"])] == [
         "note: the model says that it predicts ep",
         "note: zero terminal SNR: this run, its p",
     ]
