@@ -118,6 +118,14 @@ TYPESET: dict[str, Any] = dict(
     memory=False,
 )
 
+NEGATIVE_PROMPT: dict[str, Any] = dict(
+    default=None,
+    help="what covers should not show: takes the place of the empty prompt in classifier-free guidance",
+    none="the empty prompt",
+    affects="drawing",
+    memory=False,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
@@ -217,6 +225,15 @@ class ModelOptions:
     )
     seed: int = drawing_option(
         0, "seed of all random numbers: the same seed gives the same run and the same covers", ge=0, memory=False
+    )
+    prediction_type: str = option(
+        "auto",
+        "what the UNet predicts: the noise (epsilon) or v; auto = what the model's scheduler configuration says. A "
+        "model of epsilon can be trained to predict v, which takes thousands of updates of the UNet",
+        choices=("auto", "epsilon", "v_prediction"),
+        inherited=True,
+        affects="drawing",
+        memory=False,
     )
     mixed_precision: str = option(
         "auto",
@@ -436,6 +453,39 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     snr_gamma: float | None = option(
         None, "gamma of min-SNR loss weighting (arXiv:2303.09556), usually 5", none="no weighting", gt=0
     )
+    debiased_loss: bool = option(
+        False,
+        "weight the loss by 1/sqrt(SNR), for v-prediction by sqrt(SNR)/(SNR+1) (arXiv:2310.08442): more of the noisy "
+        "timesteps, which decide on composition; not with --snr_gamma",
+    )
+    loss: str = option(
+        "mse",
+        "loss of training; huber = pseudo-Huber (arXiv:2403.16728), on which single bad covers have less effect. The "
+        "validation loss is always the plain mean squared error, without weights and noise offset",
+        choices=("mse", "huber"),
+    )
+    huber_c: float = option(
+        0.1,
+        "with --loss huber: errors smaller than this count squared, larger ones by their absolute value; above about "
+        "10 it is mse",
+        gt=0,
+        memory=False,
+    )
+    noise_offset: float = option(
+        0.0,
+        "add this times one normal number for each cover and channel to the noise, usually 0.05 to 0.1: covers can "
+        "then become darker or lighter as a whole",
+        ge=0,
+        le=1,
+        memory=False,
+    )
+    zero_terminal_snr: bool = option(
+        False,
+        "rescale the noise schedule so that the last timestep is noise alone (arXiv:2305.08891), for very dark and "
+        "very light covers; needs a model that predicts v, or --prediction_type v_prediction and long training. v0 is "
+        "still drawn as the pretrained model is",
+        memory=False,
+    )
     caption_dropout: float = option(
         0.1,
         "fraction of training prompts replaced by the empty prompt, which classifier-free guidance needs",
@@ -508,8 +558,22 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
     )
     save_dir: str | None = option(None, "folder for the covers", none="'covers' in the run's folder")
     prompt: str | None = option(
-        None, "draw one cover from this prompt", none="a grid: prompt templates x held-out books"
+        None, "draw --num_images covers from this prompt", none="a grid: prompt templates x held-out books"
     )
+    prompts_file: str | None = option(
+        None,
+        "draw --num_images covers from each line of this text file (UTF-8), and sheets that show them side by side; "
+        "empty lines and lines that begin with # are skipped. Covers that are there already are not drawn again",
+        none="no file",
+    )
+    num_images: int = option(
+        1,
+        "with --prompt or --prompts_file: covers to draw from each prompt. Each starts from other noise, a function of "
+        "--seed and its number: the same for every prompt and version, so that those can be compared",
+        ge=1,
+        le=256,
+    )
+    negative_prompt: str | None = option(**NEGATIVE_PROMPT)
     calc_fid: bool = option(
         False, "draw a cover for --num_imgs books of --split, and score them against --fid_stats_path"
     )
@@ -553,6 +617,7 @@ class ReportOptions(TypeOptions, TrackingOptions, DrawingOptions, ModelOptions, 
         "folder for the covers that are shown",
         none="'covers' in each run's folder; with several runs, --save_dir gets a folder for each",
     )
+    negative_prompt: str | None = option(**NEGATIVE_PROMPT)
     report_path: str = option("report.html", "HTML file to write")
     typeset: bool = option(**TYPESET)
     mixed: bool = option(False, "show versions side by side even if they were scored with different settings")

@@ -7,13 +7,14 @@ from cli import launch, parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw one prompt, the grid (templates x held-out books), or --num_imgs covers with their score."""
+    """Draw prompts, the grid (templates x held-out books), or --num_imgs covers with their score."""
     options, given = parser.parse(config.InferenceOptions, argv)
 
     from common.processes import make_accelerator
     from evaluation.score_run import draw_and_score
     from generation.covers import covers_folder
-    from generation.grid import draw_grid, draw_prompt
+    from generation.grid import draw_grid
+    from generation.prompt_covers import draw_prompts
     from generation.version import choose_version, require_drawable
 
     options, version = choose_version(options, given)
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.calc_fid:
         draw_and_score(options, version, folder / version.name, state)
     elif state.is_main_process:
-        (draw_prompt if options.prompt else draw_grid)(options, version, folder, state.device)
+        draw = draw_prompts if options.prompt or options.prompts_file else draw_grid
+        draw(options, version, folder, state.device)
     return 0
 
 

@@ -131,6 +131,7 @@ def check(options: Options) -> Options:
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
         check_updates(options)
+        check_loss(options)
     if isinstance(options, config.InferenceOptions | config.ReportOptions):
         given = any(getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions))
         if given and not options.typeset:
@@ -141,9 +142,11 @@ def check(options: Options) -> Options:
             raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
         if not options.calc_fid and (options.metrics != "all" or options.clip_model):
             raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
-        if options.typeset and options.prompt:
+        check_prompts(options)
+        if options.typeset and (options.prompt or options.prompts_file):
             raise UserError(
-                "--typeset True is for books with titles, and --prompt has none: leave one of the two out; "
+                f"--typeset True is for books with titles, and --{'prompt' if options.prompt else 'prompts_file'} has "
+                "none: leave one of the two out; "
                 "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
             )
     if isinstance(options, config.TypesetOptions):
@@ -165,8 +168,11 @@ def check(options: Options) -> Options:
         raise UserError("--wandb_project takes letters, digits, '-', '_' and '.', 128 at most")
     if value("summarize_desc") and not value("include_desc"):
         raise UserError("--summarize_desc shortens what --include_desc puts into the prompt: add --include_desc")
-    if value("prompt") and value("calc_fid"):
-        raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
+    if value("negative_prompt") and value("guidance_scale") == 1:
+        raise UserError(
+            "--negative_prompt has no effect with --guidance_scale 1, which is no guidance: give a larger "
+            "--guidance_scale, or leave --negative_prompt out"
+        )
     if value("fid_features") == "efficientnet" and value("fid_resize") == "legacy":
         raise UserError(
             "--fid_resize legacy repeats what pytorch-fid does with Inception: with --fid_features efficientnet use "
@@ -175,6 +181,30 @@ def check(options: Options) -> Options:
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options
+
+
+def check_prompts(options: config.InferenceOptions) -> None:
+    """UserError for options on prompts that can't be combined."""
+    if options.prompt and options.prompts_file:
+        raise UserError("--prompt is one prompt and --prompts_file has many: give one of the two")
+    if options.prompt and options.calc_fid:
+        raise UserError("--prompt draws one cover and --calc_fid scores many: give one of the two")
+    if options.prompts_file and options.calc_fid:
+        raise UserError("--prompts_file draws prompts and --calc_fid scores covers of books: give one of the two")
+    if options.num_images > 1 and not (options.prompt or options.prompts_file):
+        raise UserError("--num_images is about --prompt and --prompts_file: add one of them, or leave it out")
+
+
+def check_loss(options: config.TrainingOptions) -> None:
+    """UserError for options of the loss and of the noise that have no effect, or can't be combined."""
+    if options.debiased_loss and options.snr_gamma:
+        raise UserError("--debiased_loss and --snr_gamma are two weightings of the timesteps: leave one of the two out")
+    if options.huber_c != config.TrainingOptions.huber_c and options.loss != "huber":
+        raise UserError("--huber_c belongs to --loss huber: add that, or leave it out")
+    if options.zero_terminal_snr and options.prediction_type == "epsilon":
+        raise UserError(
+            "--zero_terminal_snr needs v-prediction: give --prediction_type v_prediction, or leave one of the two out"
+        )
 
 
 def check_updates(options: config.TrainingOptions) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 # Purposes. Every run depends on these values: never change or reuse one.
 ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
+NOISE_OFFSET = 9
 
 
 def rng(seed: int, purpose: int, index: int) -> np.random.Generator:

@@ -5,11 +5,25 @@ Noise and timesteps are arguments; diffusion/noise.py draws them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 
 from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How a prediction's error becomes a loss. By default the mean squared error, every timestep weighing alike."""
+
+    snr_gamma: float | None = None  # min_snr_weights
+    debiased: bool = False  # debiased_weights
+    huber_c: float | None = None  # pseudo_huber in place of the square
+
+
+PLAIN = LossSettings()
 
 
 def require_supported_prediction_type(noise_scheduler: DDPMScheduler) -> None:
@@ -46,6 +60,31 @@ def min_snr_weights(noise_scheduler: DDPMScheduler, timesteps: torch.Tensor, snr
     return (torch.full_like(snr, snr_gamma) / snr).clamp(max=1)  # min(SNR, gamma) / SNR without 0 / 0
 
 
+def debiased_weights(noise_scheduler: DDPMScheduler, timesteps: torch.Tensor) -> torch.Tensor:
+    """float32 (B,): loss weights 1 / sqrt(SNR) for epsilon, sqrt(SNR) / (SNR + 1) for v.
+
+    Yu et al., Debias the Training of Diffusion Models, arXiv:2310.08442: the picture that follows from a predicted
+    noise has the error of that noise divided by SNR, so steps with much noise are underrated. The paper is about
+    epsilon; its weight is sqrt(SNR) on the squared error of the picture, and that of v is (SNR + 1) times the
+    picture's, which gives the second form (as in min_snr_weights). Finite also at SNR 0: there v has weight 0, and
+    epsilon, which can be read off the input and says nothing of the picture, too.
+    """
+    snr = compute_snr(noise_scheduler, timesteps)
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        return snr.sqrt() / (snr + 1)
+    return torch.where(snr > 0, snr.rsqrt(), 0)
+
+
+def pseudo_huber(error: torch.Tensor, c: float) -> torch.Tensor:
+    """2 c (sqrt(error^2 + c^2) - c), elementwise: error^2 where it is small against c, 2 c |error| where it is large.
+
+    Khrapov et al., Improving Diffusion Models's Data-Corruption Resistance using Scheduled Pseudo-Huber Loss,
+    arXiv:2403.16728, with a constant c; the scale is that of diffusers' examples, so for large c it is error^2. Written
+    without the difference, which float32 would lose for large c.
+    """
+    return 2 * error.square() / (1 + (1 + (error / c).square()).sqrt())
+
+
 def loss(
     unet: UNet2DConditionModel,
     noise_scheduler: DDPMScheduler,
@@ -53,17 +92,22 @@ def loss(
     encoder_hidden_states: torch.Tensor,
     noise: torch.Tensor,
     timesteps: torch.Tensor,
-    snr_gamma: float | None = None,
+    settings: LossSettings = PLAIN,
 ) -> torch.Tensor:
     """The denoising loss of each sample, float32 (B,).
 
     latents, noise: float32 (B, 4, H/8, W/8), latents scaled; encoder_hidden_states: (B, 77, C); timesteps: int64 (B,),
-    0 ... 999. Mean squared error between the UNet's prediction from
+    0 ... 999. Mean squared error (or pseudo-Huber loss) between the UNet's prediction from
     x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise and `target` (Ho et al., arXiv:2006.11239, eq. 14),
-    weighted by `min_snr_weights`.
+    weighted by `min_snr_weights` or `debiased_weights`.
     """
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
     dtype = next(unet.parameters()).dtype
     prediction = unet(noisy_latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), return_dict=False)[0]
     error = prediction.float() - target(noise_scheduler, latents, noise, timesteps).float()
-    return error.square().mean(dim=(1, 2, 3)) * min_snr_weights(noise_scheduler, timesteps, snr_gamma)
+    values = error.square() if settings.huber_c is None else pseudo_huber(error, settings.huber_c)
+    if settings.debiased:
+        weights = debiased_weights(noise_scheduler, timesteps)
+    else:
+        weights = min_snr_weights(noise_scheduler, timesteps, settings.snr_gamma)
+    return values.mean(dim=(1, 2, 3)) * weights

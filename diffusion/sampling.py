@@ -1,7 +1,7 @@
 """Generate images from prompts: samplers by name, fixed starting latents.
 
-An image is a function of (weights, prompt, seed, row, steps, guidance_scale, scheduler, size): never of the batch it
-was drawn in, of its index there, or of what was drawn before.
+An image is a function of (weights, prompt, negative prompt, seed, row, steps, guidance_scale, scheduler, size): never
+of the batch it was drawn in, of its index there, or of what was drawn before.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def require_drawable(schedule_config: Mapping[str, Any], scheduler: str, steps: 
             raise UserError(
                 "this model can't be drawn: its scheduler says rescale_betas_zero_snr, so it begins with noise alone, "
                 "and prediction_type epsilon, from which no picture follows there; such models predict v_prediction: "
-                f"correct its scheduler/scheduler_config.json{otherwise}"
+                f"give --prediction_type v_prediction, or correct its scheduler/scheduler_config.json{otherwise}"
             )
         if sampler.zero_snr is None:
             raise UserError(
@@ -128,10 +128,12 @@ def draw_images(
     rows: Sequence[int],
     options: config.TrainingOptions | config.InferenceOptions | config.ReportOptions,
     version: str = "the model",
+    negative_prompt: str | None = None,
 ) -> torch.Tensor:
     """Generate one image for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each starts from.
 
-    version: what draws, for messages. NotFinite (a UserError) if an image has values that are NaN or infinite.
+    negative_prompt: of all of them; None: the empty prompt. version: what draws, for messages. NotFinite (a UserError)
+    if an image has values that are NaN or infinite.
 
     All of our samplers are deterministic, so the latents are the only random numbers. Matrix products round differently
     with the batch size, so on a CPU, where batches gain little, each image is computed by itself: the same bytes
@@ -148,6 +150,7 @@ def draw_images(
         chunk = slice(first, first + batch_size)
         latents = pipeline(
             list(prompts[chunk]),
+            negative_prompt=[negative_prompt or ""] * len(prompts[chunk]),
             width=width,
             height=height,
             num_inference_steps=options.steps,

@@ -84,7 +84,9 @@ def draw_missing(
     with tqdm(total=len(books), initial=done, desc=f"drawing {folder.name}", unit="cover") as bar:
         for first in range(0, len(missing), options.batch_size):
             rows = [book.row for book in missing[first : first + options.batch_size]]
-            images = draw_images(parts, [prompts[str(row)] for row in rows], rows, options, folder.name)
+            images = draw_images(
+                parts, [prompts[str(row)] for row in rows], rows, options, folder.name, options.negative_prompt
+            )
             for row, image in zip(rows, images, strict=True):
                 save_png(folder / f"{row}.png", image)
             bar.update(len(rows))

@@ -1,12 +1,10 @@
-"""Draws grids of covers (books x prompt templates) and single prompts; assembles labelled images into one."""
+"""Draws grids of covers (books x prompt templates); assembles labelled images into one; saves such pictures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import pathlib
-import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +17,6 @@ import dataset
 from common.files import write_json
 from common.png import save_png
 from data import prompts
-from data.book import normalize_whitespace
 from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
@@ -28,8 +25,10 @@ from generation.type_on_covers import require_font, typeset_cells
 from generation.version import Version, load_version
 
 
-def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -> Image.Image:
+def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = (), label_width: int = 1) -> Image.Image:
     """Assembles uint8 images (N, H, W, 3) into one, row by row, `columns` to a row, each under its label.
+
+    label_width: images that share a label, which stands above the first of them.
 
     Images higher than 384 pixels are reduced to that height; those lower than 192 are enlarged by a whole factor,
     without interpolation. There may be fewer labels than images.
@@ -46,8 +45,9 @@ def image_grid(images: torch.Tensor, columns: int, labels: Sequence[str] = ()) -
     for i, image in enumerate(images):
         x = gap + i % columns * (width + gap)
         y = gap + i // columns * (height + text + gap)
-        if i < len(labels):
-            pen.text((x, y), shorten_label(labels[i], width, font), fill="black", font=font)
+        if i % label_width == 0 and i // label_width < len(labels):
+            room = min(label_width, columns) * (width + gap) - gap
+            pen.text((x, y), shorten_label(labels[i // label_width], room, font), fill="black", font=font)
         page.paste(Image.fromarray(image.numpy()).resize((width, height), resampling), (x, y + text))
     return page
 
@@ -63,36 +63,23 @@ def shorten_label(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
 
 
 def save_drawing(
-    folder: pathlib.Path, front: str, image: torch.Tensor | Image.Image, settings: DrawingSettings, **more: Any
+    folder: pathlib.Path, front: str, picture: torch.Tensor | Image.Image, settings: DrawingSettings, **more: Any
 ) -> pathlib.Path:
     """Saves a picture as <folder>/<front>_<hash>.png, and how it was drawn, as JSON beside it; returns its path.
 
     The hash is that of the settings and of `more`, what else it was made from: the same name is the same picture.
     """
-    record = {**settings.to_json(), **more}
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
-    path = folder / f"{front}_{digest}.png"
-    save_png(path, image, parameters=settings.parameters(more.get("prompt", "")))
-    write_json(path.with_suffix(".json"), record)
+    path = drawing_path(folder, front, settings, **more)
+    save_png(path, picture, parameters=settings.parameters(more.get("prompt", ""), more.get("image", 0)))
+    write_json(path.with_suffix(".json"), {**settings.to_json(), **more})
     return path
 
 
-def draw_prompt(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
-    """Draws one cover for --prompt and saves it in `folder`, see save_drawing."""
-    make_folder(folder)
-    parts, weights = load_version(options, version.source, device)
-    prompt, limit = options.prompt, parts.tokenizer.model_max_length
-    if len(prompt) > (longest := limit * prompts.LONGEST_TOKEN):  # counting would take seconds, for nothing
-        prompt = normalize_whitespace(prompt)[:longest]
-    tokens = prompts.count_tokens(parts.tokenizer, prompt)
-    if tokens > limit:
-        known = tokens if prompt == options.prompt else f"at least {tokens}"
-        print(f"warning: the prompt has {known} tokens, and only the first {limit} are read", file=sys.stderr)
-    image = draw_images(parts, [prompt], [0], options, version.name)[0]
-    words = re.findall("[a-z0-9]+", options.prompt.lower())
-    front = "_".join([version.name, "prompt", "-".join(words)[:40].strip("-")]).rstrip("_")
-    settings = DrawingSettings.from_options(options, version, weights)
-    print(f"drew {save_drawing(folder, front, image, settings, prompt=options.prompt)}")
+def drawing_path(folder: pathlib.Path, front: str, settings: DrawingSettings, **more: Any) -> pathlib.Path:
+    """Where save_drawing saves a picture."""
+    record = {**settings.to_json(), **more}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:10]
+    return folder / f"{front}_{digest}.png"
 
 
 def draw_grid(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
@@ -110,7 +97,7 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(draw_images(parts, texts, rows, options, version.name))
+            images.append(draw_images(parts, texts, rows, options, version.name, options.negative_prompt))
             bar.update(len(rows))
     page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
     settings = DrawingSettings.from_options(options, version, weights)

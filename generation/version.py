@@ -18,6 +18,7 @@ from common.files import read_json
 from diffusion import pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
+from diffusion.schedule import change_schedule, changed_config
 from tracking import artifacts
 
 
@@ -53,6 +54,8 @@ def choose_version(
             source = options.pretrained_model  # the same model in another place
         if moved or asked == started_from:
             names = config.option_names(config.InferenceOptions, "inherited", True)
+            if saved.get("zero_terminal_snr"):  # v0 is drawn as its model is, and later versions say what they predict
+                names.remove("prediction_type")
             options = saved_options.inherit(config.InferenceOptions, run.config, given, names)
         elif name == "v0" and not options.run_id:
             source, run = options.pretrained_model, None  # the model itself is meant, not the start of the newest run
@@ -77,7 +80,7 @@ def require_drawable(options: config.InferenceOptions, version: Version) -> None
     """UserError, before anything long, unless --scheduler can draw with this version in --steps."""
     schedule = pipeline.load_schedule(version.source)
     if schedule is not None:
-        sampling.require_drawable(schedule, options.scheduler, options.steps)
+        sampling.require_drawable(changed_config(schedule, options.prediction_type), options.scheduler, options.steps)
 
 
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
@@ -85,5 +88,6 @@ def load_version(options: config.InferenceOptions, source: str, device: torch.de
     precision = resolve_precision(options.mixed_precision)
     with catalog.reading_version(source):
         parts = pipeline.load_parts(source)
+    parts.scheduler = change_schedule(parts.scheduler, options.prediction_type)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

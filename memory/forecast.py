@@ -32,13 +32,14 @@ from data import buckets
 from diffusion import encoding, tiny
 from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
+from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
 from trainer import optimizers
-from trainer.losses import Objective
+from trainer.losses import Objective, loss_settings
 from trainer.update import accumulate_gradients, apply_update
 
 # The driver's context, the loaded kernels, the workspaces of cuBLAS and cuDNN. 0.27 GiB after the first kernel
@@ -209,7 +210,7 @@ def build_run(
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
     objective = Objective(
-        parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+        parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, loss_settings(options)
     )
     return FakeRun(options, accelerator, parts, trainable, objective)
 
@@ -258,7 +259,7 @@ def largest_size(options: config.TrainingOptions) -> tuple[int, int]:
     return max(buckets.bucket_sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
 
 
-def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
+def denoise(run: FakeRun, batch_size: int, settings: LossSettings) -> torch.Tensor:
     """The losses of a batch, float32 (B,)."""
     width, height = size = largest_size(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
@@ -272,7 +273,7 @@ def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),
-        run.options.snr_gamma,
+        settings,
     )
 
 
@@ -280,7 +281,7 @@ def update(run: FakeRun) -> None:
     """An optimizer update, as loop.run_update makes it; from its second batch on, gradients exist already."""
     run.optimizer.begin(0, 1.0)
     batches = min(2, run.options.grad_acc_steps)
-    batch_losses = (denoise(run, run.options.batch_size) for _ in range(batches))
+    batch_losses = (denoise(run, run.options.batch_size, run.objective.settings) for _ in range(batches))
     accumulate_gradients(run.accelerator, batch_losses, batches * run.options.batch_size)
     run.optimizer.clip()
     apply_update(run.optimizer, run.ema, step=0)
@@ -289,7 +290,7 @@ def update(run: FakeRun) -> None:
 def validate(run: FakeRun) -> None:
     """One batch of validation.validate."""
     with ema_weights(run.ema), eval_mode(run.parts):
-        denoise(run, min(run.options.batch_size, run.options.validation_rows))
+        denoise(run, min(run.options.batch_size, run.options.validation_rows), PLAIN)
 
 
 def sample(run: FakeRun, num_images: int) -> None:

@@ -164,7 +164,7 @@ def drawing_facts(options: config.InferenceOptions) -> str:
     """How images are drawn, in words."""
     return (
         f"seed {options.seed}, {options.steps} steps of {options.scheduler}, guidance {options.guidance_scale:g}, "
-        f"{options.resolution}"
+        f"{options.resolution}" + (f", negative prompt {options.negative_prompt!r}" if options.negative_prompt else "")
     )
 
 

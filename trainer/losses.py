@@ -11,14 +11,22 @@ from dataclasses import dataclass
 import torch
 from diffusers import DDPMScheduler
 
+import config
 from common import randomness
 from diffusion import encoding, objective
-from diffusion.noise import normal, uniform_timesteps
+from diffusion.noise import normal, training_noise, uniform_timesteps
+from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts
 
 # pixel_values float32 (B, 3, H, W) in [-1, 1], or with cached latents moments float16 (B, 2, 4, H/8, W/8); input_ids
 # int64 (B, 77)
 Batch = dict[str, torch.Tensor]
+
+
+def loss_settings(options: config.TrainingOptions) -> LossSettings:
+    """The settings of the loss that these options ask for, in training."""
+    huber_c = options.huber_c if options.loss == "huber" else None
+    return LossSettings(options.snr_gamma, options.debiased_loss, huber_c)
 
 
 @dataclass
@@ -30,7 +38,8 @@ class Objective:
     device: torch.device
     autocast: Callable[[], AbstractContextManager[None]]  # mixed precision
     seed: int
-    snr_gamma: float | None  # of the loss in training; None: every timestep weighs alike
+    settings: LossSettings = PLAIN  # of the loss in training; validation's is always plain
+    noise_offset: float = 0  # in training alone
 
     def losses(
         self,
@@ -38,7 +47,7 @@ class Objective:
         posterior_noise: torch.Tensor,
         noise: torch.Tensor,
         timesteps: torch.Tensor,
-        snr_gamma: float | None = None,
+        settings: LossSettings = PLAIN,
     ) -> torch.Tensor:
         """float32 (B,): the loss of each sample; see objective.loss.
 
@@ -60,7 +69,7 @@ class Objective:
                 encoder_hidden_states,
                 send(noise),
                 send(timesteps),
-                snr_gamma,
+                settings,
             )
 
     def training_losses(self, batch: Batch, sample_indexes: Sequence[int]) -> torch.Tensor:
@@ -69,9 +78,9 @@ class Objective:
         return self.losses(
             batch,
             normal(self.seed, randomness.POSTERIOR, sample_indexes, shape),
-            normal(self.seed, randomness.NOISE, sample_indexes, shape),
+            training_noise(self.seed, sample_indexes, shape, self.noise_offset),
             uniform_timesteps(self.seed, sample_indexes, self.noise_scheduler.config.num_train_timesteps),
-            self.snr_gamma,
+            self.settings,
         )
 
     def latent_shape(self, batch: Batch) -> tuple[int, ...]:

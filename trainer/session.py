@@ -41,12 +41,13 @@ from diffusion import objective, pipeline, sampling
 from diffusion.ema import EMA
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
+from diffusion.schedule import change_notes, change_schedule, changed_config
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from tracking.uploader import Uploader
 from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
-from trainer.losses import Objective
+from trainer.losses import Objective, loss_settings
 from trainer.option_notes import option_notes, require_covers_for_batch
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
@@ -150,6 +151,8 @@ def prepare_locked(
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
     require_previews(options, source, resumed=saved_state is not None)
     parts, trainable = load_model(options, source, state_folder)
+    for note in change_notes(pipeline.load_schedule(source) or {}, parts.scheduler.config, trainable.names):
+        accelerator.print(note)
     if dropout := turn_off_dropout(parts):
         settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())
         accelerator.print(f"note: the model's dropout ({settings}) is off here: a resumed run could not repeat it")
@@ -189,11 +192,12 @@ def prepare_locked(
 
 def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
     """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
-    schedule = pipeline.load_schedule(source)
-    if options.sample_every and schedule is not None:
+    own = pipeline.load_schedule(source)
+    if options.sample_every and own is not None:
+        changed = changed_config(own, options.prediction_type, options.zero_terminal_snr)
         try:
             otherwise = "; or draw no previews: --sample_every 0"
-            sampling.require_drawable(schedule, options.scheduler, options.steps, otherwise)
+            sampling.require_drawable(changed, options.scheduler, options.steps, otherwise)
         except UserError as problem:
             if not resumed:
                 raise
@@ -215,6 +219,7 @@ def load_model(options: config.TrainingOptions, source: str, state_folder: Path 
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
     parts = pipeline.load_parts(source, checked=state_folder is not None)
+    parts.scheduler = change_schedule(parts.scheduler, options.prediction_type, options.zero_terminal_snr)
     trainable = set_trainable(parts, trained_parts(options))
     if state_folder:
         load_weights(state_folder, trainable)
@@ -298,7 +303,13 @@ def start(prepared: Prepared) -> Session:
         parts=parts,
         trainable=trainable,
         objective=Objective(
-            parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+            parts,
+            parts.noise_scheduler,
+            accelerator.device,
+            accelerator.autocast,
+            options.seed,
+            loss_settings(options),
+            options.noise_offset,
         ),
         optimizer=optimizer,
         ema=ema,

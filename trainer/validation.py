@@ -21,7 +21,10 @@ TIMESTEP_BINS = 4  # quarters of the timesteps, from details (little noise) to c
 
 
 def validate(session: Session) -> tuple[float, list[float]]:
-    """(mean, mean of each quarter of the timesteps): the loss over the validation covers, unweighted.
+    """(mean, mean of each quarter of the timesteps): the loss over the validation covers.
+
+    Whatever training's loss is, here it is the mean squared error, unweighted, of noise without offset: so it can be
+    compared between runs that predict the same on the same schedule.
 
     Timesteps are stratified over the covers. With fewer than 4 covers there are no quarters: [].
     """

@@ -88,6 +88,35 @@ def test_an_unknown_metric_is_named():
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(debiased_loss=True, snr_gamma=5.0), "--debiased_loss and --snr_gamma are two weightings"),
+        (dict(huber_c=0.2), "--huber_c belongs to --loss huber"),
+        (dict(zero_terminal_snr=True, prediction_type="epsilon"), "--zero_terminal_snr needs v-prediction"),
+    ],
+)
+def test_options_of_the_loss_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        checks.check(config.TrainingOptions(**options))
+    checks.check(config.TrainingOptions(zero_terminal_snr=True))  # the model may predict v
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(prompt="a", prompts_file="b"), "--prompt is one prompt and --prompts_file has many"),
+        (dict(prompts_file="b", calc_fid=True), "--prompts_file draws prompts and --calc_fid scores"),
+        (dict(prompts_file="b", typeset=True), "--typeset True .* and --prompts_file has none"),
+        (dict(num_images=2), "--num_images is about --prompt and --prompts_file"),
+        (dict(negative_prompt="a", guidance_scale=1.0), "--negative_prompt has no effect with --guidance_scale 1"),
+    ],
+)
+def test_options_on_prompts_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        checks.check(config.InferenceOptions(**options))
+
+
+@pytest.mark.parametrize(
     ("option", "text", "message"),
     [
         ("snr_gamma", "1e39", "expected a number of at most 1e\\+15"),  # torch raises: it is no float32

@@ -56,6 +56,21 @@ def test_ddim_equals_the_update_written_out(tiny):
     assert (found.int() - wanted.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("negative_prompt", [None, "blurry, blue"])
+def test_a_negative_prompt_is_that_of_diffusers(tiny, negative_prompt):
+    options = config.InferenceOptions(resolution="32x48", steps=4, scheduler="ddim")
+    ours = sampling.draw_images(tiny, ["a red book", "a tree"], [7, 2], options, negative_prompt=negative_prompt)
+    plain = tiny.pipeline()
+    plain.scheduler = sampling.make_sampler(tiny.scheduler.config, "ddim")
+    plain.set_progress_bar_config(disable=True)
+    settings = dict(width=32, height=48, num_inference_steps=4, guidance_scale=7.5, negative_prompt=negative_prompt)
+    latents = sampling.starting_latents(tiny, 0, [7], (32, 48))
+    theirs = plain("a red book", latents=latents, output_type="np", **settings).images[0]
+    assert (torch.from_numpy(theirs * 255).round().int() - ours[0].int()).abs().max() <= 1
+    without = sampling.draw_images(tiny, ["a red book"], [7], options)[0]
+    assert torch.equal(without, ours[0]) == (negative_prompt is None)
+
+
 def broken(network, name, value):
     """tiny with one value of one weight replaced."""
     parts = pipeline.build_tiny().freeze()

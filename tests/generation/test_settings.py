@@ -1,5 +1,6 @@
 """settings.json while several processes draw into one folder."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -55,3 +56,30 @@ def test_a_prompt_that_is_gone_is_one_line(tmp_path):
     require_same_settings(path, DRAWN, {"1": "a book"})
     with pytest.raises(UserError, match=r"settings\.json has no prompt for row 7: .* run this command again$"):
         prompts_of(path, [1, 7])
+
+
+def test_an_option_at_its_default_leaves_the_file_as_it_was_before_there_was_one():
+    assert list(DRAWN.to_json()) == [
+        *("version", "run_id", "weights", "precision", "seed", "resolution", "steps", "guidance_scale", "scheduler"),
+        "vae_tiling",
+    ]
+
+
+def test_a_negative_prompt_stands_where_other_programs_write_it():
+    first, second, *_ = dataclasses.replace(DRAWN, negative_prompt="blue").parameters("a book").split("\n")
+    assert (first, second) == ("a book", "Negative prompt: blue")
+    assert DRAWN.parameters("a book") == "a book\n" + DRAWN.parameters()
+
+
+def test_how_to_repeat_what_is_there(tmp_path):
+    """A setting that the file does not have is its option's default; and the other way round."""
+    path, other = tmp_path / SETTINGS, dataclasses.replace(DRAWN, prediction_type="v_prediction")
+    require_same_settings(path, DRAWN, {"1": "a book"})
+    with pytest.raises(UserError, match=r"prediction_type None, .* it is v_prediction: give --prediction_type auto, "):
+        require_same_settings(path, other, {})
+    with pytest.raises(UserError, match=r"negative_prompt None, .* it is blue: leave --negative_prompt out, "):
+        require_same_settings(path, dataclasses.replace(DRAWN, negative_prompt="blue"), {})
+    path.unlink()
+    require_same_settings(path, other, {"1": "a book"})
+    with pytest.raises(UserError, match=r"v_prediction, and now it is None: give --prediction_type v_prediction, "):
+        require_same_settings(path, DRAWN, {})
