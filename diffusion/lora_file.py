@@ -281,6 +281,13 @@ def lora_hash(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def require_lora_file(path: str | os.PathLike[str]) -> None:
+    """UserError unless the file is a whole LoRA, for whatever model."""
+    path = pathlib.Path(path).expanduser()
+    tensors, _ = read_tensors(path)
+    require_lora(path, tensors)
+
+
 def unusable(path: pathlib.Path, reason: str) -> UserError:
     """The UserError for a LoRA file that can't be used."""
     return UserError(f"can't use the LoRA {path}: {reason}")

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.manifest import require_intact
 from diffusion import sd15, tiny
+from diffusion.lora_file import LORA_FILE, merge_lora
 from diffusion.parts import Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder
 from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
@@ -34,11 +35,11 @@ NETWORK_CLASSES = {
 DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str, checked: bool = False) -> Parts:
+def load_parts(source: str, checked: bool = False, lora_scale: float = 1.0) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    checked: whether its files were compared with their manifest already. UserError if it is not available, incomplete,
-    damaged or of another kind, with what to do instead.
+    A LORA_FILE in the folder is merged, times lora_scale. checked: whether its files were compared with their manifest
+    already. UserError if it is not available, incomplete, damaged or of another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -58,7 +59,16 @@ def load_parts(source: str, checked: bool = False) -> Parts:
     for name in NETWORK_CLASSES:
         with library_errors_as_one_line(source, name):
             networks[name] = load_network(location, name)
-    return Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
+    parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
+    if has_lora(source):
+        merge_lora(parts, pathlib.Path(location) / LORA_FILE, lora_scale)
+    return parts
+
+
+def has_lora(source: str) -> bool:
+    """Whether a model is a folder with a LORA_FILE beside the base model, as the versions of a LoRA run are."""
+    location = None if source in BUILT_BY_CODE else local_folder(source)
+    return location is not None and (location / LORA_FILE).is_file()
 
 
 def build_tiny() -> Parts:

@@ -11,12 +11,14 @@ import config
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.locks import locked
+from diffusion.lora_file import lora_hash
 from diffusion.placement import resolve_precision
 from generation.version import Version
 
 SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
 REMEDY = "choose another --save_dir, or delete that folder"
 WRITE_HINT = "free some space there or choose another --save_dir"
+LORA = ("lora", "lora_scale")  # settings that a file has only where they are set
 OPTION_OF = config.setting_options("drawing")  # {setting that an option decides: the option}
 
 
@@ -34,6 +36,8 @@ class DrawingSettings:
     guidance_scale: float
     scheduler: str
     vae_tiling: bool | None = None  # True or None; files from before this option existed do not have it
+    lora: str | None = None  # hash of the file of --lora, see diffusion.lora_file.lora_hash
+    lora_scale: float | None = None  # None: 1, or nothing to scale
 
     @classmethod
     def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
@@ -49,11 +53,15 @@ class DrawingSettings:
             guidance_scale=options.guidance_scale,
             scheduler=options.scheduler,
             vae_tiling=options.vae_tiling or None,
+            lora=lora_hash(options.lora) if options.lora else None,
+            lora_scale=None if options.lora_scale == 1 else options.lora_scale,
         )
 
     def to_json(self) -> dict[str, typing.Any]:
-        """The settings as a JSON object, always with the same order of keys."""
-        return dataclasses.asdict(self)
+        """The settings as a JSON object, always with the same order of keys; those of LORA only where they are set."""
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in LORA or value is not None
+        }
 
     def parameters(self, prompt: str = "") -> str:
         """The settings as text, in the form that other programs write into a PNG file's "parameters"."""
@@ -67,6 +75,10 @@ class DrawingSettings:
             "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
             "Precision": self.precision,
         }
+        if self.lora:
+            values["LoRA hash"] = self.lora[:10]
+        if self.lora_scale is not None:
+            values["LoRA scale"] = self.lora_scale
         line = ", ".join(f"{name}: {value}" for name, value in values.items())
         return f"{prompt}\n{line}" if prompt else line
 
@@ -124,14 +136,13 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             f"{REMEDY}"
         )
     saved, known = read_settings(path) if path.exists() else (settings, {})
-    for name, value in settings.to_json().items():
-        before = getattr(saved, name)
+    names = [field.name for field in dataclasses.fields(settings)]
+    for name in sorted(names, key=lambda name: name not in LORA):  # with another LoRA the weights are others, too
+        before, value = getattr(saved, name), getattr(settings, name)
         if before != value:
-            option = OPTION_OF.get(name)
             raise UserError(
                 f"the covers in {path.parent} were drawn with {name} {before}, and now it is {value}: "
-                + (f"give --{option} {False if before is None else before}, " if option else "")
-                + REMEDY
+                f"{how_to_draw_alike(name, before)}{REMEDY}"
             )
     for row, text in prompts.items():
         if known.get(row, text) != text:
@@ -140,6 +151,16 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             )
     merged = known | prompts
     return merged if merged != known or not path.exists() else None
+
+
+def how_to_draw_alike(setting: str, before: object) -> str:
+    """The option that makes a setting what it was before, for a message; "" if none does."""
+    if setting == "lora":
+        return "leave --lora out, " if before is None else "give that LoRA file with --lora, "
+    option = OPTION_OF.get(setting)
+    if before is None and option:
+        before = getattr(config.InferenceOptions, option)
+    return f"give --{option} {before}, " if option else ""
 
 
 def prompts_of(path: pathlib.Path, rows: Sequence[int]) -> list[str]:
