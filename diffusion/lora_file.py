@@ -176,7 +176,7 @@ def require_fit(
 ) -> None:
     """UserError unless up @ down has the shape of the weight; a 1x1 convolution may be written as a linear layer."""
     where = f"{part}.{name}"
-    if down.dim() not in (2, 4) or up.dim() not in (2, 4) or up.flatten(1).shape[1] != len(down):
+    if down.dim() not in (2, 4) or up.dim() not in (2, 4) or not 0 < len(down) == up.flatten(1).shape[1]:
         raise unusable(path, f"the rank of {where} is {len(down)} in down, and its up is {tuple(up.shape)}: damaged")
     kernel = (down.shape[2:] or (1, 1), weight.shape[2:] or (1, 1))
     if (len(up), down.shape[1]) != tuple(weight.shape[:2]) or kernel[0] != kernel[1]:
@@ -263,7 +263,7 @@ def read_settings(
         return dict.fromkeys(PARTS, settings)
     try:
         settings = dict(json.loads(metadata.get(DIFFUSERS_SETTINGS, "{}")))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise unusable(path, f"its metadata are damaged ({DIFFUSERS_SETTINGS})") from None
     return {
         part: {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}
