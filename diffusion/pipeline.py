@@ -35,11 +35,12 @@ NETWORK_CLASSES = {
 DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str, checked: bool = False, lora_scale: float = 1.0) -> Parts:
+def load_parts(source: str, checked: bool = False, lora_scale: float | None = 1.0) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    A LORA_FILE in the folder is merged, times lora_scale. checked: whether its files were compared with their manifest
-    already. UserError if it is not available, incomplete, damaged or of another kind, with what to do instead.
+    checked: whether its files were compared with their manifest already. lora_scale: how much of the LoRA of a folder
+    that has one is added to its weights; None: nothing, for a run that goes on with training it. UserError if it is not
+    available, incomplete, damaged or of another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -60,15 +61,9 @@ def load_parts(source: str, checked: bool = False, lora_scale: float = 1.0) -> P
         with library_errors_as_one_line(source, name):
             networks[name] = load_network(location, name)
     parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
-    if has_lora(source):
-        merge_lora(parts, pathlib.Path(location) / LORA_FILE, lora_scale)
+    if isinstance(location, pathlib.Path) and (location / LORA_FILE).exists() and lora_scale is not None:
+        merge_lora(parts, location / LORA_FILE, lora_scale)
     return parts
-
-
-def has_lora(source: str) -> bool:
-    """Whether a model is a folder with a LORA_FILE beside the base model, as the versions of a LoRA run are."""
-    location = None if source in BUILT_BY_CODE else local_folder(source)
-    return location is not None and (location / LORA_FILE).is_file()
 
 
 def build_tiny() -> Parts:
@@ -110,6 +105,13 @@ def read_network(location: pathlib.Path | str, name: str, variant: str | None) -
         if not all_finite([tensor]):
             raise ValueError(f"{key} is not finite: the weights are damaged; bring the model again")
     return network
+
+
+def has_lora(source: str) -> bool:
+    """Whether load_parts merges a LoRA: the model is a folder that has one beside its networks, as versions of LoRA
+    runs do."""
+    location = None if source in BUILT_BY_CODE else local_folder(source)
+    return location is not None and (location / LORA_FILE).exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
