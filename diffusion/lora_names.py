@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 
@@ -104,12 +104,13 @@ def other_adapter(keys: Collection[str]) -> str | None:
     return None
 
 
-def other_architecture(keys: Collection[str]) -> str | None:
-    """The architecture that the keys tell; None if they could be those of Stable Diffusion 1.x and 2.x."""
+def other_architecture(keys: Collection[str], metadata: Mapping[str, str]) -> str | None:
+    """The architecture that the keys tell, else the metadata; None if that could be Stable Diffusion 1.x."""
     for pattern, name in OTHER_ARCHITECTURES.items():
         if any(re.search(pattern, key) for key in keys):
             return name
-    return None
+    told = metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or ""
+    return None if told.startswith(("stable-diffusion-v1", "sd_v1")) else " ".join(told.split())[:60] or None
 
 
 def text_width(part: str, module: str, columns: int) -> int | None:

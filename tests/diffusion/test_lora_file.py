@@ -370,7 +370,7 @@ ONE = torch.ones(2, 2)
         ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": ONE}, "it was made for Flux"),
         ({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": ONE}, "it was made for Stable Diffusion 3 or"),
         ({"lora_unet_joint_blocks_0_x_block_mlp_fc1.lora_down.weight": ONE}, "it was made for Stable Diffusion 3 or"),
-        ({"lora_te_text_model_encoder_layers_2_mlp_fc1.lora_down.weight": ONE}, "it was made for another architecture"),
+        ({"lora_te_text_model_encoder_layers_2_mlp_fc1.alpha": ONE}, "it was made for a model of another architecture"),
         ({DOWN: torch.ones(4, 1024)}, "it was made for Stable Diffusion 2.x: unet.down_blocks.0.attentions.0"),
         ({DOWN: torch.ones(4, 2048)}, "it was made for Stable Diffusion XL: unet"),
         ({DOWN: torch.ones(4, 33)}, "it was made for another model: unet"),
@@ -387,7 +387,7 @@ ONE = torch.ones(2, 2)
         ({f"{NAME}.alpha": torch.tensor(math.nan)}, "alpha is not finite: the file is damaged"),
         ({f"{NAME}.alpha": torch.ones(3)}, "has 3 numbers: damaged"),
         ({UP: torch.ones(16, 4, dtype=torch.int8)}, "is int8, not a floating-point number"),
-        ({NAME.replace("lora_unet_", "unet.") + ".lora_A.weight": ONE}, "it was made for another architecture"),
+        ({NAME.replace("lora_unet_", "unet.") + ".lora_A.weight": ONE}, "has nothing for its unet.down_blocks_0_att"),
         ({f"{NAME}.lora_A.weight": ONE}, "twice, under two names"),
         ({f"{NAME}.dora_scale": ONE}, "it is a DoRA"),
         ({f"{NAME}.hada_w1_a": ONE}, "it is a LoHa"),
@@ -404,6 +404,22 @@ def test_a_file_that_does_not_fit_is_one_line(tiny, good, tmp_path, changes, mes
     tensors = {key: t for key, t in (load_file(good) | changes).items() if t is not None}
     save_file(tensors, tmp_path / "bad.safetensors")
     refuses(tiny, tmp_path / "bad.safetensors", message)
+
+
+@pytest.mark.parametrize(
+    ("texts", "made_for"),
+    [
+        (
+            {"modelspec.architecture": "hunyuan\nvideo/lora"},
+            "hunyuan video/lora: this model has nothing for its lora_x",
+        ),
+        ({"ss_base_model_version": "sd_v2"}, "sd_v2: this"),
+        ({"ss_base_model_version": "sd_v1"}, "a model of another architecture or size: this"),
+    ],
+)
+def test_metadata_say_what_the_names_do_not(tiny, tmp_path, texts, made_for):
+    save_file({"lora_x.lora_up.weight": ONE}, tmp_path / LORA_FILE, texts)
+    refuses(tiny, tmp_path / LORA_FILE, f"it was made for {made_for}")
 
 
 def refuses(parts, path, message):
@@ -437,8 +453,22 @@ def test_files_that_are_no_lora(tiny, good, tmp_path):
     refuses(tiny, tmp_path / "gone.safetensors", "there is no such file")
     refuses(tiny, tmp_path, "it is a folder: give the file in it")
     refuses(tiny, good.parent, f"it is a folder: give {good}")
-    (tmp_path / "old.pt").write_bytes(data)
+    (tmp_path / "old.pt").write_bytes(b"")
     refuses(tiny, tmp_path / "old.pt", "it is a pickle")
+
+
+@pytest.mark.parametrize("size", [0x1080, 0x4B50])
+def test_a_file_whose_first_bytes_are_those_of_a_pickle_is_read(tiny, tmp_path, size):
+    """They are the size of its header: 4,224 bytes begin with 80, 19,280 with PK."""
+    path, adapters = tmp_path / LORA_FILE, {"unet": {"conv_in": (torch.ones(2, 4, 3, 3), torch.ones(16, 2, 1, 1))}}
+    save_lora(path, adapters, 2, torch.float32, {"filler": ""})
+    filler = size - int.from_bytes(path.read_bytes()[:8], "little")
+    save_lora(path, adapters, 2, torch.float32, {"filler": "x" * filler})
+    data = path.read_bytes()
+    assert data[:2] in (b"\x80\x10", b"PK")
+    assert read_lora(path, tiny)["unet"].keys() == {"conv_in"}
+    path.write_bytes(data[:-1])
+    refuses(tiny, path, "it is damaged or cut short")
 
 
 @pytest.mark.parametrize(
