@@ -594,6 +594,22 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
         none="none, and clip is skipped",
         saved=False,
     )
+    lora: str | None = option(
+        None,
+        "LoRA file (.safetensors, of this project or any other tool) that is merged into the version, for these covers "
+        "only",
+        none="none",
+        affects="drawing",
+        memory=False,
+    )
+    lora_scale: float = option(
+        1.0,
+        "factor of the LoRA: of --lora if that is given, else of the one that a LoRA run has trained; 0 = without it",
+        ge=-100,
+        le=100,
+        affects="drawing",
+        memory=False,
+    )
     typeset: bool = option(**TYPESET)
 
 

@@ -78,7 +78,7 @@ def draw_and_score(
     score = scores.update_score(  # the file may have got values of other metrics since the start
         folder / METRICS, lambda existing: evaluate.merge_scores(existing, settings, values, skipped)
     )
-    print_score(score, version)
+    print_score(score, version, listed=not has_other_lora(options))
     print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
         record_score(options, version, version.run, score)
@@ -92,8 +92,11 @@ def books_to_score(options: config.InferenceOptions, data: Data) -> list[Book]:
     return books
 
 
-def print_score(score: scores.Score, version: Version) -> None:
-    """Print the score as a table, with that of real covers and, if it has the same settings, that of v0."""
+def print_score(score: scores.Score, version: Version, listed: bool = True) -> None:
+    """Print the score as a table, with that of real covers and, if it has the same settings, that of v0.
+
+    listed: whether it is one for the run's listing, as that of v0 would be.
+    """
     start = scores.read_scores(version.run).get("v0", {}).get(score.name) if version.run else None
     columns = {version.name: score.values}
     if start and start.values and version.name != "v0" and not scores.differences([start.settings, score.settings]):
@@ -110,16 +113,24 @@ def print_score(score: scores.Score, version: Version) -> None:
             print(f"{value.name}: {value.note}")
     for name, reason in score.skipped.items():
         print(f"skipped: {scores.METRIC_NAMES.get(name, name)}: {reason}")
-    if version.run and "v0" not in columns:
+    if listed and version.run and "v0" not in columns:
         print("v0 has no score with these settings yet: give --version v0 to see where this run started")
+
+
+def has_other_lora(options: config.InferenceOptions) -> bool:
+    """Whether the covers are those of a version with another LoRA than it was trained with, or another scale."""
+    return bool(options.lora) or options.lora_scale != 1
 
 
 def record_score(options: config.InferenceOptions, version: Version, run: RunFolder, score: scores.Score) -> None:
     """Add the score to the run's scores.json and its tracker; a failure is only a warning.
 
     Values of other metrics of the same covers in scores.json stay, and so does a score of the same weights over more
-    covers.
+    covers. They are scores of the versions as they were trained: with another LoRA, or another scale, it is not added.
     """
+    if has_other_lora(options):
+        print(f"the run's listing has scores without --lora and --lora_scale; this one is only in {METRICS}")
+        return
 
     def change(saved: scores.Score | None) -> scores.Score | None:
         if saved and saved.settings.get("weights") == score.settings["weights"] and saved.n > score.n:

@@ -12,12 +12,14 @@ import config
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.locks import locked
+from diffusion.lora_file import lora_hash
 from diffusion.placement import resolve_precision
 from generation.version import Version
 
 SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
 REMEDY = "choose another --save_dir, or delete that folder"
 WRITE_HINT = "free some space there or choose another --save_dir"
+LORA = ("lora", "lora_scale")
 OPTION_OF = config.setting_options("drawing")  # {setting that an option decides: the option}
 
 
@@ -37,6 +39,8 @@ class DrawingSettings:
     vae_tiling: bool | None = None  # True or None; files from before this option existed do not have it
     negative_prompt: str | None = None  # of the options below: None is the default, and then the file has no such key
     prediction_type: str | None = None
+    lora: str | None = None  # hash of the file of --lora, see diffusion.lora_file.lora_hash
+    lora_scale: float | None = None  # None: 1, or nothing to scale
 
     @classmethod
     def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
@@ -54,6 +58,8 @@ class DrawingSettings:
             vae_tiling=options.vae_tiling or None,
             negative_prompt=options.negative_prompt,
             prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
+            lora=lora_hash(options.lora) if options.lora else None,
+            lora_scale=None if options.lora_scale == 1 else options.lora_scale,
         )
 
     def to_json(self) -> dict[str, typing.Any]:
@@ -79,6 +85,10 @@ class DrawingSettings:
             "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
             "Precision": self.precision,
         }
+        if self.lora:
+            values["LoRA hash"] = self.lora[:10]
+        if self.lora_scale is not None:
+            values["LoRA scale"] = self.lora_scale
         if self.prediction_type:
             values["Prediction type"] = self.prediction_type
         if image:
@@ -141,8 +151,9 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             f"{REMEDY}"
         )
     saved, known = read_settings(path) if path.exists() else (settings, {})
-    for name, value in dataclasses.asdict(settings).items():
-        before = getattr(saved, name)
+    names = [field.name for field in dataclasses.fields(settings)]
+    for name in sorted(names, key=lambda name: name not in LORA):  # with another LoRA the weights are others, too
+        before, value = getattr(saved, name), getattr(settings, name)
         if before != value:
             raise UserError(
                 f"the covers in {path.parent} were drawn with {name} {before}, and now it is {value}: "
@@ -160,6 +171,8 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
 
 def how_to_repeat(name: str, before: typing.Any) -> str:
     """What to do so that a setting that an option decides is `before` again. None: the option's default."""
+    if name == "lora":  # the setting is a hash, the option a file
+        return "leave --lora out" if before is None else "give that LoRA file with --lora"
     option = OPTION_OF[name]
     default = getattr(config.InferenceOptions, option)
     if before is None and default is None:

@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
-from diffusion import pipeline, sampling, weights
+from diffusion import lora_file, pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from diffusion.schedule import change_schedule, changed_config
@@ -77,17 +77,29 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
 
 
 def require_drawable(options: config.InferenceOptions, version: Version) -> None:
-    """UserError, before anything long, unless --scheduler can draw with this version in --steps."""
+    """UserError, before anything long, unless --scheduler can draw with this version in --steps, and with --lora."""
+    if options.lora:
+        lora_file.require_lora_file(options.lora)
+    elif options.lora_scale != 1 and not pipeline.has_lora(version.source):
+        raise UserError(
+            f"--lora_scale {options.lora_scale:g}: {version.name} has no LoRA to scale (only versions of LoRA runs "
+            "do): leave --lora_scale out, or give a LoRA file with --lora"
+        )
     schedule = pipeline.load_schedule(version.source)
     if schedule is not None:
         sampling.require_drawable(changed_config(schedule, options.prediction_type), options.scheduler, options.steps)
 
 
 def load_version(options: config.InferenceOptions, source: str, device: torch.device) -> tuple[Parts, str]:
-    """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
+    """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of their weights).
+
+    --lora is merged into them. UserError if it is not for this model.
+    """
     precision = resolve_precision(options.mixed_precision)
-    with catalog.reading_version(source):
-        parts = pipeline.load_parts(source)
+    with catalog.reading_version(source):  # its own LoRA, if it has one, is part of it where another one is added
+        parts = pipeline.load_parts(source, lora_scale=1.0 if options.lora else options.lora_scale)
+    if options.lora:
+        lora_file.merge_lora(parts, options.lora, options.lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

@@ -67,6 +67,16 @@ def test_a_score_over_more_covers_of_the_same_weights_stays_in_the_listing(run, 
     assert scores.read_scores(run)["v1"]["FD"] == score(10.0, n=4, weights="newer")
 
 
+@pytest.mark.parametrize("options", [{"lora": "style.safetensors"}, {"lora_scale": 0.5}])
+def test_scores_with_another_lora_are_none_of_the_version_as_it_was_trained(run, capsys, options):
+    options = config.InferenceOptions(tracker="none", **options)
+    score_run.record_score(options, Version("v1", "tiny", run), run, score())
+    assert scores.read_scores(run) == {}
+    assert "scores without --lora and --lora_scale; this one is only in metrics.json" in capsys.readouterr().out
+    score_run.print_score(score(), Version("v1", "tiny", run), listed=False)
+    assert "v0 has no score" not in capsys.readouterr().out
+
+
 def test_a_tracker_that_fails_is_a_warning_and_the_score_is_kept(run, monkeypatch, capsys):
     from common.errors import UserError
     from tracking import trackers

@@ -4,10 +4,15 @@ import dataclasses
 import threading
 
 import pytest
+import torch
 
+import config
+from checkpoints import scores
 from common.errors import UserError
+from diffusion import lora_file
 from generation import settings
-from generation.settings import SETTINGS, DrawingSettings, prompts_of, require_same_settings
+from generation.settings import SETTINGS, DrawingSettings, prompts_of, read_settings, require_same_settings
+from generation.version import Version
 
 DRAWN = DrawingSettings("v1", "one", "hash", "no", 1, "32x48", 5, 7.5, "dpm++")
 
@@ -83,3 +88,45 @@ def test_how_to_repeat_what_is_there(tmp_path):
     require_same_settings(path, other, {"1": "a book"})
     with pytest.raises(UserError, match=r"v_prediction, and now it is None: give --prediction_type v_prediction, "):
         require_same_settings(path, DRAWN, {})
+
+
+def test_a_lora_is_named_by_its_weights_and_only_where_there_is_one(tmp_path):
+    adapter = (torch.ones(2, 4, 3, 3), torch.ones(16, 2, 1, 1))
+    for name in ("a", "b"):
+        lora_file.save_lora(tmp_path / name, {"unet": {"conv_in": adapter}}, 2, torch.float32)
+    plain, first, second, half = (
+        DrawingSettings.from_options(config.InferenceOptions(**options), Version("v0", "tiny", None), "hash")
+        for options in (
+            {},
+            {"lora": str(tmp_path / "a")},
+            {"lora": str(tmp_path / "b")},
+            {"lora": str(tmp_path / "a"), "lora_scale": 0.5},
+        )
+    )
+    assert first == second and first.lora == lora_file.lora_hash(tmp_path / "a")
+    assert list(plain.to_json())[-1] == "vae_tiling" and "LoRA" not in plain.parameters()
+    assert {**plain.to_json(), "lora": first.lora} == first.to_json()
+    assert {**first.to_json(), "lora_scale": 0.5} == half.to_json()
+    assert half.parameters().endswith(f", LoRA hash: {first.lora[:10]}, LoRA scale: 0.5")
+    for drawn in (plain, first, half):
+        assert DrawingSettings.from_json(drawn.to_json()) == drawn
+    assert scores.differences([plain.to_json(), first.to_json()]) == ["lora"]
+    assert scores.differences([first.to_json(), half.to_json()]) == ["lora_scale"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({}, {"lora": "abc"}, r"with lora None, and now it is abc: leave --lora out, choose another --save_dir"),
+        ({"lora": "abc"}, {}, "with lora abc, and now it is None: give that LoRA file with --lora, choose"),
+        ({}, {"lora_scale": 0.5}, r"with lora_scale None, and now it is 0\.5: give --lora_scale 1\.0, choose"),
+        ({"lora_scale": 0.5}, {}, r"with lora_scale 0\.5, and now it is None: give --lora_scale 0\.5, choose"),
+    ],
+)
+def test_covers_with_another_lora_are_not_mixed(tmp_path, before, now, message):
+    """And that is said before the weights, which differ, too."""
+    path = tmp_path / SETTINGS
+    require_same_settings(path, dataclasses.replace(DRAWN, **before), {"1": "a book"})
+    assert read_settings(path)[0] == dataclasses.replace(DRAWN, **before)
+    with pytest.raises(UserError, match=message):
+        require_same_settings(path, dataclasses.replace(DRAWN, weights="other", **now), {"1": "a book"})
