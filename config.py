@@ -356,6 +356,29 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
+    lora_rank: int | None = option(
+        None,
+        "train LoRA adapters of this rank (arXiv:2106.09685) in the parts that --train_unet and --train_text_encoder "
+        "name, and leave the model itself as it is: less memory, and versions of a few MB. 4 to 32 are usual",
+        none="full fine-tuning",
+        ge=1,
+    )
+    lora_alpha: float | None = option(
+        None,
+        "with --lora_rank: adapters count alpha / rank, in training and in the saved file",
+        none="the rank, which makes that 1",
+        gt=0,
+        memory=False,
+    )
+    lora_targets: str = option(
+        "attention",
+        "with --lora_rank: layers that get an adapter; attention = its projections; all = also feed-forward layers and "
+        "the projections into and out of the UNet's transformers; all+conv = also the UNet's other convolutions",
+        choices=("attention", "all", "all+conv"),
+    )
+    lora_dropout: float = option(
+        0.0, "with --lora_rank: fraction of each adapter's inputs set to 0 at random in training", ge=0, le=0.9
+    )
     num_examples: int | None = option(
         None,
         "number of covers to train on: the first ones of a fixed random order",

@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.manifest import require_intact
 from diffusion import sd15, tiny
+from diffusion.lora_file import LORA_FILE, merge_lora
 from diffusion.parts import Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder
 from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
@@ -34,11 +35,12 @@ NETWORK_CLASSES = {
 DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str, checked: bool = False) -> Parts:
+def load_parts(source: str, checked: bool = False, lora_scale: float | None = 1.0) -> Parts:
     """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
 
-    checked: whether its files were compared with their manifest already. UserError if it is not available, incomplete,
-    damaged or of another kind, with what to do instead.
+    checked: whether its files were compared with their manifest already. lora_scale: how much of the LoRA of a folder
+    that has one is added to its weights; None: nothing, for a run that goes on with training it. UserError if it is not
+    available, incomplete, damaged or of another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
@@ -58,7 +60,10 @@ def load_parts(source: str, checked: bool = False) -> Parts:
     for name in NETWORK_CLASSES:
         with library_errors_as_one_line(source, name):
             networks[name] = load_network(location, name)
-    return Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
+    parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
+    if isinstance(location, pathlib.Path) and (location / LORA_FILE).exists() and lora_scale is not None:
+        merge_lora(parts, location / LORA_FILE, lora_scale)
+    return parts
 
 
 def build_tiny() -> Parts:

@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler
 
 from common import randomness
 from diffusion import encoding, objective
+from diffusion.lora_dropout import KeyedDropout
 from diffusion.noise import normal, uniform_timesteps
 from diffusion.parts import Parts
 
@@ -31,6 +32,7 @@ class Objective:
     autocast: Callable[[], AbstractContextManager[None]]  # mixed precision
     seed: int
     snr_gamma: float | None  # of the loss in training; None: every timestep weighs alike
+    adapter_dropout: KeyedDropout | None = None  # its masks belong to samples, as the noise does
 
     def losses(
         self,
@@ -66,6 +68,8 @@ class Objective:
     def training_losses(self, batch: Batch, sample_indexes: Sequence[int]) -> torch.Tensor:
         """float32 (B,): losses with the noise and the timesteps that belong to these sample indexes, weighted."""
         shape = self.latent_shape(batch)
+        if self.adapter_dropout:
+            self.adapter_dropout.samples = sample_indexes
         return self.losses(
             batch,
             normal(self.seed, randomness.POSTERIOR, sample_indexes, shape),

@@ -39,9 +39,10 @@ from data.folder import Data, open_data
 from dataset import BookCoverDataset
 from diffusion import objective, pipeline, sampling
 from diffusion.ema import EMA
+from diffusion.lora import make_trainable
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
-from diffusion.trainable import Trainable, set_trainable, trained_parts
+from diffusion.trainable import Trainable
 from tracking.uploader import Uploader
 from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
@@ -214,8 +215,9 @@ def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
 def load_model(options: config.TrainingOptions, source: str, state_folder: Path | None) -> tuple[Parts, Trainable]:
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
-    parts = pipeline.load_parts(source, checked=state_folder is not None)
-    trainable = set_trainable(parts, trained_parts(options))
+    lora_scale = None if state_folder and options.lora_rank else 1.0  # the state has the adapters
+    parts = pipeline.load_parts(source, checked=state_folder is not None, lora_scale=lora_scale)
+    trainable = make_trainable(parts, options)
     if state_folder:
         load_weights(state_folder, trainable)
     objective.require_supported_prediction_type(parts.noise_scheduler)
@@ -270,7 +272,7 @@ def start(prepared: Prepared) -> Session:
             command = saved_options.command_for_run("training", options, prepared.run)
             say(f"what was encoded is kept; go on with: {command}")
             raise
-    to_device(parts, accelerator.device, state.precision, trainable.names, options.weights_dtype)
+    to_device(parts, accelerator.device, state.precision, trainable.whole, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
 
@@ -298,7 +300,13 @@ def start(prepared: Prepared) -> Session:
         parts=parts,
         trainable=trainable,
         objective=Objective(
-            parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+            parts,
+            parts.noise_scheduler,
+            accelerator.device,
+            accelerator.autocast,
+            options.seed,
+            options.snr_gamma,
+            trainable.dropout,
         ),
         optimizer=optimizer,
         ema=ema,
