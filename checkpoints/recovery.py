@@ -100,7 +100,7 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
         restore_frozen(run, latest, own)
         tqdm.write(f"{run.frozen} is missing: taken from {version}")
     elif problems:
-        save_version(run, latest, adapters or read_networks(run, folder, trained), state.save_dtype)
+        save_version(run, latest, adapters or read_networks(run, latest, folder, trained), state.save_dtype)
         tqdm.write(f"{problems[0]}: {latest} was made again from the training state")
 
 
@@ -149,16 +149,16 @@ def read_adapters(folder: Path, trained: Sequence[str]) -> AdapterWeights | None
     return AdapterWeights(weights, alphas[0])
 
 
-def read_networks(run: RunFolder, folder: Path, trained: Sequence[str]) -> Trainable:
-    """The trained parts as the state in that folder has them, on the CPU; its version was saved of the same. UserError
-    if it is damaged."""
+def read_networks(run: RunFolder, name: str, folder: Path, trained: Sequence[str]) -> Trainable:
+    """The trained parts as the state in that folder has them, on the CPU: those of the version `name`, which was
+    saved with it. UserError if it is damaged."""
     networks = {}
     for part in trained:
         configs = [folder / CONFIG.format(part), *sorted(run.versions.glob(f"*/{part}/config.json"))]  # old: no first
         found = [path for path in configs if path.is_file()]
         if not found:
             raise UserError(
-                f"the latest version is gone, and nothing in {run} says how its {part} is built: bring it back"
+                f"{run.version(name)} is gone, and nothing in {run} says how its {part} is built: bring it back"
             )
         with report_damage(found[0]) as path:
             networks[part] = empty_network(part, read_json(path))
