@@ -88,6 +88,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "12gb": dict(batch_size=4, optimizer="adamw8bit", grad_ckpt=True, cache_latents=True, ema_device="cpu"),
     "24gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=True, cache_latents=True),
 }
+# The same with --lora_rank, where gradients and moments are small: the memory goes to batches, and where there is more,
+# to speed, as collections may be small: no activations are computed twice
+LORA_PRESETS: dict[str, dict[str, Any]] = {
+    "6gb": dict(batch_size=4, optimizer="adamw", grad_ckpt=True, cache_latents=True),
+    "8gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=True, cache_latents=True),
+    "12gb": dict(batch_size=16, optimizer="adamw", grad_ckpt=True, cache_latents=True),
+    "24gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=False, cache_latents=True),
+}
+# What --lora_rank sets, too: an adapter begins at 0 and is scaled, and takes larger steps than the weights themselves
+LORA_DEFAULTS = dict(lr=1e-4, lr_text_encoder=5e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -375,7 +385,7 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     preset: str | None = option(
         None,
         "options for a GPU with this much memory at 512x768; explicit options win, and the options that it sets are "
-        "printed. 6gb and 8gb need a GPU with bf16, such as RTX 30xx or later",
+        "printed. 6gb and 8gb need a GPU with bf16, such as RTX 30xx or later, unless --lora_rank is given",
         none="no preset",
         choices=tuple(PRESETS),
         saved=False,
@@ -383,6 +393,29 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
+    lora_rank: int | None = option(
+        None,
+        "train LoRA adapters of this rank (arXiv:2106.09685) in the parts that --train_unet and --train_text_encoder "
+        "name, and leave the model itself as it is: less memory, and versions of a few MB. 4 to 32 are usual",
+        none="full fine-tuning",
+        ge=1,
+    )
+    lora_alpha: float | None = option(
+        None,
+        "with --lora_rank: adapters count alpha / rank, in training and in the saved file",
+        none="the rank, which makes that 1",
+        gt=0,
+        memory=False,
+    )
+    lora_targets: str = option(
+        "attention",
+        "with --lora_rank: layers that get an adapter; attention = its projections; all = also feed-forward layers and "
+        "the projections into and out of the UNet's transformers; all+conv = also the UNet's other convolutions",
+        choices=("attention", "all", "all+conv"),
+    )
+    lora_dropout: float = option(
+        0.0, "with --lora_rank: fraction of each adapter's inputs set to 0 at random in training", ge=0, le=0.9
+    )
     num_examples: int | None = option(
         None,
         "number of covers to train on: the first ones of a fixed random order",
@@ -401,9 +434,19 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         resume="free",
         memory=lambda steps: min(2, steps),
     )
-    lr: float = option(1e-5, "learning rate of the UNet", gt=0, memory=False, learning_rate_of="unet")
+    lr: float = option(
+        1e-5,
+        f"learning rate of the UNet; with --lora_rank {LORA_DEFAULTS['lr']:g} unless it is given",
+        gt=0,
+        memory=False,
+        learning_rate_of="unet",
+    )
     lr_text_encoder: float = option(
-        1e-5, "learning rate of the text encoder", gt=0, memory=False, learning_rate_of="text_encoder"
+        1e-5,
+        f"learning rate of the text encoder; with --lora_rank {LORA_DEFAULTS['lr_text_encoder']:g} unless it is given",
+        gt=0,
+        memory=False,
+        learning_rate_of="text_encoder",
     )
     lr_scheduler: str = option(
         "constant",

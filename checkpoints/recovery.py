@@ -22,6 +22,8 @@ from checkpoints.versions import complete_frozen, mend_frozen, restore_frozen, s
 from common.errors import UserError
 from common.files import read_json, remove
 from common.manifest import MANIFEST, find_damage
+from diffusion.lora import AdapterWeights
+from diffusion.lora_file import LORA_FILE
 from diffusion.parts import PARTS
 from diffusion.trainable import Trainable
 from diffusion.weights import empty_network
@@ -79,10 +81,12 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
         keep_later_versions(run, state.step)
 
     trained = [part for part in PARTS if (folder / WEIGHTS.format(part)).is_file()]
+    adapters = read_adapters(folder, trained)
+    own = [LORA_FILE] if adapters else trained  # names in a version's folder
     latest = state.version_index.aliases["latest"]
     version = run.version(latest)
     if run.frozen.exists() and version.is_dir() and not (run.frozen / MANIFEST).exists():
-        complete_frozen(run, latest, trained)
+        complete_frozen(run, latest, own)
     damage = find_damage([run.frozen, version])
     mend_frozen(run, {path: problem for path, problem in damage.items() if path.is_relative_to(run.frozen)})
     problems = [f"{path} {problem}" for path, problem in damage.items() if path.is_relative_to(version)]
@@ -93,10 +97,10 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
             raise UserError(
                 f"{problems[0]}, and {run.frozen} is gone, which it could be made of: bring one of them back"
             )
-        restore_frozen(run, latest, trained)
+        restore_frozen(run, latest, own)
         tqdm.write(f"{run.frozen} is missing: taken from {version}")
     elif problems:
-        make_version_again(run, latest, state, folder, trained)
+        save_version(run, latest, adapters or read_networks(run, latest, folder, trained), state.save_dtype)
         tqdm.write(f"{problems[0]}: {latest} was made again from the training state")
 
 
@@ -131,11 +135,23 @@ def without_dropped(run: RunFolder, index: VersionIndex) -> VersionIndex:
     return index.without_versions(gone)
 
 
-def make_version_again(run: RunFolder, name: str, state: TrainingState, folder: Path, trained: Sequence[str]) -> None:
-    """Write versions/<name> from the frozen parts and a training state: the very files that were saved with it.
+def read_adapters(folder: Path, trained: Sequence[str]) -> AdapterWeights | None:
+    """The adapters in a state's folder that its version has, too; None if it has none. UserError if it is damaged."""
+    configs = [read_json(path) for part in trained if (path := folder / CONFIG.format(part)).is_file()]
+    alphas = [value["lora_alpha"] for value in configs if "lora_alpha" in value]
+    if not alphas:
+        return None
+    weights = {}
+    for part in trained:
+        average = folder / AVERAGE.format(part)
+        with report_damage(average if average.is_file() else folder / WEIGHTS.format(part)) as path:
+            weights[part] = load_file(path)
+    return AdapterWeights(weights, alphas[0])
 
-    folder: of the state. UserError if it is damaged.
-    """
+
+def read_networks(run: RunFolder, name: str, folder: Path, trained: Sequence[str]) -> Trainable:
+    """The trained parts as the state in that folder has them, on the CPU: those of the version `name`, which was
+    saved with it. UserError if it is damaged."""
     networks = {}
     for part in trained:
         configs = [folder / CONFIG.format(part), *sorted(run.versions.glob(f"*/{part}/config.json"))]  # old: no first
@@ -153,4 +169,4 @@ def make_version_again(run: RunFolder, name: str, state: TrainingState, folder: 
                 average = load_file(path)
                 for key, weights in networks[part].named_parameters():
                     weights.copy_(average[key])
-    save_version(run, name, Trainable(networks), state.save_dtype)
+    return Trainable(networks)

@@ -27,7 +27,7 @@ from common.files import atomic_write, flush_to_disk, read_json, remove, require
 from common.manifest import write_manifest
 from diffusion.ema import EMA, ema_weights
 from diffusion.trainable import Trainable
-from diffusion.weights import all_finite, network_config
+from diffusion.weights import all_finite
 
 # Files of a state folder, besides POSITION and the manifest; the first three are for each trained part
 WEIGHTS, AVERAGE, CONFIG, OPTIMIZER = "{}.safetensors", "{}_average.safetensors", "{}_config.json", "optimizer.pt"
@@ -109,7 +109,7 @@ def save_state(
             save_file(trainable.state_dict(part), temporary / WEIGHTS.format(part))
             if ema:
                 save_file(ema.averages[part], temporary / AVERAGE.format(part))
-            write_json(temporary / CONFIG.format(part), network_config(trainable.networks[part]))
+            write_json(temporary / CONFIG.format(part), trainable.settings(part))
         moments = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
         torch.save(moments, temporary / OPTIMIZER)
         write_json(temporary / POSITION, state.to_json())

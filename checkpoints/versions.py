@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -12,15 +13,21 @@ from checkpoints.run_folder import FREE_SPACE_HINT, RunFolder
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, link_or_copy_tree, remove
 from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, write_manifest
-from diffusion.parts import NETWORKS, Parts
+from diffusion.lora_file import LORA_FILE
+from diffusion.parts import NETWORKS, PARTS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
 from diffusion.weights import save_network, save_scheduler
 
 
 def frozen_names(trainable: Trainable) -> list[str]:
-    """Names of the networks that are not trained."""
-    return [name for name in NETWORKS if name not in trainable.networks]
+    """Names of the networks that are saved once: those that are not trained as a whole."""
+    return [name for name in NETWORKS if name not in trainable.whole]
+
+
+def own_names(options: Mapping[str, Any]) -> list[str]:
+    """Names in a version's folder that are its own, and no hard links. options: of the run's config.json."""
+    return [LORA_FILE] if options.get("lora_rank") else [part for part in PARTS if options.get(f"train_{part}")]
 
 
 def frozen_dtype(state: TrainingState) -> str:
@@ -47,27 +54,32 @@ def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) 
         write_manifest(folder)
 
 
-def restore_frozen(run: RunFolder, version: str, trained: list[str]) -> None:
-    """Take the frozen parts from a version, where the run came from another machine, or has lost them. trained: names
-    of the others."""
+def restore_frozen(run: RunFolder, version: str, own: list[str]) -> None:
+    """Take the frozen parts from a version, where the run came from another machine, or has lost them. own: see
+    own_names."""
     if not run.frozen.exists():
         with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
             source = run.version(version)
-            link_or_copy_tree(source, folder, without=[MANIFEST, *trained])
+            link_or_copy_tree(source, folder, without=[MANIFEST, *own])
             if manifest := read_manifest(source):
                 write_manifest(folder, {name: file for name, file in manifest.items() if (folder / name).is_file()})
 
 
-def save_version(run: RunFolder, name: str, trainable: Trainable, dtype: str) -> None:
-    """Write versions/<name>: the trained parts as they are now, beside hard links to the frozen ones.
+class Saved(Protocol):
+    """What writes a version's own files: a Trainable, or adapters alone."""
+
+    def save(self, folder: Path, dtype: str) -> None: ...
+
+
+def save_version(run: RunFolder, name: str, trained: Saved, dtype: str) -> None:
+    """Write versions/<name>: what is trained as it is now, beside hard links to what is frozen.
 
     UserError if one of those is missing, and no other version has it.
     """
     mend_frozen(run, find_damage([run.frozen], contents=False))
     with atomic_write(run.version(name), FREE_SPACE_HINT) as folder:
         link_or_copy_tree(run.frozen, folder, without=[MANIFEST])
-        for part, network in trainable:
-            save_network(network, folder / part, DTYPES[dtype])
+        trained.save(folder, dtype)
         write_manifest(folder, read_manifest(run.frozen) or {})
 
 
@@ -92,13 +104,13 @@ def mend_frozen(run: RunFolder, damage: Mapping[Path, str]) -> None:
         tqdm.write(f"{path} {problem}: taken from {sound[-1]}")
 
 
-def complete_frozen(run: RunFolder, version: str, trained: Sequence[str]) -> None:
+def complete_frozen(run: RunFolder, version: str, own: Sequence[str]) -> None:
     """Take from a version what frozen/ lacks, in a run of an older release, where no manifest says what there should
-    be. trained: names of the parts that are not frozen."""
+    be. own: see own_names."""
     source = run.version(version)
     for file in source.rglob("*"):
         name = file.relative_to(source)
-        if file.is_file() and name.parts[0] not in (*trained, MANIFEST) and not (run.frozen / name).exists():
+        if file.is_file() and name.parts[0] not in (*own, MANIFEST) and not (run.frozen / name).exists():
             take_frozen(run, file, name.as_posix())
             tqdm.write(f"{run.frozen / name} is missing: taken from {file}")
 

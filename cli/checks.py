@@ -131,6 +131,7 @@ def check(options: Options) -> Options:
         if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
             raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
         check_updates(options)
+        check_lora(options)
         check_loss(options)
     if isinstance(options, config.InferenceOptions | config.ReportOptions):
         given = any(getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions))
@@ -226,4 +227,20 @@ def check_updates(options: config.TrainingOptions) -> None:
         raise UserError(
             f"--weights_dtype bf16 computes in bf16, and --mixed_precision is {options.mixed_precision}: give "
             "--mixed_precision bf16, or --weights_dtype fp32"
+        )
+
+
+def check_lora(options: config.TrainingOptions) -> None:
+    """UserError if the options of LoRA can't be combined with each other or with the rest."""
+    if options.lora_rank is None:
+        for name in ("lora_alpha", "lora_targets", "lora_dropout"):
+            if getattr(options, name) != getattr(config.TrainingOptions, name):
+                raise UserError(f"--{name} is about LoRA adapters: add --lora_rank, such as 16, or leave it out")
+        return
+    if options.lora_targets == "all+conv" and not options.train_unet:
+        raise UserError("--lora_targets all+conv: the text encoder has no convolutions; give all, or --train_unet True")
+    if options.weights_dtype == "bf16":
+        raise UserError(
+            "--weights_dtype bf16 is about weights that are trained, and LoRA adapters stay in fp32: leave it out; "
+            "--mixed_precision is the precision of the model below them"
         )

@@ -191,7 +191,18 @@ def read_command_line(cls: type[DataclassInstance], argv: Sequence[str] | None =
     if "wandb_key" in given:
         move_key_to_environment(given["wandb_key"])
         given.setdefault("tracker", "wandb")
-    return given | preset_values(cls, given)
+    return given | lora_values(cls, given) | preset_values(cls, given)
+
+
+def lora_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dict[str, Any]:
+    """{option: value} of what --lora_rank sets in a new run, less what the user has given; it is printed."""
+    if not given.get("lora_rank") or given.get("run_id"):  # a resumed run keeps what it has
+        return {}
+    possible = {field.name for field in dataclasses.fields(cls)} - given.keys()
+    values = {name: value for name, value in config.LORA_DEFAULTS.items() if name in possible}
+    if values:
+        print("--lora_rank sets " + " ".join(f"--{name} {value:g}" for name, value in values.items()), file=sys.stderr)
+    return values
 
 
 def preset_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +216,8 @@ def preset_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dic
             "change (--batch_size with --grad_acc_steps, --grad_ckpt, --ema_device, --vae_tiling)"
         )
     possible = {field.name for field in dataclasses.fields(cls)} - given.keys()
-    values = {name: value for name, value in config.PRESETS[preset].items() if name in possible}  # in the table's order
+    table = config.LORA_PRESETS if given.get("lora_rank") else config.PRESETS
+    values = {name: value for name, value in table[preset].items() if name in possible}  # in the table's order
     summary = " ".join(f"--{name} {value}" for name, value in values.items()) or "nothing, since all was given"
     print(f"preset {preset} sets {summary}", file=sys.stderr)
     return values

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cli.checks import Options, check, check_value
 from common.errors import UserError
 from common.files import read_json, write_json
-from config import SCRIPTS, TrackingOptions, absolute_path, find_paths, is_gone, option_names
+from config import LORA_DEFAULTS, SCRIPTS, TrackingOptions, absolute_path, find_paths, is_gone, option_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -126,6 +126,8 @@ def command(cls: type[DataclassInstance], values: Mapping[str, Any], always: Col
     """
     home = os.path.join(os.path.expanduser("~"), "")
     words = ["python", "-m", SCRIPTS[cls]]
+    if values.get("lora_rank"):  # which sets them, too
+        always = {*always, *LORA_DEFAULTS}
     for field in dataclasses.fields(cls):
         value = values.get(field.name, field.default)
         if field.metadata["saved"] and (value != field.default or field.name in always):

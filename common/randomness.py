@@ -7,16 +7,23 @@ the first of epoch 0; it does not depend on the batch size or the number of GPUs
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 # Purposes. Every run depends on these values: never change or reuse one.
 ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
-NOISE_OFFSET = 9
+NOISE_OFFSET, LORA_WEIGHTS, LORA_DROPOUT = 9, 10, 11
 
 
 def rng(seed: int, purpose: int, index: int) -> np.random.Generator:
     """The generator for one purpose and one sample index; all three are at least 0."""
     return np.random.default_rng([seed, purpose, index])
+
+
+def key_of(name: str) -> int:
+    """An index for a name, below 2^48: a layer's random numbers then do not depend on how many others there are."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big")
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:

@@ -36,10 +36,15 @@ def to_device(
 ) -> Parts:
     """Move all networks to the device; frozen ones get the dtype of `precision`, trained ones that of weights_dtype.
 
-    trained: names of the parts that are trained.
+    trained: names of the parts of which every weight is trained. What requires a gradient in another part is an
+    adapter, and stays in fp32.
     """
     for name in NETWORKS:
-        getattr(parts, name).to(device, DTYPES[weights_dtype if name in trained else precision])
+        network = getattr(parts, name)
+        adapters = [] if name in trained else [(p, p.data) for p in network.parameters() if p.requires_grad]
+        network.to(device, DTYPES[weights_dtype if name in trained else precision])
+        for p, weights in adapters:
+            p.data = weights.to(device)
     return parts
 
 

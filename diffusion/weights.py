@@ -27,8 +27,14 @@ CLIP_PREFIX = "text_model."
 
 def weights_nbytes(parts: Parts, names: Sequence[str], dtype: str = "fp32") -> int:
     """Bytes that the weights of the named networks take on disk in that precision; see placement.DTYPES."""
-    tensors = [tensor for name in names for tensor in getattr(parts, name).state_dict().values()]
+    tensors = [tensor for name in names for tensor in base_state_dict(getattr(parts, name)).values()]
     return sum(tensor.numel() for tensor in tensors) * DTYPES[dtype].itemsize
+
+
+def base_state_dict(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """{name: tensor} of a network's own weights under their own names, without the adapters that PEFT put into it."""
+    weights = network.state_dict()
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in weights.items() if ".lora_" not in name}
 
 
 def weights_hash(parts: Parts) -> str:
@@ -55,7 +61,8 @@ def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
 def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> None:
     """Save a network as its library does, with weights of `dtype`; the network itself stays as and where it is.
 
-    But a text encoder's keys begin with CLIP_PREFIX. UserError if a weight is not finite in `dtype`.
+    Adapters in it are left out. A text encoder's keys begin with CLIP_PREFIX. UserError if a weight is not finite in
+    `dtype`.
     """
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     with torch.device("meta"):  # a copy without memory, so that nothing is cast or copied on the GPU
@@ -63,7 +70,7 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
             copy = type(network)(network.config)
         else:
             copy = type(network).from_config({**network.config, "_name_or_path": ""})  # no path of this machine
-    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in base_state_dict(network).items()}
     if not all_finite(weights.values()):
         name = next(name for name, tensor in weights.items() if not all_finite([tensor]))
         raise UserError(

@@ -32,10 +32,11 @@ from data import buckets
 from diffusion import encoding, tiny
 from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
+from diffusion.lora import make_trainable
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
-from diffusion.trainable import Trainable, set_trainable, trained_parts
+from diffusion.trainable import Trainable
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
 from trainer import optimizers
@@ -49,7 +50,7 @@ KINDS = ("weights", "gradients", "optimizer", "activations")  # weights: and the
 
 # What a trace depends on besides the options: these packages run in it (a test compares), and these libraries
 TRACED_PACKAGES = ("common", "data", "diffusion", "memory", "trainer")
-LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate")
+LIBRARIES = ("torch", "diffusers", "transformers", "bitsandbytes", "accelerate", "peft")
 
 Phases = dict[str, dict[str, int]]  # "encoding" (with cached latents), "training" ... -> {kind: bytes} at its peak
 
@@ -190,14 +191,13 @@ def build_run(
 ) -> FakeRun:
     """A run without its optimizer: networks on fake tensors, with the precision and gradients that training has."""
     half = computes_in_half(options, device)
-    trained = trained_parts(options)
     with torch.device("meta"):
         parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
-    trainable = set_trainable(parts, trained)
+    trainable = make_trainable(parts, options)
     if options.grad_ckpt:
-        enable_checkpointing(parts, trained)
-    to_device(parts, "meta", "bf16" if half else "no", trained, options.weights_dtype)
+        enable_checkpointing(parts, trainable.names)
+    to_device(parts, "meta", "bf16" if half else "no", trainable.whole, options.weights_dtype)
     with fake_mode:
         for network in (parts.text_encoder, parts.vae, parts.unet):
             network.to_empty(device="cpu")
@@ -268,6 +268,8 @@ def denoise(run: FakeRun, batch_size: int, settings: LossSettings) -> torch.Tens
         images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
+    if run.trainable.dropout:
+        run.trainable.dropout.samples = range(batch_size)
     return run.objective.losses(
         {**images, "input_ids": torch.zeros(batch_size, num_tokens, dtype=torch.int64)},
         torch.empty(batch_size, *latent_shape),

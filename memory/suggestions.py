@@ -16,6 +16,8 @@ from common.errors import UserError
 from diffusion.architecture import Architecture
 from memory.forecast import forecast_memory
 
+LORA_RANK = 16  # that is suggested
+
 Change = dict[str, Any]  # {option: new value}
 
 
@@ -64,9 +66,15 @@ def smaller_batches(options: config.TrainingOptions) -> list[Change]:
 
 
 def last_resorts(options: config.TrainingOptions) -> list[Change]:
-    """Changes that need least of all: the smallest preset's, then with Adafactor, then without training the UNet."""
-    smallest = {**config.PRESETS["6gb"], "grad_acc_steps": 1, "num_samples": 1, "mixed_precision": "auto"}
-    changes = [smallest, {**smallest, "optimizer": "adafactor"}]
+    """Changes that need least of all: the smallest preset's, then with Adafactor, then LoRA, then without training the
+    UNet."""
+    least = {"batch_size": 1, "grad_acc_steps": 1, "num_samples": 1, "mixed_precision": "auto", "vae_tiling": True}
+    lora = {**config.LORA_PRESETS["6gb"], **least, "fused_backward": False, "weights_dtype": "fp32"}
+    if options.lora_rank:
+        smallest, changes = lora, [lora]
+    else:
+        smallest = {**config.PRESETS["6gb"], **least}
+        changes = [smallest, {**smallest, "optimizer": "adafactor"}, {"lora_rank": LORA_RANK, **lora}]
     if options.train_unet and options.train_text_encoder:
         changes += [{"train_unet": False}, {**smallest, "train_unet": False}]
     return real_changes(options, changes)

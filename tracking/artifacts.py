@@ -34,7 +34,6 @@ from common.files import (
 from common.hashing import file_sha256
 from common.locks import file_lock
 from common.manifest import read_manifest
-from diffusion.parts import PARTS
 from tracking import trackers
 from tracking.artifact_info import ArtifactInfo, FileInfo, not_ours
 from tracking.asking import find_artifact
@@ -180,7 +179,7 @@ def download_state(tracker: ArtifactTracker, run: RunFolder, artifact: Artifact,
         version_index = read_downloaded_state(folder, info, tracker.name).version_index
         aliases = aliases_in_tracker(tracker, run.name, version_index)
         options = read_json(folder / CONFIG)
-        versions.restore_frozen(run, info.version, [part for part in PARTS if options.get(f"train_{part}")])
+        versions.restore_frozen(run, info.version, versions.own_names(options))
         known = catalog.read_version_index(run).versions
         for name in version_index.versions.keys() - {info.version}:
             if known.get(name) != version_index.versions[name]:  # from another past of the run; fetched on demand

@@ -167,6 +167,8 @@ def describe(run: RunFolder) -> str:
     options = read_json(run.config)
     training_state, _ = read_state(run) if run.saved_steps() else (None, None)
     trained = " and ".join(part for part in PARTS if options.get(f"train_{part}"))
+    if rank := options.get("lora_rank"):
+        trained = f"LoRA of rank {rank} in {trained}"
     at = f"update {training_state.step} of {training_state.total}" if training_state else "no training state here"
     sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run.path)}  # hard links count once
     return f"{trained} from {options.get('pretrained_model')}, {at}, {readable_size(sum(sizes.values()))} on disk"

@@ -14,6 +14,7 @@ from diffusers import DDPMScheduler
 import config
 from common import randomness
 from diffusion import encoding, objective
+from diffusion.lora_dropout import KeyedDropout
 from diffusion.noise import normal, training_noise, uniform_timesteps
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts
@@ -40,6 +41,7 @@ class Objective:
     seed: int
     settings: LossSettings = PLAIN  # of the loss in training; validation's is always plain
     noise_offset: float = 0  # in training alone
+    adapter_dropout: KeyedDropout | None = None  # its masks belong to samples, as the noise does
 
     def losses(
         self,
@@ -75,6 +77,8 @@ class Objective:
     def training_losses(self, batch: Batch, sample_indexes: Sequence[int]) -> torch.Tensor:
         """float32 (B,): losses with the noise and the timesteps that belong to these sample indexes, weighted."""
         shape = self.latent_shape(batch)
+        if self.adapter_dropout:
+            self.adapter_dropout.samples = sample_indexes
         return self.losses(
             batch,
             normal(self.seed, randomness.POSTERIOR, sample_indexes, shape),

@@ -39,10 +39,11 @@ from data.folder import Data, open_data
 from dataset import BookCoverDataset
 from diffusion import objective, pipeline, sampling
 from diffusion.ema import EMA
+from diffusion.lora import make_trainable
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
 from diffusion.schedule import change_notes, change_schedule, changed_config
-from diffusion.trainable import Trainable, set_trainable, trained_parts
+from diffusion.trainable import Trainable
 from tracking.uploader import Uploader
 from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
@@ -218,9 +219,10 @@ def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
 def load_model(options: config.TrainingOptions, source: str, state_folder: Path | None) -> tuple[Parts, Trainable]:
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
-    parts = pipeline.load_parts(source, checked=state_folder is not None)
+    lora_scale = None if state_folder and options.lora_rank else 1.0  # the state has the adapters
+    parts = pipeline.load_parts(source, checked=state_folder is not None, lora_scale=lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type, options.zero_terminal_snr)
-    trainable = set_trainable(parts, trained_parts(options))
+    trainable = make_trainable(parts, options)
     if state_folder:
         load_weights(state_folder, trainable)
     objective.require_supported_prediction_type(parts.noise_scheduler)
@@ -275,7 +277,7 @@ def start(prepared: Prepared) -> Session:
             command = saved_options.command_for_run("training", options, prepared.run)
             say(f"what was encoded is kept; go on with: {command}")
             raise
-    to_device(parts, accelerator.device, state.precision, trainable.names, options.weights_dtype)
+    to_device(parts, accelerator.device, state.precision, trainable.whole, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
 
@@ -310,6 +312,7 @@ def start(prepared: Prepared) -> Session:
             options.seed,
             loss_settings(options),
             options.noise_offset,
+            trainable.dropout,
         ),
         optimizer=optimizer,
         ema=ema,

@@ -23,8 +23,9 @@ from checkpoints.state import read_state
 from checkpoints.verify import verify
 from checkpoints.versions import save_version
 from common.errors import UserError
-from common.files import write_json
+from common.files import read_json, write_json
 from diffusion import pipeline
+from diffusion.lora_file import LORA_FILE
 from diffusion.trainable import set_trainable
 from tracking import artifacts
 
@@ -270,3 +271,48 @@ def test_verify_does_not_miss_what_training_deletes_meanwhile(run, monkeypatch, 
     shutil.copytree(OLD_RUN, run.path.parent / "plain")
     assert verify(RunFolder(run.path.parent / "plain")) == 0
     assert "untouched was not checked: an older release" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run of adapters
+
+
+@pytest.fixture(scope="module")
+def lora_run(small_data, tmp_path_factory):
+    """Two updates, then two more of the resumed run; and four in one go, with which it is compared."""
+    runs = tmp_path_factory.mktemp("lora")
+    words = f"""--data_root {small_data} --output_dir {runs} --pretrained_model tiny --resolution 32x48 --batch_size 2
+        --num_workers 0 --sample_every 0 --validation_rows 2 --save_every 2 --keep_versions 0 --ema_decay 0.5
+        --train_unet --lora_rank 2 --lora_alpha 3 --lora_dropout 0.3 --cache_latents --buckets"""
+    for name, updates in (("one", "4"), ("two", "2")):
+        assert training.main([*words.split(), "--run_name", name, "--max_steps", updates]) == 0
+    assert training.main(["--output_dir", str(runs), "--run_id", "two", "--max_steps", "4"]) == 0
+    return RunFolder(runs / "one"), RunFolder(runs / "two")
+
+
+def test_a_resumed_run_of_adapters_ends_with_the_same_bits(lora_run):
+    one, two = lora_run
+    assert final_state(one) == final_state(two)
+    assert digest(one.version("v2") / LORA_FILE) == digest(two.version("v2") / LORA_FILE)
+    losses = [[line["loss"] for line in read_log(run) if "loss" in line] for run in lora_run]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert read_json(one.config)["lr"] == 1e-4  # not that of full fine-tuning
+
+
+@pytest.mark.parametrize("lost", ["adapters", "version", "frozen", "frozen file"])
+def test_a_run_of_adapters_is_made_whole(lora_run, tmp_path, capsys, lost):
+    shutil.copytree(lora_run[0], tmp_path / "one", copy_function=os.link)
+    run = RunFolder(tmp_path / "one")
+    before = files(run.path)
+    version = run.version("v2")
+    if lost == "adapters":
+        flip(version / LORA_FILE)
+    elif lost == "version":
+        shutil.rmtree(version)
+    elif lost == "frozen":
+        shutil.rmtree(run.frozen)
+    else:
+        (run.frozen / WEIGHTS["unet"]).unlink()
+    recover(run, {})
+    assert "made again" in capsys.readouterr().out or "frozen" in lost
+    assert files(run.path) == before and verify(run) == 0

@@ -130,3 +130,21 @@ def test_options_on_prompts_that_contradict_each_other_are_refused(options, mess
 def test_numbers_that_the_arithmetic_can_not_take_are_refused(option, text, message):
     with pytest.raises(UserError, match=f"^--{option}: {message}"):
         parse([f"--{option}", text])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora_rank", "0"], "--lora_rank: expected at least 1"),
+        (["--lora_alpha", "8"], "--lora_alpha is about LoRA adapters: add --lora_rank"),
+        (["--lora_targets", "all"], "--lora_targets is about LoRA adapters: add --lora_rank"),
+        (["--lora_dropout", "0.1"], "--lora_dropout is about LoRA adapters: add --lora_rank"),
+        (["--lora_rank", "4", "--lora_dropout", "1"], "--lora_dropout: expected at most 0.9"),
+        (["--lora_rank", "4", "--lora_targets", "all+conv"], "the text encoder has no convolutions; give all"),
+        (["--lora_rank", "4", "--weights_dtype", "bf16"], "LoRA adapters stay in fp32: leave it out"),
+    ],
+)
+def test_options_of_lora_that_make_no_sense(words, message):
+    with pytest.raises(UserError) as problem:
+        parser.parse(config.TrainingOptions, words)
+    assert message in str(problem.value) and "\n" not in str(problem.value)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 import config
-from cli import parser
+from cli import parser, saved_options
 from common.errors import UserError
 from config import TrainingOptions
 
@@ -55,3 +55,25 @@ def test_a_preset_is_for_a_new_run_and_is_not_saved():
     with pytest.raises(UserError, match="--preset: expected one of 6gb, 8gb, 12gb, 24gb"):
         parser.parse(TrainingOptions, ["--preset", "16gb"])
     assert not KNOWN["preset"].metadata["saved"]
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_with_lora_a_preset_is_another_and_rates_are_higher(name, capsys):
+    assert config.LORA_PRESETS.keys() == config.PRESETS.keys()
+    options, given = parser.parse(TrainingOptions, ["--preset", name, "--lora_rank", "8", "--lr_text_encoder", "1e-6"])
+    assert config.LORA_PRESETS[name].items() <= given.items()
+    assert options.weights_dtype == "fp32" and not options.fused_backward
+    assert (options.lr, options.lr_text_encoder) == (1e-4, 1e-6)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "--lora_rank sets --lr 0.0001" and second.startswith(f"preset {name} sets --batch_size")
+
+
+def test_a_command_has_the_rates_that_lora_would_change():
+    command = saved_options.command(TrainingOptions, {"lora_rank": 8, "lr": 1e-5})
+    assert "--lr 1e-05" in command and "--lr_text_encoder 1e-05" in command
+    assert "--lr" not in saved_options.command(TrainingOptions, {"lr": 1e-5})
+
+
+def test_a_resumed_run_keeps_its_rates():
+    given = parser.read_command_line(TrainingOptions, ["--run_id", "a", "--lora_rank", "8"])
+    assert "lr" not in given

@@ -8,11 +8,13 @@ import torch
 import config
 from bench import memory_check
 from cli import checks
+from common.errors import UserError
 from config import TrainingOptions
-from diffusion import architecture, pipeline, sampling
+from diffusion import architecture, lora, pipeline, sampling
 from diffusion.parts import PARTS, eval_mode
 from diffusion.placement import to_device
 from diffusion.trainable import set_trainable
+from diffusion.weights import base_state_dict
 from memory import device_rules, forecast
 from memory.live_bytes import LiveBytes
 
@@ -162,6 +164,22 @@ def test_what_needs_less(tiny):
     assert total("training", optimizer="adamw8bit") < totals["training"]
     assert total("sampling", num_samples=1) < totals["sampling"]
     assert "sampling" not in trace(tiny, "cuda", sample_every=0)
+
+
+def test_adapters_alone_have_gradients_and_moments(tiny):
+    """Over a base in half; moments in closed form, two in fp32 and a step counter for each weight."""
+    words = dict(**BOTH, lora_rank=4, lora_dropout=0.1, optimizer="adamw", sample_every=0)
+    sizes = trace(tiny, "cuda", **words)["training"]
+    parts = pipeline.build_tiny()
+    adapters = lora.make_trainable(parts, TrainingOptions(**words)).parameters()
+    base = [t for name in ("vae", *PARTS) for t in base_state_dict(getattr(parts, name)).values()]
+    positions = rounded(8 * parts.text_encoder.config.max_position_embeddings, 512)
+    weights = sum(rounded(2 * t.numel(), 512) for t in base) + sum(rounded(4 * p.numel(), 512) for p in adapters)
+    assert sizes["weights"] == weights + positions
+    assert sizes["optimizer"] == sum(2 * rounded(4 * p.numel(), 512) + 512 for p in adapters)
+    assert 0 <= sizes["gradients"] <= sum(rounded(4 * p.numel(), 512) for p in adapters)
+    with pytest.raises(UserError, match="--lora_rank 99"):
+        trace(tiny, "cuda", **words | {"lora_rank": 99})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from checkpoints.run_folder import RunFolder
 from cli import parser, saved_options
 from common import randomness
 from common.errors import UserError
-from diffusion import encoding, objective, pipeline
+from diffusion import encoding, lora, objective, pipeline
 from diffusion.noise import normal
 from diffusion.placement import to_device
 from diffusion.trainable import set_trainable
+from diffusion.weights import base_state_dict
 from trainer import optimizers
 
 BOTH = ["unet", "text_encoder"]
@@ -490,3 +491,35 @@ def test_a_resumed_run_steps_as_its_own_precision_asks():
     assert [group["fused"] for group in first.param_groups] == [True, True]
     assert [group["fused"] for group in second.param_groups] == [False, False]
     assert len(second.state) == len(second.parameters)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Adapters
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "paged_adamw8bit", "adamw", "adafactor"])
+def test_adapters_learn_and_their_networks_do_not(name):
+    """With each optimizer, and inside the backward pass with the very same numbers."""
+    states = []
+    for fused in (False, True):
+        options = make_options(lora_rank=4, optimizer=name, fused_backward=fused, max_grad_norm=1e9)
+        parts = pipeline.build_tiny()
+        trainable = lora.make_trainable(parts, options)
+        optimizer = optimizers.make(options, trainable, accelerate.Accelerator(cpu=True))
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        assert [len(group["params"]) for group in optimizer.param_groups] == [2 * 32, 2 * 8]  # down and up of each
+        before = trainable.state_dict("unet") | trainable.state_dict("text_encoder")
+        before = {key: tensor.clone() for key, tensor in before.items()}
+        learn(parts, optimizer, updates=range(2))
+        states.append(trainable.state_dict("unet") | trainable.state_dict("text_encoder"))
+        assert not any(torch.equal(tensor, before[key]) for key, tensor in states[-1].items())
+        for part, original in zip((parts.unet, parts.text_encoder), weights_by_part(), strict=True):
+            kept = base_state_dict(part)
+            assert all(torch.equal(kept[key], tensor) for key, tensor in original.items())
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+
+
+def weights_by_part():
+    parts = pipeline.build_tiny()
+    return parts.unet.state_dict(), parts.text_encoder.state_dict()
