@@ -151,6 +151,8 @@ def check(options: Options) -> Options:
             raise UserError("give --title TITLE for one picture, or --books FILE.csv for a folder")
         if options.author and options.books:
             raise UserError("--author is for one picture, and --books has a column of them: leave one of the two out")
+    if isinstance(options, config.ExportOptions):
+        check_export(options)
     if (
         isinstance(options, config.RunsOptions)
         and not options.run_id
@@ -195,3 +197,19 @@ def check_updates(options: config.TrainingOptions) -> None:
             f"--weights_dtype bf16 computes in bf16, and --mixed_precision is {options.mixed_precision}: give "
             "--mixed_precision bf16, or --weights_dtype fp32"
         )
+
+
+def check_export(options: config.ExportOptions) -> None:
+    """UserError if the options of export can't be combined."""
+    to_hub = options.to == "hub"
+    if to_hub and not options.repo:
+        raise UserError("--to hub: give the repository, --repo OWNER/NAME")
+    if not to_hub and (options.repo or options.private or options.dry_run):
+        raise UserError("--repo, --private and --dry_run are about uploads: add --to hub, or leave them out")
+    if not to_hub and not options.target:
+        what = "FILE.safetensors" if options.to in ("single", "lora") else "FOLDER"
+        raise UserError(f"where to? python -m export --to {options.to} {what}")
+    if to_hub and options.target:
+        raise UserError(f"--to hub writes no file here: leave out {options.target}")
+    if options.dtype and options.to == "diffusers":
+        raise UserError("--to diffusers copies the weights as they are: for another precision give --to merged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from diffusion import pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
+
+Options = TypeVar("Options", config.InferenceOptions, config.ExportOptions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,10 @@ def choose_version(
     return options, Version(name, source, run)
 
 
-def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) -> config.InferenceOptions:
+def fetch_missing(options: Options, given: Mapping[str, Any]) -> Options:
     """Fetches the version from the run's tracker if it is not on disk; returns the options with that tracker."""
     saved = catalog.run_folder(options.output_dir, options.run_id).config
-    options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
+    options = saved_options.inherit_tracker(type(options), saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.fetch_version(options, options.run_id, options.version)
     return options
@@ -75,7 +77,7 @@ def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) ->
 
 def require_drawable(options: config.InferenceOptions, version: Version) -> None:
     """UserError, before anything long, unless --scheduler can draw with this version in --steps."""
-    schedule = pipeline.load_schedule(version.source)
+    schedule = pipeline.load_schedule(version.source, options.prediction_type)
     if schedule is not None:
         sampling.require_drawable(schedule, options.scheduler, options.steps)
 
@@ -84,6 +86,6 @@ def load_version(options: config.InferenceOptions, source: str, device: torch.de
     """(the version's networks on the device, ready to draw, in half precision on a GPU; the hash of its weights)."""
     precision = resolve_precision(options.mixed_precision)
     with catalog.reading_version(source):
-        parts = pipeline.load_parts(source)
+        parts = pipeline.load_parts(source, prediction_type=options.prediction_type)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

@@ -189,7 +189,7 @@ def prepare_locked(
 
 def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
     """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
-    schedule = pipeline.load_schedule(source)
+    schedule = pipeline.load_schedule(source, options.prediction_type)
     if options.sample_every and schedule is not None:
         try:
             otherwise = "; or draw no previews: --sample_every 0"
@@ -214,7 +214,7 @@ def announce_device(facts: DeviceFacts, index: int, parts: Parts) -> None:
 def load_model(options: config.TrainingOptions, source: str, state_folder: Path | None) -> tuple[Parts, Trainable]:
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
-    parts = pipeline.load_parts(source, checked=state_folder is not None)
+    parts = pipeline.load_parts(source, state_folder is not None, options.prediction_type)
     trainable = set_trainable(parts, trained_parts(options))
     if state_folder:
         load_weights(state_folder, trainable)
