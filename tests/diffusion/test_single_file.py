@@ -87,8 +87,8 @@ def test_metadata_and_hash(small, tmp_path):
 def test_half_precision_is_read_in_fp32(small, tmp_path):
     parts = pipeline.load_parts(str(small_sd.write(small_sd.build(), tmp_path / "half.safetensors", torch.bfloat16)))
     for name in NETWORKS:
-        for key, tensor in getattr(small, name).state_dict().items():
-            assert torch.equal(getattr(parts, name).state_dict()[key], tensor.bfloat16().float())
+        read, weights = (getattr(model, name).state_dict() for model in (parts, small))
+        assert all(torch.equal(read[key], tensor.bfloat16().float()) for key, tensor in weights.items())
 
 
 def test_stable_diffusion_2_is_read_and_asks_what_it_predicts(small, tmp_path):
@@ -107,8 +107,8 @@ def test_stable_diffusion_2_is_read_and_asks_what_it_predicts(small, tmp_path):
     assert "does not say what it predicts: say which with --prediction_type v_prediction" in refusal(path)
     parts = single_file.load(path, "v_prediction")
     assert parts.scheduler.config.prediction_type == "v_prediction" and parts.tokenizer.pad_token == "!"
-    for (part, key), tensor in expected.items():
-        assert torch.equal(getattr(parts, part).state_dict()[key], tensor), key
+    read = {(part, key): tensor for part in NETWORKS for key, tensor in getattr(parts, part).state_dict().items()}
+    assert read.keys() == expected.keys() and all(torch.equal(read[key], expected[key]) for key in read)
     said = single_file.inspect(changed(path, tmp_path / "said.safetensors", **{"modelspec.architecture": "x-768-v"}))
     assert single_file.build_scheduler(said).config.prediction_type == "v_prediction"
 
@@ -125,8 +125,8 @@ def test_stable_diffusion_2_is_read_and_asks_what_it_predicts(small, tmp_path):
     ],
 )
 def test_what_it_predicts(file, tmp_path, keys, metadata, asked, predicts):
-    shapes = dict(single_file.inspect(file).shapes) | {key: (0,) for key in keys}
-    schedule = single_file.build_scheduler(single_file.SingleFile(file, False, shapes, metadata), asked).config
+    header = single_file.SingleFile(file, open_clip=False, shapes={key: (0,) for key in keys}, metadata=metadata)
+    schedule = single_file.build_scheduler(header, asked).config
     assert schedule.prediction_type == predicts
     assert schedule.get("rescale_betas_zero_snr", False) == ("ztsnr" in keys)
 
@@ -191,8 +191,8 @@ def test_weights_that_are_not_finite_or_in_8_bits(file, tmp_path):
     assert f"{name} is not finite: the weights are damaged" in refusal(nan)
     fp8 = changed(file, tmp_path / "fp8.safetensors", {name: weights.to(torch.float8_e4m3fn)})
     assert "weights are in 8-bit precision (fp8), F8_E4M3: bring one in fp16, bf16 or fp32" in refusal(fp8)
-    whole = changed(file, tmp_path / "int8.safetensors", {name: weights.to(torch.int8)})
-    assert "weights are quantized, I8" in refusal(whole)
+    int8 = changed(file, tmp_path / "int8.safetensors", {name: weights.to(torch.int8)})
+    assert "weights are quantized, I8" in refusal(int8)
 
 
 def test_files_that_are_not_what_their_name_says(file, tmp_path):

@@ -105,8 +105,8 @@ def test_diffusers_copies_the_folder_and_merged_writes_another_precision(tiny_ve
     export(tiny_version, tmp_path / "half", to="merged", dtype="bf16")
     source, half = pipeline.load_parts(str(version)), pipeline.load_parts(str(tmp_path / "half"))
     for name in NETWORKS:
-        for key, tensor in getattr(source, name).state_dict().items():
-            assert torch.equal(getattr(half, name).state_dict()[key], tensor.bfloat16().float())
+        read, weights = (getattr(model, name).state_dict() for model in (half, source))
+        assert all(torch.equal(read[key], tensor.bfloat16().float()) for key, tensor in weights.items())
     stored = load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
     export(tiny_version, tmp_path / "half", to="merged")  # made here: it is replaced
