@@ -91,6 +91,7 @@ def test_half_precision_is_read_in_fp32(small, tmp_path):
         assert all(torch.equal(read[key], tensor.bfloat16().float()) for key, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_stable_diffusion_2_is_read_and_asks_what_it_predicts(small, tmp_path):
     networks = single_file.empty_networks(open_clip=True)
     torch.manual_seed(1)

@@ -66,6 +66,7 @@ def metadata(path):
         return opened.metadata()
 
 
+@pytest.mark.slow
 def test_single_is_the_same_model_and_says_what_it_is(small_version, tmp_path, capsys):
     export(small_version, tmp_path, dtype="fp32")
     path = tmp_path / "r-v2.safetensors"
@@ -92,6 +93,7 @@ def test_lora_is_the_versions_file_in_the_precision(small_version, tmp_path):
     assert said["ss_network_dim"] == "2" and said["ss_output_name"] == "mine"
 
 
+@pytest.mark.slow
 def test_diffusers_copies_the_folder_and_merged_writes_another_precision(tiny_version, tmp_path):
     version = tiny_version / "t" / "versions" / "v2"
     export(tiny_version, tmp_path / "copy", to="diffusers")
@@ -178,6 +180,7 @@ def test_options_that_do_not_go_together(given, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_folder_of_no_run_and_a_v_model(tmp_path, monkeypatch):
     small_sd.shrink(monkeypatch)
     folder = tmp_path / "anime"
