@@ -205,7 +205,7 @@ def check_export(options: config.ExportOptions) -> None:
     if to_hub and not options.repo:
         raise UserError("--to hub: give the repository, --repo OWNER/NAME")
     if not to_hub and (options.repo or options.private or options.dry_run):
-        raise UserError("--repo, --private and --dry_run are about uploads: add --to hub, or leave them out")
+        raise UserError("only uploads have --repo, --private, --dry_run: add --to hub, or leave them out")
     if not to_hub and not options.target:
         what = "FILE.safetensors" if options.to in ("single", "lora") else "FOLDER"
         raise UserError(f"where to? python -m export --to {options.to} {what}")

@@ -170,7 +170,7 @@ def test_names_and_space(small_version, tiny_version, tmp_path, monkeypatch):
         ({"to": "merged"}, "where to? python -m export --to merged FOLDER"),
         ({"to": "hub"}, "--to hub: give the repository, --repo OWNER/NAME"),
         ({"to": "hub", "repo": "a/b", "target": "x"}, "--to hub writes no file here: leave out x"),
-        ({"repo": "a/b", "target": "x"}, "--repo, --private and --dry_run are about uploads"),
+        ({"repo": "a/b", "target": "x"}, "only uploads have --repo, --private, --dry_run: add"),
         ({"to": "diffusers", "dtype": "fp16", "target": "x"}, "--to diffusers copies the weights as they are"),
     ],
 )
