@@ -54,7 +54,7 @@ def option(
         resume: "free" if it may change when a run is resumed, "fixed" if that would contradict what is already trained
         saved: whether it is in config.json; not what names a run, nor what concerns one call of the script
         secret: its value is never printed or read from a file
-        path: whether it names a folder, which is saved as an absolute path; a hub id that could be one stays as it is
+        path: whether it names a folder or file, saved as an absolute path; a hub id that could be one stays as it is
         inherited: sd_inference and report take it from the run unless it is given
     Comparisons:
         affects: versions are compared only if they agree on the options that affect which "books" and prompts are
@@ -219,9 +219,10 @@ class ModelOptions:
 
     pretrained_model: str = option(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "Hugging Face model id or local folder of a Stable Diffusion 1.x pipeline; 'mini' = the bundled miniature for "
-        "128x192, which trains on a CPU; 'tiny' = a toy for tests; 'sd15-random' = the architecture of Stable "
-        "Diffusion 1.5 with random weights, for --plan and benchmarks",
+        "Hugging Face model id, local folder of a Stable Diffusion 1.x pipeline, or a whole model in one .safetensors "
+        "file, as A1111 and ComfyUI use it; 'mini' = the bundled miniature for 128x192, which trains on a CPU; "
+        "'tiny' = a toy for tests; 'sd15-random' = the architecture of Stable Diffusion 1.5 with random weights, for "
+        "--plan and benchmarks",
         path="if it exists",
         affects="nothing",  # the hash of a version's weights is compared
         memory=False,  # a forecast is stored by its architecture
@@ -238,8 +239,9 @@ class ModelOptions:
     )
     prediction_type: str = option(
         "auto",
-        "what the UNet predicts: the noise (epsilon) or v; auto = what the model's scheduler configuration says. A "
-        "model of epsilon can be trained to predict v, which takes thousands of updates of the UNet",
+        "what the UNet predicts: the noise (epsilon) or v; auto = what the model says of itself. A single file of "
+        "Stable Diffusion 2.x that does not say it needs this option; a model of epsilon can be trained to predict v, "
+        "which takes thousands of updates of the UNet",
         choices=("auto", "epsilon", "v_prediction"),
         inherited=True,
         affects="drawing",
@@ -737,6 +739,40 @@ class TypesetOptions(TypeOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(TrackingOptions):
+    """export"""
+
+    target: str | None = option(
+        None,
+        "file or folder to write; for one file also the folder it goes to, named RUN-VERSION.safetensors",
+        none="none",
+        positional=True,
+    )
+    output_dir: str = option(**OUTPUT_DIR)
+    run_id: str | None = option(None, "run whose version is exported", none="the newest run in --output_dir")
+    version: str = option("latest", "v0 = the pretrained model, v1, v2, ..., latest, best, or the folder of a pipeline")
+    to: str = option(
+        "single",
+        "single = the whole model in one .safetensors file, for A1111, Forge, ComfyUI; lora = the LoRA file of a LoRA "
+        "run, for the same; diffusers = the version's pipeline folder as it is; merged = a pipeline folder in --dtype, "
+        "with the LoRA merged into the weights; hub = an upload to the Hugging Face hub",
+        choices=("single", "lora", "diffusers", "merged", "hub"),
+    )
+    dtype: str | None = option(
+        None,
+        "precision of the exported weights",
+        none="fp16; of --to diffusers and hub that of the version",
+        choices=("fp16", "bf16", "fp32"),
+    )
+    overwrite: bool = option(
+        False, "replace also files that this script has not made; without it they are an error, and nothing is written"
+    )
+    repo: str | None = option(None, "with --to hub: repository OWNER/NAME", none="none")
+    private: bool = option(False, "with --to hub: make a new repository private")
+    dry_run: bool = option(False, "with --to hub: show what would be uploaded, and upload nothing")
+
+
 SCRIPTS: dict[type[DataclassInstance], str] = {
     TrainingOptions: "training",
     InferenceOptions: "sd_inference",
@@ -746,6 +782,7 @@ SCRIPTS: dict[type[DataclassInstance], str] = {
     DatasetOptions: "dataset",
     DoctorOptions: "doctor",
     TypesetOptions: "typeset",
+    ExportOptions: "export",
 }
 
 
@@ -802,7 +839,7 @@ def absolute_path(field: dataclasses.Field[Any], value: Any, base: str | os.Path
     if not kind or not isinstance(value, str) or value in BUNDLED:
         return value
     path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
-    return path if kind == "always" or os.path.isdir(path) else value
+    return path if kind == "always" or os.path.exists(path) else value
 
 
 def find_paths(cls: type[DataclassInstance], saved: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
@@ -821,13 +858,15 @@ def find_paths(cls: type[DataclassInstance], saved: Mapping[str, Any], path: pat
         value = found.get(field.name)
         if field.metadata["path"] and isinstance(value, str) and value not in BUNDLED:
             places = [os.path.join(base, os.path.expanduser(value)) for base in bases]
-            found[field.name] = next((os.path.abspath(place) for place in places if os.path.isdir(place)), value)
+            found[field.name] = next((os.path.abspath(place) for place in places if os.path.exists(place)), value)
     return found
 
 
 def is_gone(field: dataclasses.Field[Any], value: Any) -> bool:
-    """Whether a saved value is the path of a folder that does not exist (any more, or on this machine)."""
-    return bool(field.metadata["path"]) and isinstance(value, str) and os.path.isabs(value) and not os.path.isdir(value)
+    """Whether a saved value is a path where nothing is (any more, or on this machine)."""
+    return (
+        bool(field.metadata["path"]) and isinstance(value, str) and os.path.isabs(value) and not os.path.exists(value)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

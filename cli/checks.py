@@ -157,6 +157,8 @@ def check(options: Options) -> Options:
             raise UserError("give --title TITLE for one picture, or --books FILE.csv for a folder")
         if options.author and options.books:
             raise UserError("--author is for one picture, and --books has a column of them: leave one of the two out")
+    if isinstance(options, config.ExportOptions):
+        check_export(options)
     if (
         isinstance(options, config.RunsOptions)
         and not options.run_id
@@ -244,3 +246,19 @@ def check_lora(options: config.TrainingOptions) -> None:
             "--weights_dtype bf16 is about weights that are trained, and LoRA adapters stay in fp32: leave it out; "
             "--mixed_precision is the precision of the model below them"
         )
+
+
+def check_export(options: config.ExportOptions) -> None:
+    """UserError if the options of export can't be combined."""
+    to_hub = options.to == "hub"
+    if to_hub and not options.repo:
+        raise UserError("--to hub: give the repository, --repo OWNER/NAME")
+    if not to_hub and (options.repo or options.private or options.dry_run):
+        raise UserError("only uploads have --repo, --private, --dry_run: add --to hub, or leave them out")
+    if not to_hub and not options.target:
+        what = "FILE.safetensors" if options.to in ("single", "lora") else "FOLDER"
+        raise UserError(f"where to? python -m export --to {options.to} {what}")
+    if to_hub and options.target:
+        raise UserError(f"--to hub writes no file here: leave out {options.target}")
+    if options.dtype and options.to == "diffusers":
+        raise UserError("--to diffusers copies the weights as they are: for another precision give --to merged")

@@ -28,6 +28,7 @@ from config import (
     SCRIPTS,
     DatasetOptions,
     DoctorOptions,
+    ExportOptions,
     InferenceOptions,
     ReportOptions,
     RunsOptions,
@@ -49,6 +50,7 @@ DESCRIPTIONS: dict[type[DataclassInstance], str] = {
     DatasetOptions: "Check a data folder: which books can be used, how they are split, what the prompts look like.",
     DoctorOptions: "Check whether this machine can train: GPU, driver, libraries, memory, disk; and what to do if not.",
     TypesetOptions: "Set title and author as type on a picture, or on those of a folder: NAME.png -> NAME.typeset.png.",
+    ExportOptions: "Write a version of a run as a file or folder that other programs load.",
 }
 EXAMPLES: dict[type[DataclassInstance], str] = {
     TrainingOptions: """
@@ -89,6 +91,11 @@ EXAMPLES: dict[type[DataclassInstance], str] = {
   python -m typeset cover.png --title "The Glass Crown" --author "Ada Fenwick"
   python -m typeset cover.png --title "The Glass Crown" --typeset_font sans --typeset_place bottom --out set.png
   python -m typeset covers --books books.csv --out typeset    # books.csv: file,title,author
+""",
+    ExportOptions: """
+  python -m export --version best covers.safetensors       # for A1111, Forge, ComfyUI
+  python -m export --to lora ~/ComfyUI/models/loras        # -> RUN-VERSION.safetensors in that folder
+  python -m export --run_id ID --version v3 --to merged --dtype bf16 my-model
 """,
 }
 

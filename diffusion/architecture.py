@@ -13,10 +13,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from config import ModelOptions
-from diffusion import sd15
+from diffusion import sd15, single_file
 from diffusion.parts import Parts, turn_off_dropout
 from diffusion.pipeline import build_tiny, quiet_libraries
-from diffusion.source import library_errors_as_one_line, local_folder
+from diffusion.source import library_errors_as_one_line, local_folder, single_file_path
 from diffusion.supported import read_configs
 
 Architecture = dict[str, dict[str, Any]]  # {network: {setting: value}}
@@ -34,6 +34,9 @@ def read_architecture(source: str) -> Architecture:
     if source in ("sd15-random", ModelOptions.pretrained_model):
         with torch.device("meta"):
             return architecture_of(Parts(None, *sd15.build_networks(), None))
+    if path := single_file_path(source):
+        networks = single_file.empty_networks(single_file.inspect(path).open_clip)
+        return architecture_of(Parts(tokenizer=None, scheduler=None, **networks))
 
     _, configs = read_configs(source, local_folder(source) or source)
     with library_errors_as_one_line(source), torch.device("meta"):

@@ -1,4 +1,5 @@
-"""Load a Stable Diffusion 1.x model: from a hub id, a pipeline folder, the bundled miniature, or built by code.
+"""Load a Stable Diffusion 1.x model: from a hub id, a pipeline folder, a single file, the bundled miniature, or built
+by code.
 
 A model is always the five parts that StableDiffusionPipeline holds. A saved version of a run is a pipeline folder, too;
 `mini` is the one in mini_sd/, and BUILT_BY_CODE have the same classes with random weights.
@@ -18,11 +19,12 @@ import torch
 import transformers
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from common.errors import UserError
 from common.manifest import require_intact
-from diffusion import sd15, tiny
+from diffusion import sd15, single_file, tiny
 from diffusion.lora_file import LORA_FILE, merge_lora
 from diffusion.parts import Parts
-from diffusion.source import find_variant, library_errors_as_one_line, local_folder
+from diffusion.source import find_variant, library_errors_as_one_line, local_folder, single_file_path
 from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
 from diffusion.weights import all_finite
 
@@ -35,18 +37,24 @@ NETWORK_CLASSES = {
 DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
 
-def load_parts(source: str, checked: bool = False, lora_scale: float | None = 1.0) -> Parts:
-    """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder or a hub id; in fp32, on the CPU, frozen.
+def load_parts(
+    source: str, checked: bool = False, prediction_type: str = "auto", lora_scale: float | None = 1.0
+) -> Parts:
+    """The model `source`: 'mini', one of BUILT_BY_CODE, a pipeline folder, a single file or a hub id; in fp32, on the
+    CPU, frozen.
 
-    checked: whether its files were compared with their manifest already. lora_scale: how much of the LoRA of a folder
-    that has one is added to its weights; None: nothing, for a run that goes on with training it. UserError if it is not
-    available, incomplete, damaged or of another kind, with what to do instead.
+    checked: whether its files were compared with their manifest already; prediction_type: what a single file predicts
+    that does not say so itself; lora_scale: how much of the LoRA of a folder that has one is added to its weights,
+    None: nothing, for a run that goes on with training it. UserError if it is not available, incomplete, damaged or of
+    another kind, with what to do instead.
     """
     quiet_libraries()
     if source == "tiny":
         return build_tiny().freeze()
     if source == "sd15-random":
         return Parts(*sd15.build()).freeze()
+    if path := single_file_path(source):
+        return single_file.load(path, prediction_type).freeze()
 
     location = local_folder(source) or source
     if isinstance(location, pathlib.Path) and not checked:
@@ -123,6 +131,8 @@ def load_tokenizer(source: str) -> CLIPTokenizer:
     quiet_libraries()
     if source in BUILT_BY_CODE:
         return tiny.build_tokenizer()
+    if path := single_file_path(source):
+        return single_file.build_tokenizer(single_file.inspect(path))
 
     location = local_folder(source) or source
     read_index(source, location)  # fails fast where the hub can't be reached
@@ -152,11 +162,16 @@ def read_tokenizer(location: pathlib.Path | str, text_encoder: Mapping[str, Any]
     return tokenizer
 
 
-def load_schedule(source: str) -> Mapping[str, Any] | None:
-    """The configuration of a model's scheduler alone. None if it can't be read: loading the model says why."""
+def load_schedule(source: str, prediction_type: str = "auto") -> Mapping[str, Any] | None:
+    """The configuration of a model's scheduler alone; see load_parts. None if it can't be read: loading the model says
+    why."""
     if source in BUILT_BY_CODE:
         return tiny.build_scheduler().config
 
+    if path := single_file_path(source):
+        with contextlib.suppress(UserError):
+            return single_file.build_scheduler(single_file.inspect(path), prediction_type).config
+        return None
     location = local_folder(source) or source
     with contextlib.suppress(Exception):  # whatever the libraries raise
         return load_scheduler(location, {}).config

@@ -6,6 +6,10 @@ published with (arXiv:2112.10752, appendix E; CLIP ViT-L/14, arXiv:2103.00020).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -47,6 +51,31 @@ TEXT_ENCODER = dict(  # 123,060,480 parameters
     eos_token_id=2,
     pad_token_id=1,
 )
+SCHEDULE = dict(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    steps_offset=1,
+    set_alpha_to_one=False,
+)
+# Stable Diffusion 2.x: the text encoder is OpenCLIP ViT-H/14 without its last layer, whose output it does not use
+CHANGES_OF_SD2 = dict(
+    unet=dict(
+        cross_attention_dim=1024,
+        attention_head_dim=(5, 10, 20, 20),
+        use_linear_projection=True,
+        upcast_attention=True,  # in fp16 the attention of 2.1 overflows
+    ),
+    text_encoder=dict(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        projection_dim=512,
+        hidden_act="gelu",
+    ),
+)
 
 
 def build() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditionModel, PNDMScheduler]:
@@ -61,6 +90,15 @@ def build() -> tuple[CLIPTokenizer, CLIPTextModel, AutoencoderKL, UNet2DConditio
     return tiny.build_tokenizer(), text_encoder, vae, unet, tiny.build_scheduler()
 
 
-def build_networks() -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
-    """(text_encoder, vae, unet) on torch's current device: under torch.device("meta") they take no memory."""
-    return CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)), AutoencoderKL(**VAE), UNet2DConditionModel(**UNET)
+def build_networks(
+    text_encoder: Mapping[str, Any] = MappingProxyType({}), unet: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[CLIPTextModel, AutoencoderKL, UNet2DConditionModel]:
+    """(text_encoder, vae, unet) on torch's current device: under torch.device("meta") they take no memory.
+
+    text_encoder, unet: settings that are other than those of 1.5.
+    """
+    return (
+        CLIPTextModel(CLIPTextConfig(**(TEXT_ENCODER | dict(text_encoder)))),
+        AutoencoderKL(**VAE),
+        UNet2DConditionModel(**(UNET | dict(unet))),
+    )

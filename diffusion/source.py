@@ -1,12 +1,12 @@
-"""What --pretrained_model names: a pipeline folder or a hub id. Anything else gets a line that says what it is and what
-to do with it."""
+"""What --pretrained_model names: a pipeline folder, a single file (single_file.py) or a hub id. Anything else gets a
+line that says what it is and what to do with it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import huggingface_hub.errors as hub
 from safetensors import SafetensorError, safe_open
@@ -23,10 +23,34 @@ ONLINE = "with internet (or also give it config='FOLDER', local_files_only=True,
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 WEIGHTS = dict(unet="diffusion_pytorch_model", vae="diffusion_pytorch_model", text_encoder="model")  # names of files
 VARIANTS = ("fp16", "bf16", "fp32")  # of a file's name; read where there is no file without one
+# What a file of weights is that is no whole model of Stable Diffusion 1.x or 2.x, by names in it; the first that fits
+KINDS = {
+    "conditioner.": "Stable Diffusion XL in one file",
+    "model.diffusion_model.joint_blocks.": "Stable Diffusion 3 in one file",
+    "joint_blocks.": "the network of Stable Diffusion 3",
+    "model.diffusion_model.double_blocks.": "Flux in one file",
+    "double_blocks.": "the network of Flux",
+    "control_model.": "a ControlNet, which needs the model it was made for",
+    "emb_params": "a textual inversion embedding, which needs the model it was made for",
+    "down_blocks.": "the UNet of a pipeline folder; give that folder",
+    "text_model.": "the text encoder of a pipeline folder; give that folder",
+    "encoder.": "the autoencoder, or text encoder, of a pipeline folder; give that folder",
+}
+LAYOUT = {  # how the names of a whole model begin
+    "UNet": ("model.diffusion_model.",),
+    "autoencoder": ("first_stage_model.",),
+    "text encoder": ("cond_stage_model.transformer.", "cond_stage_model.model."),
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which folder, and what else it may be
+# Which folder or file, and what else it may be
+
+
+def single_file_path(source: str) -> pathlib.Path | None:
+    """The file that `source` names, if it is one of safetensors; else None, and local_folder says what it is."""
+    path = os.path.expanduser(source)
+    return pathlib.Path(path) if source.lower().endswith(".safetensors") and os.path.isfile(path) else None
 
 
 def local_folder(source: str) -> pathlib.Path | None:
@@ -44,6 +68,8 @@ def local_folder(source: str) -> pathlib.Path | None:
         raise UserError(f"{path} is not a Stable Diffusion pipeline: {what}")
     if os.path.isfile(path):
         raise UserError(f"{path} is not a pipeline folder: {describe_file(path)}")
+    if path.suffix.lower() in (".safetensors", *PICKLES):  # with one slash it would look like a hub id
+        raise UserError(f"--pretrained_model {source}: no such file")
     if os.path.exists(path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"--pretrained_model {source}: no such folder, and not a hub id such as owner/name")
     return None
@@ -86,14 +112,28 @@ def describe_file(path: pathlib.Path) -> str:
         with safe_open(path, framework="pt") as opened:
             names = list(opened.keys())
     except (OSError, SafetensorError) as problem:
-        return f"{path.name} is damaged or incomplete ({short_reason(problem)}): bring it again"
-    if any("lora" in name.lower() for name in names):
-        return f"{path.name} is a LoRA, which needs the model it was made for; {GIVE_ANOTHER}"
-    if any(name.startswith("conditioner.") for name in names):
-        return f"{path.name} is Stable Diffusion XL in one file; {GIVE_ANOTHER}"
-    if any(name.startswith("model.diffusion_model.") for name in names):
-        return f"{path.name} is a whole model in one file; convert it, {ONLINE}: {command}"
-    return f"{path.name} holds weights, but not those of a whole model; {GIVE_ANOTHER}"
+        return f"{path.name} is {describe_damage(path, problem)}"
+    what = describe_names(names)
+    return (
+        f"{path.name} is {what}; {GIVE_ANOTHER}" if what else f"{path.name} is a whole model in one file: give {path}"
+    )
+
+
+def describe_names(names: Sequence[str]) -> str | None:
+    """What a safetensors file is that has weights of these names; None if it is a whole model in the LDM layout."""
+    missing = [part for part, starts in LAYOUT.items() if not any(name.startswith(starts) for name in names)]
+    if "UNet" in missing and any("lora" in name.lower() or ".hada_w1" in name or ".lokr_w" in name for name in names):
+        return "a LoRA, which needs the model it was made for"
+    for start, what in KINDS.items():
+        if any(name.startswith(start) for name in names):
+            return what
+    if "UNet" in missing and any(name.startswith("model_ema.") for name in names):
+        return "a model with the averaged (EMA) weights of its UNet alone, which are not read; bring the file with both"
+    if len(missing) == len(LAYOUT):
+        return "no whole model: none of its weights has a name that one in one file (LDM layout) has"
+    if missing:
+        return f"no whole model: it has no {' and no '.join(missing)}; bring the file with all three networks"
+    return None
 
 
 def conversion_command(call: str, target: pathlib.Path) -> str:
@@ -136,19 +176,31 @@ def find_variant(folder: pathlib.Path, name: str) -> str | None:
 
 
 def require_whole(path: pathlib.Path) -> None:
-    """UserError if a safetensors file is damaged, cut off, or the pointer that Git LFS leaves in place of a file."""
+    """UserError if a safetensors file is damaged, cut off, or no safetensors file at all."""
     try:
         with safe_open(path, framework="pt"):
             return
     except (OSError, SafetensorError) as problem:
+        what = describe_damage(path, problem)
+        raise UserError(f"can't load a Stable Diffusion model: {path} is {what}") from None
+
+
+def describe_damage(path: pathlib.Path, problem: Exception) -> str:
+    """What a file is that safetensors can't read (`problem`), and what to do about it."""
+    try:
         with open(path, "rb") as file:
-            pointer = file.read(40).startswith(b"version https://git-lfs")
-        reason = (
-            "a pointer of Git LFS in place of the file: run `git lfs pull` there"
-            if pointer
-            else (f"damaged or incomplete ({short_reason(problem)}): bring it again")
+            start = file.read(40)
+    except OSError:
+        start = b""
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in place of the file: run `git lfs pull` there"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        return (
+            "a pickle under another name, which can run code hidden in it, so nothing here reads it; bring safetensors"
         )
-        raise UserError(f"can't load a Stable Diffusion model: {path} is {reason}") from None
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, not the file: whoever loaded it down was asked to log in, or followed a wrong link"
+    return f"damaged or incomplete ({short_reason(problem)}): bring it again"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

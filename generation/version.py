@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from diffusion.schedule import change_schedule, changed_config
 from tracking import artifacts
+
+Options = TypeVar("Options", config.InferenceOptions, config.ExportOptions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +69,10 @@ def choose_version(
     return options, Version(name, source, run)
 
 
-def fetch_missing(options: config.InferenceOptions, given: Mapping[str, Any]) -> config.InferenceOptions:
+def fetch_missing(options: Options, given: Mapping[str, Any]) -> Options:
     """Fetches the version from the run's tracker if it is not on disk; returns the options with that tracker."""
     saved = catalog.run_folder(options.output_dir, options.run_id).config
-    options = saved_options.inherit_tracker(config.InferenceOptions, saved, given)
+    options = saved_options.inherit_tracker(type(options), saved, given)
     if config.tracker(options) in config.STORES and re.fullmatch(catalog.VERSION_NAME, options.version):
         artifacts.fetch_version(options, options.run_id, options.version)
     return options
@@ -85,7 +87,7 @@ def require_drawable(options: config.InferenceOptions, version: Version) -> None
             f"--lora_scale {options.lora_scale:g}: {version.name} has no LoRA to scale (only versions of LoRA runs "
             "do): leave --lora_scale out, or give a LoRA file with --lora"
         )
-    schedule = pipeline.load_schedule(version.source)
+    schedule = pipeline.load_schedule(version.source, options.prediction_type)
     if schedule is not None:
         sampling.require_drawable(changed_config(schedule, options.prediction_type), options.scheduler, options.steps)
 
@@ -97,7 +99,8 @@ def load_version(options: config.InferenceOptions, source: str, device: torch.de
     """
     precision = resolve_precision(options.mixed_precision)
     with catalog.reading_version(source):  # its own LoRA, if it has one, is part of it where another one is added
-        parts = pipeline.load_parts(source, lora_scale=1.0 if options.lora else options.lora_scale)
+        lora_scale = 1.0 if options.lora else options.lora_scale
+        parts = pipeline.load_parts(source, prediction_type=options.prediction_type, lora_scale=lora_scale)
     if options.lora:
         lora_file.merge_lora(parts, options.lora, options.lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -65,5 +66,6 @@ def require_writable(report_path: str) -> None:
 
 def weight_hashes(columns: Sequence[Column]) -> dict[str, str]:
     """{label: hash of the version's present weights}. Reads each model completely."""
+    load = functools.partial(pipeline.load_parts, prediction_type="epsilon")  # whatever it is: it is in no weight
     shown = tqdm(columns, desc="scores differ; hashing weights", unit="version", delay=3, leave=False)
-    return {column.label: weights.weights_hash(pipeline.load_parts(column.version.source)) for column in shown}
+    return {column.label: weights.weights_hash(load(column.version.source)) for column in shown}

@@ -292,6 +292,16 @@ def test_what_is_no_path_stays_as_it_is(places):
         assert (saved["data_root"], saved["pretrained_model"], saved["cache_dir"]) == ("demo", model, None)
 
 
+def test_a_model_in_one_file_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.safetensors").write_bytes(b"")
+    (field,) = (f for f in dataclasses.fields(config.TrainingOptions) if f.name == "pretrained_model")
+    path = config.absolute_path(field, "m.safetensors")
+    assert path == str(tmp_path / "m.safetensors") and not config.is_gone(field, path)
+    (tmp_path / "m.safetensors").unlink()
+    assert config.is_gone(field, path)
+
+
 def test_paths_of_older_runs_are_looked_for_where_they_were_typed(places, monkeypatch):
     path = places / "proj" / "out" / "runs" / "one" / "config.json"
     saved = {"output_dir": "out/runs", "data_root": "data", "pretrained_model": "models/ok", "cache_dir": "lost"}

@@ -193,7 +193,7 @@ def prepare_locked(
 
 def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
     """UserError if previews are to be drawn and can't be, with this model in --steps by --scheduler."""
-    own = pipeline.load_schedule(source)
+    own = pipeline.load_schedule(source, options.prediction_type)
     if options.sample_every and own is not None:
         changed = changed_config(own, options.prediction_type, options.zero_terminal_snr)
         try:
@@ -220,7 +220,7 @@ def load_model(options: config.TrainingOptions, source: str, state_folder: Path 
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
     lora_scale = None if state_folder and options.lora_rank else 1.0  # the state has the adapters
-    parts = pipeline.load_parts(source, checked=state_folder is not None, lora_scale=lora_scale)
+    parts = pipeline.load_parts(source, state_folder is not None, options.prediction_type, lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type, options.zero_terminal_snr)
     trainable = make_trainable(parts, options)
     if state_folder:

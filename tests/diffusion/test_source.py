@@ -85,8 +85,10 @@ def test_a_folder_inside_a_pipeline_is_told_to_give_the_whole(folder):
         (["lora_unet_mid.lora_down.weight"], "is a LoRA, which needs the model it was made for"),
         (["unet.mid.to_q.lora_A.weight"], "is a LoRA, which needs the model it was made for"),
         (["conditioner.embedders.0.x", "model.diffusion_model.x"], "is Stable Diffusion XL in one file; give"),
-        (["model.diffusion_model.input_blocks.0.0.weight"], "is a whole model in one file; convert it, with internet"),
-        (["double_blocks.0.img_attn.qkv.weight"], "holds weights, but not those of a whole model"),
+        (["double_blocks.0.img_attn.qkv.weight"], "is the network of Flux; give"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "is the UNet of a pipeline folder; give that folder"),
+        (["model.diffusion_model.input_blocks.0.0.weight"], "is no whole model: it has no autoencoder and no text"),
+        (["anything"], "is no whole model: none of its weights has a name"),
     ],
 )
 def test_a_single_file_is_told_what_it_is(tmp_path, names, message):
@@ -104,9 +106,23 @@ def test_a_file_that_is_not_read(tmp_path, name):
     assert f"{name} {kinds.get(path.suffix, 'is a pickle')}" in refusal(path)
 
 
-def test_the_command_for_a_single_file_is_python(tmp_path):
-    path = tmp_path / "it's a model.safetensors"
-    save_file({"model.diffusion_model.x": torch.zeros(2)}, path)
+def test_a_folder_with_a_whole_model_in_one_file_is_told_to_give_the_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    starts = ("model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x")
+    save_file({name: torch.zeros(2) for name in starts}, path)
+    assert refusal(tmp_path).endswith(f"model.safetensors is a whole model in one file: give {path}")
+    assert source.single_file_path(str(path)) == path and source.single_file_path(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("text", ["models/gone.safetensors", "models/gone.ckpt"])
+def test_a_file_that_is_gone_is_not_asked_of_the_hub(text):
+    with pytest.raises(UserError, match=f"--pretrained_model {re.escape(text)}: no such file"):
+        source.local_folder(text)
+
+
+def test_the_command_for_a_pickle_is_python(tmp_path):
+    path = tmp_path / "it's a model.ckpt"
+    path.write_bytes(b"anything")
     code = re.search(r'python -c "(.*)", and give', refusal(path))[1]
     calls = []
     code = code.replace("from diffusers import StableDiffusionPipeline as P; ", "")

@@ -1,0 +1,1 @@
+"""A version as others load it: exported to files."""
