@@ -7,6 +7,7 @@ the two have every tensor of it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from tqdm import tqdm
 
 from checkpoints import catalog
 from checkpoints.records import TrainingState, VersionIndex
-from checkpoints.run_folder import POSITION, RunFolder
+from checkpoints.run_folder import CARD_FILES, POSITION, RunFolder
 from checkpoints.state import AVERAGE, CONFIG, WEIGHTS, read_state, report_damage
 from checkpoints.versions import complete_frozen, mend_frozen, restore_frozen, save_version
 from common.errors import UserError
-from common.files import read_json, remove
+from common.files import link_or_copy, read_json, remove
 from common.manifest import MANIFEST, find_damage
 from diffusion.parts import PARTS
 from diffusion.trainable import Trainable
@@ -153,4 +154,11 @@ def make_version_again(run: RunFolder, name: str, state: TrainingState, folder: 
                 average = load_file(path)
                 for key, weights in networks[part].named_parameters():
                     weights.copy_(average[key])
-    save_version(run, name, Trainable(networks), state.save_dtype)
+    save_version(run, name, Trainable(networks), state.save_dtype, functools.partial(keep_card, run))
+
+
+def keep_card(run: RunFolder, folder: Path, name: str) -> None:
+    """Take the model card of version `name` over into `folder`, which will replace it."""
+    for file in CARD_FILES:
+        if (run.version(name) / file).is_file():
+            link_or_copy(run.version(name) / file, folder / file)
