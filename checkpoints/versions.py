@@ -15,7 +15,7 @@ from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, wr
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
-from diffusion.weights import save_network, save_scheduler
+from diffusion.weights import save_network, save_pipeline
 
 
 def frozen_names(trainable: Trainable) -> list[str]:
@@ -37,13 +37,7 @@ def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) 
             write_manifest(run.frozen)
         return
     with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
-        parts.pipeline().save_config(folder)  # model_index.json
-        parts.tokenizer.save_pretrained(folder / "tokenizer")
-        save_scheduler(parts.scheduler, folder / "scheduler")
-        for name in frozen_names(trainable):
-            save_network(getattr(parts, name), folder / name, DTYPES[dtype])
-        # transformers writes tokenizer.json alone; older tools read CLIP's own two files
-        parts.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+        save_pipeline(parts, folder, frozen_names(trainable), DTYPES[dtype])
         write_manifest(folder)
 
 

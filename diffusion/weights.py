@@ -83,6 +83,17 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
         write_json(path, read_json(path) | {"dtype": "float32"})
 
 
+def save_pipeline(parts: Parts, folder: Path, names: Sequence[str], dtype: torch.dtype) -> None:
+    """Save a pipeline folder, with the weights of the named ones of NETWORKS. UserError as from save_network."""
+    parts.pipeline().save_config(folder)  # model_index.json
+    parts.tokenizer.save_pretrained(folder / "tokenizer")
+    save_scheduler(parts.scheduler, folder / "scheduler")
+    for name in names:
+        save_network(getattr(parts, name), folder / name, dtype)
+    # transformers writes tokenizer.json alone; older tools read CLIP's own two files
+    parts.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+
+
 def save_scheduler(scheduler: diffusers.SchedulerMixin, folder: Path) -> None:
     """Save a scheduler's configuration with the settings that the model came with, and no others.
 

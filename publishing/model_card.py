@@ -49,7 +49,8 @@ LICENSES = {
 }
 PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
 EXAMPLE = Book(row=0, title="The Silver Forest", authors=("Jane Doe",), genres=("fantasy",))  # until there are covers
-OWN_NAMES = {"fid": "frechet_distance", "kid": "kernel_distance"}  # unless the features are the official Inception's
+# Types of metrics, unless the features are the official Inception's
+OWN_TYPES = {"fid": "frechet_distance", "fid_infinity": "frechet_distance_infinity", "kid": "kernel_distance"}
 
 
 class Code(str):
@@ -158,7 +159,7 @@ def eval_results(facts: CardFacts, entry: Mapping[str, Any]) -> list[EvalResult]
             dataset_type="book-covers",
             dataset_name=printable(normalize_whitespace(facts.data)),
             dataset_split=str(score.settings.get("split", "test")),
-            metric_type=key if official else OWN_NAMES.get(key, key),
+            metric_type=key if official else OWN_TYPES.get(key, key),
             metric_name=value.name,
             metric_value=value.value,
             metric_args={"covers": value.n, "standard_error": value.error, "real_covers": value.real},
