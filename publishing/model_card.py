@@ -26,7 +26,7 @@ from PIL import Image
 from checkpoints import scores
 from checkpoints.run_folder import CARD_FACTS, CARD_PICTURE, MODEL_CARD, RunFolder
 from checkpoints.scores import Score
-from common.files import link_or_copy, write_json, write_text
+from common.files import link_or_copy, remove, write_json, write_text
 from common.locks import locked
 from common.png import save_png
 from common.terminal import printable
@@ -76,6 +76,7 @@ def write_card(folder: Path, facts: CardFacts, picture: Path | Image.Image | Non
     if isinstance(picture, Image.Image):
         save_png(folder / CARD_PICTURE, picture, WRITE_HINT)
     elif picture is not None:
+        remove(folder / CARD_PICTURE)
         link_or_copy(picture, folder / CARD_PICTURE)
     write_json(folder / CARD_FACTS, facts.to_json(), WRITE_HINT)
     write_text(folder / MODEL_CARD, render(facts), WRITE_HINT)
