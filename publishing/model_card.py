@@ -226,11 +226,19 @@ def python_code(facts: CardFacts, location: str, prompt: str) -> Code:
 
 def quoted(text: str) -> str:
     """The text in quotation marks for Python, on one line."""
-    return json.dumps(normalize_whitespace(text), ensure_ascii=False)
+    return json.dumps(printable(normalize_whitespace(text)), ensure_ascii=False)
 
 
 def export_commands(facts: CardFacts) -> dict[str, Code]:
     """{form: the command that exports this version in that form}."""
-    start = ["python", "-m", "export", "--run_id", normalize_whitespace(facts.run_id), "--version", facts.version]
+    start = [
+        "python",
+        "-m",
+        "export",
+        "--run_id",
+        printable(normalize_whitespace(facts.run_id)),
+        "--version",
+        facts.version,
+    ]
     forms = ("single", "lora") if facts.lora else ("single",)
     return {form: Code(shlex.join([*start, "--to", form, f"covers-{form}.safetensors"])) for form in forms}

@@ -117,7 +117,7 @@ def test_the_version_arrives_byte_for_byte_and_nothing_else(server, version, cap
     for name in ("sha256.json", "model_card.json", "README.md"):
         del sent[name]
     card = server.repo.pop("README.md").decode()
-    assert server.repo == sent and len(sent) == 11
+    assert server.repo == sent and len(sent) == 12
     assert 'from_pretrained("jane/covers"' in card
     assert not any(str(version.run).encode() in data for data in server.repo.values())
     assert server.keys == {"Bearer hf_secret"} and address.endswith("/jane/covers")
