@@ -7,6 +7,7 @@ the two have every tensor of it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from tqdm import tqdm
 
 from checkpoints import catalog
 from checkpoints.records import TrainingState, VersionIndex
-from checkpoints.run_folder import POSITION, RunFolder
+from checkpoints.run_folder import CARD_FILES, POSITION, RunFolder
 from checkpoints.state import AVERAGE, CONFIG, WEIGHTS, read_state, report_damage
 from checkpoints.versions import complete_frozen, mend_frozen, restore_frozen, save_version
 from common.errors import UserError
-from common.files import read_json, remove
+from common.files import link_or_copy, read_json, remove
 from common.manifest import MANIFEST, find_damage
 from diffusion.lora import AdapterWeights
 from diffusion.lora_file import LORA_FILE
@@ -100,7 +101,8 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
         restore_frozen(run, latest, own)
         tqdm.write(f"{run.frozen} is missing: taken from {version}")
     elif problems:
-        save_version(run, latest, adapters or read_networks(run, latest, folder, trained), state.save_dtype)
+        trainable = adapters or read_networks(run, latest, folder, trained)
+        save_version(run, latest, trainable, state.save_dtype, functools.partial(keep_card, run))
         tqdm.write(f"{problems[0]}: {latest} was made again from the training state")
 
 
@@ -170,3 +172,10 @@ def read_networks(run: RunFolder, name: str, folder: Path, trained: Sequence[str
                 for key, weights in networks[part].named_parameters():
                     weights.copy_(average[key])
     return Trainable(networks)
+
+
+def keep_card(run: RunFolder, folder: Path, name: str) -> None:
+    """Take the model card of version `name` over into `folder`, which will replace it."""
+    for file in CARD_FILES:
+        if (run.version(name) / file).is_file():
+            link_or_copy(run.version(name) / file, folder / file)

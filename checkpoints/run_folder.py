@@ -16,7 +16,8 @@ runs/<run_id>/config.json        the options
               published.json     what a tracker has (tracking/published.py)
               upload/            what is being uploaded
 
-frozen/, each version and each state have a sha256.json (common/manifest.py).
+frozen/, each version and each state have a sha256.json (common/manifest.py). A version's model card (CARD_FILES) is not
+in it: the card changes when the version is scored.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from common.errors import UserError
 from common.locks import file_lock
 
 POSITION = "position.json"  # in a state folder: the TrainingState
+# In a version's folder: its model card, the picture in it, and what it says as JSON (publishing/)
+CARD_FILES = MODEL_CARD, CARD_PICTURE, CARD_FACTS = "README.md", "covers.png", "model_card.json"
 FREE_SPACE_HINT = (
     "what was saved before is intact; free some space (old runs, --keep_versions), then go on with --run_id"
 )

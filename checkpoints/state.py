@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -62,11 +62,13 @@ def save_checkpoint(
     *,
     validation_loss: float | None,
     keep_versions: int,
+    write_card: Callable[[Path, str], object] | None = None,
 ) -> tuple[TrainingState, str]:
     """Save the next version, and the state that lists it; returns that state and the version's name.
 
     scaler: the loss scaler of fp16, if there is one. ema: the version then has the averaged weights, the state has
-    both. UserError, with everything saved before intact, if the disk has no space, or if a number is not finite.
+    both. write_card: see save_version. UserError, with everything saved before intact, if the disk has no space, or if
+    a number is not finite.
     """
     needed = trainable.nbytes() + optimizer_nbytes(optimizer) + (ema.nbytes if ema else 0)
     if len(run.saved_steps()) >= KEPT_STATES:  # the oldest makes way
@@ -79,7 +81,7 @@ def save_checkpoint(
         )
     index, name = state.version_index.with_version(state.step, validation_loss, keep_versions)
     with ema_weights(ema):
-        save_version(run, name, trainable, state.save_dtype)
+        save_version(run, name, trainable, state.save_dtype, write_card)
     state = dataclasses.replace(state, version_index=index)
     flush_to_disk(run.metrics)  # a resumed run goes by its lines up to the state
     save_state(run, state, trainable, optimizer, scaler, ema)

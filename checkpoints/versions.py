@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from checkpoints.records import SAVED_VERSION, TrainingState, VersionIndex
-from checkpoints.run_folder import FREE_SPACE_HINT, RunFolder
+from checkpoints.run_folder import CARD_FILES, FREE_SPACE_HINT, RunFolder
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, link_or_copy_tree, remove
 from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, write_manifest
@@ -54,7 +54,7 @@ def restore_frozen(run: RunFolder, version: str, own: list[str]) -> None:
     if not run.frozen.exists():
         with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
             source = run.version(version)
-            link_or_copy_tree(source, folder, without=[MANIFEST, *own])
+            link_or_copy_tree(source, folder, without=[MANIFEST, *CARD_FILES, *own])
             if manifest := read_manifest(source):
                 write_manifest(folder, {name: file for name, file in manifest.items() if (folder / name).is_file()})
 
@@ -65,16 +65,21 @@ class Saved(Protocol):
     def save(self, folder: Path, dtype: str) -> None: ...
 
 
-def save_version(run: RunFolder, name: str, trained: Saved, dtype: str) -> None:
+def save_version(
+    run: RunFolder, name: str, trained: Saved, dtype: str, write_card: Callable[[Path, str], object] | None = None
+) -> None:
     """Write versions/<name>: what is trained as it is now, beside hard links to what is frozen.
 
-    UserError if one of those is missing, and no other version has it.
+    write_card(folder, name) writes the CARD_FILES, which the manifest does not list. UserError if a frozen part is
+    missing, and no version has it.
     """
     mend_frozen(run, find_damage([run.frozen], contents=False))
     with atomic_write(run.version(name), FREE_SPACE_HINT) as folder:
         link_or_copy_tree(run.frozen, folder, without=[MANIFEST])
         trained.save(folder, dtype)
         write_manifest(folder, read_manifest(run.frozen) or {})
+        if write_card:
+            write_card(folder, name)
 
 
 def mend_frozen(run: RunFolder, damage: Mapping[Path, str]) -> None:
@@ -104,7 +109,8 @@ def complete_frozen(run: RunFolder, version: str, own: Sequence[str]) -> None:
     source = run.version(version)
     for file in source.rglob("*"):
         name = file.relative_to(source)
-        if file.is_file() and name.parts[0] not in (*own, MANIFEST) and not (run.frozen / name).exists():
+        frozen = name.parts[0] not in (*own, MANIFEST, *CARD_FILES)
+        if file.is_file() and frozen and not (run.frozen / name).exists():
             take_frozen(run, file, name.as_posix())
             tqdm.write(f"{run.frozen / name} is missing: taken from {file}")
 

@@ -200,12 +200,13 @@ def link_or_copy(source: str | pathlib.Path, destination: str | pathlib.Path) ->
 def link_or_copy_tree(
     source: str | os.PathLike[str], destination: str | os.PathLike[str], without: Collection[str] = ()
 ) -> None:
-    """Make a folder with links to, or copies of, all files of another one. without: names that are left out.
+    """Make a folder with links to, or copies of, all files of another one. without: names that are left out; and so are
+    temporary files of another process's atomic_write, which may be gone the next moment.
 
     shutil.copytree also copies permissions, and fails on file systems that have none.
     """
     pathlib.Path(destination).mkdir(parents=True, exist_ok=True)
     for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
-        if entry.name not in without:
+        if entry.name not in without and not TEMPORARY_NAME.fullmatch(entry.name):
             copy = link_or_copy_tree if entry.is_dir() else link_or_copy
             copy(pathlib.Path(entry.path), pathlib.Path(destination) / entry.name)

@@ -5,25 +5,32 @@ The only module of this package that knows of generation and tracking: the other
 
 from __future__ import annotations
 
+import pathlib
 import sys
 from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
 
 import config
 from checkpoints import catalog, scores
 from cli.checks import chosen_metrics
 from common.errors import UserError
+from common.png import read_png
 from data.folder import open_data
 from evaluation import distances, evaluate, features
 from evaluation.clip import load_clip
 from evaluation.inputs import EvaluationInputs
 from evaluation.reference import load_reference
 from generation.covers import draw_covers, make_folder
+from generation.grid import image_grid
 from generation.settings import SETTINGS, prompts_of
 from generation.version import load_version
+from publishing.model_card import refresh_card
 from tracking import trackers
 
 if TYPE_CHECKING:
-    import pathlib
+    from collections.abc import Sequence
 
     from accelerate.state import AcceleratorState
 
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from generation.version import Version
 
 METRICS = "metrics.json"
+CARD_COVERS = 4  # in the picture of the model card
 
 
 def draw_and_score(
@@ -82,6 +90,8 @@ def draw_and_score(
     print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
         record_score(options, version, version.run, score)
+        if version.name != "v0":  # that is somebody else's model
+            update_card(version, version.run, folder, score, books, prompts)
 
 
 def books_to_score(options: config.InferenceOptions, data: Data) -> list[Book]:
@@ -148,3 +158,29 @@ def record_score(options: config.InferenceOptions, version: Version, run: RunFol
         tracker.finish()
     except UserError as problem:
         print(f"warning: {problem}; run this command again to send the score", file=sys.stderr)
+
+
+def update_card(
+    version: Version,
+    run: RunFolder,
+    folder: pathlib.Path,
+    score: scores.Score,
+    books: Sequence[Book],
+    prompts: Sequence[str],
+) -> None:
+    """Write the version's model card again, with its scores and the first covers; a failure is only a warning.
+
+    folder: of the covers, <row>.png for each book.
+    """
+    shown = books[:CARD_COVERS]
+    covers = np.stack([read_png(folder / f"{book.row}.png") for book in shown])
+    picture = image_grid(torch.from_numpy(covers), len(shown), [book.title for book in shown])
+    keys = ("steps", "scheduler", "guidance_scale", "seed", "resolution")
+    how = ", ".join(f"{key} {score.settings[key]}" for key in keys)
+    caption = f"the first covers of the scoring below, of books of split {score.settings['split']} ({how})."
+    drawn = [[book.title, prompt] for book, prompt in zip(shown, prompts, strict=False)]
+    home = pathlib.Path(version.source)
+    try:
+        refresh_card(run, version.name, home, score.settings["weights"], picture, caption, drawn)
+    except (UserError, OSError) as problem:
+        print(f"warning: the model card of {version.name} stays as it was: {problem}", file=sys.stderr)

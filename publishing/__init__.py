@@ -1,1 +1,1 @@
-"""A version as others load it: exported to files."""
+"""A version for others: exported to files, the model card in its folder, and the Hugging Face hub."""

@@ -26,11 +26,15 @@ ROOMS = {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints"),
         *("tracking.artifacts", "typesetting"),
     },
+    "publishing": {
+        *("common", "config", "cli.saved_options", "data.book", "data.prompts", "diffusion", "checkpoints"),
+        "generation.version",
+    },
     "evaluation": {"common", "config", "cli", "data", "diffusion", "checkpoints.scores", "checkpoints.run_folder"},
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},
     "trainer": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints", "tracking"),
-        "generation.grid",
+        *("generation.grid", "publishing.card_facts", "publishing.model_card"),
     },
     "memory": {
         *("common", "config", "cli", "data.buckets", "diffusion"),
@@ -40,7 +44,6 @@ ROOMS = {
         *("common", "config", "cli", "data", "checkpoints", "generation"),
         *("diffusion.pipeline", "diffusion.weights"),
     },
-    "publishing": {"common", "config", "checkpoints", "diffusion", "generation.version"},
     "experiments": ANYTHING,
     "bench": ANYTHING,
 }
@@ -48,7 +51,8 @@ ROOMS = {
 MODULES = {
     "evaluation.score_run": {
         *("checkpoints.catalog", "tracking.trackers"),
-        *("generation.covers", "generation.settings", "generation.version"),
+        *("generation.covers", "generation.grid", "generation.settings", "generation.version"),
+        "publishing.model_card",
     },
 }
 LIGHT = {"config", "cli", "common"}  # rooms that scripts may import before their arguments are parsed

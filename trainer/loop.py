@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 import time
@@ -32,6 +33,7 @@ from trainer.session import Session, say
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
 from trainer.validation import validate
+from trainer.version_card import write_version_card
 from trainer.workers import running_batches
 
 MAX_SKIPPED_UPDATES = 20  # in a row, by fp16's loss scaler: from its first value, 2^16, the scale is then below 1
@@ -203,6 +205,7 @@ def draw_preview(session: Session) -> None:
 def save(session: Session, validation_loss: float | None) -> None:
     """Write the next version and the training state; session.state then lists it."""
     if session.accelerator.is_main_process:
+        write_card = functools.partial(write_version_card, session, session.state, validation_loss)
         with session.uploader.files_lock:
             session.state, name = save_checkpoint(
                 session.run,
@@ -213,6 +216,7 @@ def save(session: Session, validation_loss: float | None) -> None:
                 session.ema,
                 validation_loss=validation_loss,
                 keep_versions=session.options.keep_versions,
+                write_card=write_card,
             )
         session.uploader.version_saved(name)
         aliases = session.state.version_index.aliases_of(name)

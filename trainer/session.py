@@ -50,6 +50,7 @@ from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective, loss_settings
 from trainer.option_notes import option_notes, require_covers_for_batch
+from trainer.version_card import restore_card
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
@@ -186,9 +187,12 @@ def prepare_locked(
         record_environment(run, state.step, describe_environment(facts, index))
         announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
-    return Prepared(
+    prepared = Prepared(
         options, accelerator, run, lock.pop_all(), state, state_folder, parts, trainable, train_set, val_set, schedule
     )
+    if saved_state and accelerator.is_main_process:
+        restore_card(prepared, state)
+    return prepared
 
 
 def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
