@@ -150,7 +150,6 @@ def make_version_again(run: RunFolder, name: str, state: TrainingState, folder: 
             networks[part].load_state_dict(load_file(path), assign=True)  # in the precision that they are trained in
         if (folder / AVERAGE.format(part)).is_file():
             with report_damage(folder / AVERAGE.format(part)) as path, torch.no_grad():
-                average = load_file(path)
-                for key, weights in networks[part].named_parameters():
-                    weights.copy_(average[key])
+                for key, average in load_file(path).items():  # of what is trained
+                    networks[part].get_parameter(key).copy_(average)
     save_version(run, name, Trainable(networks), state.save_dtype)

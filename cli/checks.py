@@ -74,7 +74,7 @@ def check_value(field: dataclasses.Field[Any], raw: Any) -> Any:
         return None
     value = PARSERS[type_name(field)](raw)
     if facts["choices"] and value not in facts["choices"]:
-        raise ValueError("expected one of " + ", ".join(facts["choices"]))
+        raise ValueError("expected one of " + ", ".join(map(str, facts["choices"])))
     if facts["ge"] is not None and value < facts["ge"]:
         raise ValueError(f"expected at least {facts['ge']}")
     if facts["gt"] is not None and value <= facts["gt"]:

@@ -43,11 +43,11 @@ class Trainable:
         return iter(self.networks.items())
 
     def named_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """{part: {name: parameter}}."""
-        return {part: dict(network.named_parameters()) for part, network in self}
+        """{part: {name: parameter}} of what is trained: not of the layers that --clip_skip leaves out."""
+        return {part: {name: p for name, p in network.named_parameters() if p.requires_grad} for part, network in self}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for _, network in self for p in network.parameters()]
+        return [p for parameters in self.named_parameters().values() for p in parameters.values()]
 
     def state_dict(self, part: str) -> dict[str, torch.Tensor]:
         """{name: tensor} of one part, on its device, contiguous."""

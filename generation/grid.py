@@ -22,6 +22,7 @@ from data import prompts
 from data.book import normalize_whitespace
 from data.folder import open_data
 from diffusion.sampling import draw_images
+from diffusion.tokens import token_limit
 from generation.covers import make_folder
 from generation.settings import DrawingSettings
 from generation.type_on_covers import require_font, typeset_cells
@@ -81,7 +82,7 @@ def draw_prompt(options: config.InferenceOptions, version: Version, folder: path
     """Draws one cover for --prompt and saves it in `folder`, see save_drawing."""
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
-    prompt, limit = options.prompt, parts.tokenizer.model_max_length
+    prompt, limit = options.prompt, token_limit(parts.tokenizer, options.max_tokens)
     if len(prompt) > (longest := limit * prompts.LONGEST_TOKEN):  # counting would take seconds, for nothing
         prompt = normalize_whitespace(prompt)[:longest]
     tokens = prompts.count_tokens(parts.tokenizer, prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -34,6 +35,8 @@ class DrawingSettings:
     guidance_scale: float
     scheduler: str
     vae_tiling: bool | None = None  # True or None; files from before this option existed do not have it
+    max_tokens: int | None = None  # of the options below: None is the default, and then the file has no such key
+    clip_skip: int | None = None
 
     @classmethod
     def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
@@ -49,11 +52,17 @@ class DrawingSettings:
             guidance_scale=options.guidance_scale,
             scheduler=options.scheduler,
             vae_tiling=options.vae_tiling or None,
+            max_tokens=options.max_tokens if options.max_tokens > 77 else None,
+            clip_skip=options.clip_skip if options.clip_skip > 1 else None,
         )
 
     def to_json(self) -> dict[str, typing.Any]:
-        """The settings as a JSON object, always with the same order of keys."""
-        return dataclasses.asdict(self)
+        """The settings as a JSON object, always with the same order of keys.
+
+        An option that came later has no key at its default: names of pictures are hashes of their settings, and stay.
+        """
+        always = ("run_id", "vae_tiling")
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None or name in always}
 
     def parameters(self, prompt: str = "") -> str:
         """The settings as text, in the form that other programs write into a PNG file's "parameters"."""
@@ -67,6 +76,8 @@ class DrawingSettings:
             "Model": f"{self.run_id} {self.version}" if self.run_id else self.version,
             "Precision": self.precision,
         }
+        if self.clip_skip:
+            values["Clip skip"] = self.clip_skip
         line = ", ".join(f"{name}: {value}" for name, value in values.items())
         return f"{prompt}\n{line}" if prompt else line
 
@@ -124,13 +135,12 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             f"{REMEDY}"
         )
     saved, known = read_settings(path) if path.exists() else (settings, {})
-    for name, value in settings.to_json().items():
+    for name, value in dataclasses.asdict(settings).items():
         before = getattr(saved, name)
         if before != value:
-            option = OPTION_OF.get(name)
             raise UserError(
                 f"the covers in {path.parent} were drawn with {name} {before}, and now it is {value}: "
-                + (f"give --{option} {False if before is None else before}, " if option else "")
+                + (f"{how_to_repeat(name, before)}, " if name in OPTION_OF else "")
                 + REMEDY
             )
     for row, text in prompts.items():
@@ -140,6 +150,15 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             )
     merged = known | prompts
     return merged if merged != known or not path.exists() else None
+
+
+def how_to_repeat(name: str, before: typing.Any) -> str:
+    """What to do so that a setting that an option decides is `before` again. None: the option's default."""
+    option = OPTION_OF[name]
+    default = getattr(config.InferenceOptions, option)
+    if before is None and default is None:
+        return f"leave --{option} out"
+    return f"give --{option} {shlex.quote(str(default if before is None else before))}"
 
 
 def prompts_of(path: pathlib.Path, rows: Sequence[int]) -> list[str]:

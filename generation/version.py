@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
-from diffusion import pipeline, sampling, weights
+from diffusion import encoding, pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from tracking import artifacts
@@ -85,5 +85,6 @@ def load_version(options: config.InferenceOptions, source: str, device: torch.de
     precision = resolve_precision(options.mixed_precision)
     with catalog.reading_version(source):
         parts = pipeline.load_parts(source)
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

@@ -34,6 +34,7 @@ from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
+from diffusion.tokens import num_chunks
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
@@ -193,7 +194,9 @@ def build_run(
     with torch.device("meta"):
         parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     trainable = set_trainable(parts, trained)
+    encoding.freeze_skipped_layers(parts.text_encoder, options.clip_skip)
     if options.grad_ckpt:
         enable_checkpointing(parts, trained)
     to_device(parts, "meta", "bf16" if half else "no", trained, options.weights_dtype)
@@ -209,7 +212,13 @@ def build_run(
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
     objective = Objective(
-        parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+        parts,
+        parts.noise_scheduler,
+        accelerator.device,
+        accelerator.autocast,
+        options.seed,
+        options.snr_gamma,
+        options.clip_skip,
     )
     return FakeRun(options, accelerator, parts, trainable, objective)
 
@@ -262,18 +271,23 @@ def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
     """The losses of a batch, float32 (B,)."""
     width, height = size = largest_size(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
-    num_tokens = run.parts.text_encoder.config.max_position_embeddings
     if run.options.cache_latents:
         images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
     return run.objective.losses(
-        {**images, "input_ids": torch.zeros(batch_size, num_tokens, dtype=torch.int64)},
+        {**images, "input_ids": token_ids(run, batch_size)},
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),
         run.options.snr_gamma,
     )
+
+
+def token_ids(run: FakeRun, count: int) -> torch.Tensor:
+    """input_ids int64 (count, N, 77) of prompts in N chunks."""
+    positions = run.parts.text_encoder.config.max_position_embeddings
+    return torch.zeros(count, num_chunks(run.options.max_tokens), positions, dtype=torch.int64)
 
 
 def update(run: FakeRun) -> None:
@@ -301,9 +315,8 @@ def sample(run: FakeRun, num_images: int) -> None:
     parts, options = run.parts, run.options
     rows = num_images * (2 if options.guidance_scale > 1 else 1)
     latent_shape = encoding.latent_shape(parts, config.size(options))
-    num_tokens = parts.text_encoder.config.max_position_embeddings
     with ema_weights(run.ema), eval_mode(parts), run.accelerator.autocast(), torch.inference_mode():
-        prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, num_tokens, dtype=torch.int64))
+        prompt_embeds = encoding.encode_text(parts.text_encoder, token_ids(run, rows), options.clip_skip)
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]

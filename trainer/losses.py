@@ -17,7 +17,7 @@ from diffusion.noise import normal, uniform_timesteps
 from diffusion.parts import Parts
 
 # pixel_values float32 (B, 3, H, W) in [-1, 1], or with cached latents moments float16 (B, 2, 4, H/8, W/8); input_ids
-# int64 (B, 77)
+# int64 (B, 77), or (B, N, 77) for prompts of N chunks
 Batch = dict[str, torch.Tensor]
 
 
@@ -31,6 +31,7 @@ class Objective:
     autocast: Callable[[], AbstractContextManager[None]]  # mixed precision
     seed: int
     snr_gamma: float | None  # of the loss in training; None: every timestep weighs alike
+    clip_skip: int = 1  # see encoding.encode_text
 
     def losses(
         self,
@@ -52,7 +53,9 @@ class Objective:
             else:
                 mean, std = encoding.posterior(vae, send(batch["pixel_values"]))
             latents = encoding.draw_latents(vae, mean, std, send(posterior_noise))
-            encoder_hidden_states = encoding.encode_text(self.parts.text_encoder, send(batch["input_ids"]))
+            encoder_hidden_states = encoding.encode_text(
+                self.parts.text_encoder, send(batch["input_ids"]), self.clip_skip
+            )
             return objective.loss(
                 self.parts.unet,
                 self.noise_scheduler,

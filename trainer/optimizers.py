@@ -57,7 +57,8 @@ def build(options: config.TrainingOptions, trainable: Trainable, scaler: Any = N
     a CPU there is nothing to page, and bitsandbytes takes the plain 8-bit one.
     """
     rates = config.learning_rates(options)
-    groups = [{"params": list(network.parameters()), "lr": rates[name]} for name, network in trainable]
+    trained = trainable.named_parameters()
+    groups = [{"params": list(parameters.values()), "lr": rates[part]} for part, parameters in trained.items()]
     if options.optimizer == "adamw":
         # One kernel for each weight, without temporary copies of all, as foreach would make. With a loss scaler it
         # would hide from accelerate that an update was skipped: there a plain loop

@@ -37,7 +37,7 @@ from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
 from dataset import BookCoverDataset
-from diffusion import objective, pipeline, sampling
+from diffusion import encoding, objective, pipeline, sampling
 from diffusion.ema import EMA
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
 from diffusion.placement import resolve_precision, to_device
@@ -215,7 +215,9 @@ def load_model(options: config.TrainingOptions, source: str, state_folder: Path 
     """The model of `source`, its trained parts with the weights of a saved state if there is one. UserError if it can't
     be trained."""
     parts = pipeline.load_parts(source, checked=state_folder is not None)
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     trainable = set_trainable(parts, trained_parts(options))
+    encoding.freeze_skipped_layers(parts.text_encoder, options.clip_skip)
     if state_folder:
         load_weights(state_folder, trainable)
     objective.require_supported_prediction_type(parts.noise_scheduler)
@@ -298,7 +300,13 @@ def start(prepared: Prepared) -> Session:
         parts=parts,
         trainable=trainable,
         objective=Objective(
-            parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, options.snr_gamma
+            parts,
+            parts.noise_scheduler,
+            accelerator.device,
+            accelerator.autocast,
+            options.seed,
+            options.snr_gamma,
+            options.clip_skip,
         ),
         optimizer=optimizer,
         ema=ema,
