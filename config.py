@@ -451,6 +451,15 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         "encode each cover with the VAE once, and store the latents in --cache_dir (half precision, 98 KB a cover at "
         "512x768). Training then reads no images, and the VAE leaves the GPU",
     )
+    cache_text: bool = option(
+        False,
+        "with --train_text_encoder False: encode each prompt once, and store the result in --cache_dir. Losses stay "
+        "the same, and the text encoder leaves the GPU. A prompt takes 118 KB with --mixed_precision bf16 or fp16, "
+        "twice that with no, and as much again for each further chunk of --max_tokens; a book has up to 5 prompts, so "
+        "50,000 books need 30 GB",
+        aliases=("cache_text_encoder_outputs",),
+        resume="free",
+    )
     grad_ckpt: bool = option(
         True,
         "gradient checkpointing: recompute activations in the backward pass, to save memory",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import config
 from cli import launch, parser
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from data.book import Book
     from data.buckets import Size
+
+    class CachedText(Protocol):
+        """{prompt: its hidden states (N * 77, C)}."""
+
+        def __getitem__(self, prompt: str) -> torch.Tensor: ...
 
 
 def load_image(path: str | pathlib.Path, size: Size) -> torch.Tensor:
@@ -53,7 +58,8 @@ class BookCoverDataset:
 
     size: (W, H) of all covers, or with buckets a list with one for each. With cached latents, a mapping from (hash of
     the image file, size) as trainer.latent_cache makes it, no image is read: instead of pixel_values there are moments,
-    float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior.
+    float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior. With cached text embeddings
+    (self.text, as trainer.text_cache makes it) there are hidden_states (N * 77, C) instead of input_ids.
 
     dataset[i] uses the canonical template: for validation and reference. dataset[i, sample_index] is for training:
     template and caption dropout (an empty prompt) are functions of (options.seed, sample_index) alone. Picklable.
@@ -68,6 +74,7 @@ class BookCoverDataset:
         latents: Mapping[tuple[str, Size], torch.Tensor] | None = None,
     ):
         self.books, self.tokenizer, self.options, self.latents = books, tokenizer, options, latents
+        self.text: CachedText | None = None
         self.sizes = size if isinstance(size, list) else [size] * len(books)
         self.limit = token_limit(tokenizer, options.max_tokens)
         self.descriptions = load_descriptions(books, tokenizer, options)
@@ -85,6 +92,8 @@ class BookCoverDataset:
         else:
             image = dict(moments=self.latents[book.content, self.sizes[index]])
         text = self.prompt(book) if sample_index is None else self.training_prompt(book, sample_index)
+        if self.text is not None:
+            return dict(**image, hidden_states=self.text[text], row=book.row)
         (ids,) = token_ids(self.tokenizer, [text], self.options.max_tokens)
         return dict(**image, input_ids=torch.tensor(ids, dtype=torch.int64), row=book.row)
 
@@ -100,6 +109,13 @@ class BookCoverDataset:
         random = randomness.rng(self.options.seed, randomness.CAPTION, sample_index)
         template = TEMPLATES[random.integers(len(TEMPLATES))]
         return "" if random.random() < self.options.caption_dropout else self.prompt(book, template)
+
+    def training_prompts(self) -> Iterator[str]:
+        """Every prompt that training_prompt can return; equal ones are not left out."""
+        if self.options.caption_dropout > 0:
+            yield ""
+        if self.options.caption_dropout < 1:
+            yield from (self.prompt(book, template) for book in self.books for template in TEMPLATES)
 
 
 def load_descriptions(books: Sequence[Book], tokenizer: CLIPTokenizer, options: config.DataOptions) -> dict[int, str]:

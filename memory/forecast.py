@@ -158,7 +158,10 @@ def trace(options: config.TrainingOptions, architecture: Architecture, device: s
             live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else OTHER_DEVICE)
 
         # What training holds all the time
+        # While prompts are encoded, the text encoder is alone on the device, where it needs less than the UNet does
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
+        if options.cache_text and device != "cpu":
+            live.mark(tensors_of(parts.text_encoder), OTHER_DEVICE)
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
             run.ema = EMA(run.trainable, options.ema_decay)
             live.mark([average for _, average in run.ema.pairs()], "weights")
@@ -167,7 +170,7 @@ def trace(options: config.TrainingOptions, architecture: Architecture, device: s
         measure("training", lambda: update(run))
         measure("validation", lambda: validate(run))
         if options.sample_every:
-            live.mark(tensors_of(parts.vae), "weights")
+            live.mark([*tensors_of(parts.vae), *tensors_of(parts.text_encoder)], "weights")
             measure("sampling", lambda: sample(run, num_images=1 if device == "cpu" else options.num_samples))
     return phases
 
@@ -275,8 +278,13 @@ def denoise(run: FakeRun, batch_size: int) -> torch.Tensor:
         images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
+    text = {"input_ids": token_ids(run, batch_size)}
+    if run.options.cache_text:
+        encoder, (count, *chunks) = run.parts.text_encoder, text["input_ids"].shape
+        shape = (count, math.prod(chunks), encoder.config.hidden_size)
+        text = {"hidden_states": torch.empty(shape, dtype=encoder.dtype)}
     return run.objective.losses(
-        {**images, "input_ids": token_ids(run, batch_size)},
+        {**images, **text},
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),

@@ -17,7 +17,7 @@ from diffusion.noise import normal, uniform_timesteps
 from diffusion.parts import Parts
 
 # pixel_values float32 (B, 3, H, W) in [-1, 1], or with cached latents moments float16 (B, 2, 4, H/8, W/8); input_ids
-# int64 (B, 77), or (B, N, 77) for prompts of N chunks
+# int64 (B, 77), or (B, N, 77) for prompts of N chunks, or with cached text hidden_states (B, N * 77, C)
 Batch = dict[str, torch.Tensor]
 
 
@@ -53,9 +53,11 @@ class Objective:
             else:
                 mean, std = encoding.posterior(vae, send(batch["pixel_values"]))
             latents = encoding.draw_latents(vae, mean, std, send(posterior_noise))
-            encoder_hidden_states = encoding.encode_text(
-                self.parts.text_encoder, send(batch["input_ids"]), self.clip_skip
-            )
+            if "hidden_states" in batch:
+                encoder_hidden_states = send(batch["hidden_states"])
+            else:
+                input_ids = send(batch["input_ids"])
+                encoder_hidden_states = encoding.encode_text(self.parts.text_encoder, input_ids, self.clip_skip)
             return objective.loss(
                 self.parts.unet,
                 self.noise_scheduler,

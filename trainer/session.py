@@ -1,7 +1,7 @@
 """Everything that one process of a run works with, made in two steps.
 
 prepare() loads data and model and opens the run's folder: whatever can be wrong shows here, before the long work.
-start() encodes latents, moves the model to its device and makes optimizer, average and learning rates.
+start() encodes latents and prompts, moves the model to its device and makes optimizer, average and learning rates.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective
 from trainer.option_notes import option_notes, require_covers_for_batch
+from trainer.text_cache import cache_text
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
 
@@ -258,23 +259,27 @@ def refuse_other_past(saved: TrainingState, now: TrainingState) -> None:
 
 
 def start(prepared: Prepared) -> Session:
-    """Encode latents where they are cached, move the model to its device, make or restore optimizer and average."""
+    """Encode what is to be cached, move the model to its device, make or restore optimizer and average."""
     options, accelerator, state = prepared.options, prepared.accelerator, prepared.state
     parts, trainable = prepared.parts, prepared.trainable
     train_set, val_set = prepared.train_set, prepared.val_set
 
-    # With cached latents, the autoencoder has the device to itself, and then leaves it
-    if options.cache_latents:
-        try:
+    # With cached latents, the autoencoder has the device to itself, and then leaves it; so does the text encoder
+    try:
+        if options.cache_latents:
             books, sizes = train_set.books + val_set.books, train_set.sizes + val_set.sizes
             train_set.latents = val_set.latents = cache_latents(books, sizes, parts, options, accelerator)
-        except KeyboardInterrupt:
-            command = saved_options.command_for_run("training", options, prepared.run)
-            say(f"what was encoded is kept; go on with: {command}")
-            raise
+        if options.cache_text:
+            train_set.text = val_set.text = cache_text(train_set, val_set, parts, options, accelerator)
+    except KeyboardInterrupt:
+        command = saved_options.command_for_run("training", options, prepared.run)
+        say(f"what was encoded is kept; go on with: {command}")
+        raise
     to_device(parts, accelerator.device, state.precision, trainable.names, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
+    if options.cache_text:
+        parts.text_encoder.to("cpu")
 
     # Optimizer, average, learning rates. get_scheduler also notes each group's initial_lr, which Optimizer.begin uses
     optimizer = optimizers.make(options, trainable, accelerator)
