@@ -42,7 +42,7 @@ from trainer.record_cache import CachedRecords, Kind, RecordFolder, RecordWriter
 VERSION = 1  # raise it when the same image, size, autoencoder and precision would give other numbers
 LIBRARIES = ("torch", "diffusers", "pillow")
 COVERS_PER_FILE = 500  # at most; at 512x768, 98 KB each
-LATENTS = Kind("latents", "covers", "--cache_latents")
+LATENTS = Kind("latents", "latents", "covers", "--cache_latents")
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -67,7 +67,7 @@ def cache_latents(
     def encode(keys: Sequence[tuple[str, Size]]) -> None:
         encode_covers([(wanted[key], key[1]) for key in keys], folders, parts.vae, options, accelerator)
 
-    latents = CachedRecords("latents", torch.float16)
+    latents = CachedRecords(LATENTS.name, torch.float16)
     complete(latents, LATENTS, list(folders.values()), list(wanted), encode, options, accelerator)
     return latents
 

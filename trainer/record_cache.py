@@ -1,6 +1,6 @@
 """Records that are computed once and kept in --cache_dir: what latent_cache and text_cache have in common.
 
-    <cache_dir>/<name>/<folder>/<hash>.npy    many records: hash of what each was made from, and its numbers
+    <cache_dir>/<kind>/<folder>/<hash>.npy    many records: hash of what each was made from, and its numbers
 
 A folder's name has a hash of everything else that the numbers depend on, so whatever changed, and nothing else, is
 computed again. A file's name is the hash of its bytes: a damaged one no longer matches its name, and its records are
@@ -41,7 +41,8 @@ Key = tuple[str, Hashable]  # (hash of what a record was made from, group of its
 class Kind:
     """What is cached, in words."""
 
-    name: str  # of the folder in the cache, and in messages
+    name: str  # in messages, plural
+    folder: str  # in the cache
     unit: str  # what it is computed from: covers, prompts
     option: str  # that turns the cache on
 
@@ -155,7 +156,7 @@ def complete(
     workers, cache = config.num_workers(options), config.cache_dir(options)
     missing: list[Key] = []
     if accelerator.is_main_process:
-        for folder in (cache / kind.name).glob("*"):  # of any rule
+        for folder in (cache / kind.folder).glob("*"):  # of any rule
             remove_dead_temporary_files(folder)
         damaged = cached.add_files(folders, workers)
         missing = [key for key in wanted if key not in cached]
@@ -174,7 +175,7 @@ def complete(
     if missing or not accelerator.is_main_process:
         cached.add_files(folders, workers)
     if any(key not in cached for key in wanted):
-        raise UserError(f"what was just written to {cache / kind.name} is damaged: {kind.hint}")
+        raise UserError(f"what was just written to {cache / kind.folder} is damaged: {kind.hint}")
 
 
 def status_line(kind: Kind, count: int, missing: int, damaged: int) -> str:

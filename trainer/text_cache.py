@@ -42,7 +42,7 @@ VERSION = 1  # raise it when the same prompt, tokenizer, text encoder and precis
 LIBRARIES = ("torch", "transformers", "tokenizers")
 PROMPTS_PER_FILE = 500  # at most; for Stable Diffusion 1.x in half precision 118 KB each
 BATCH_SIZE = 32  # prompts that a GPU reads at once
-TEXT = Kind("text", "prompts", "--cache_text")
+TEXT = Kind("text embeddings", "text", "prompts", "--cache_text")
 # NumPy's type of a file, which has the bytes of torch's
 FILE_TYPES = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2"}
 
@@ -83,10 +83,10 @@ def cache_text(
     quiet = not accelerator.is_main_process
     bar = tqdm(prompts, "building prompts", unit=" prompts", delay=3, disable=quiet)
     wanted = {(prompt_hash(prompt), ""): prompt for prompt in bar}  # equal prompts once
-    size = folder.record.itemsize
+    size, place = folder.record.itemsize, folder.path.parent
     accelerator.print(
-        f"text: {len(wanted)} different prompts of {size / 1000:.0f} KB take {len(wanted) * size / GIB:.2f} GiB in "
-        f"{folder.path.parent}"
+        f"{TEXT.name}: {len(wanted)} different prompts of {size / 1000:.0f} KB take "
+        f"{len(wanted) * size / GIB:.2f} GiB in {place}"
     )
 
     def encode(keys: Sequence[tuple[str, str]]) -> None:
@@ -109,7 +109,7 @@ def text_folder(parts: Parts, options: config.TrainingOptions, accelerator: acce
         parts.text_encoder.config.hidden_size,
     )
     record = np.dtype([("content", "S32"), ("states", FILE_TYPES[DTYPES[accelerator.mixed_precision]], shape)])
-    return RecordFolder(config.cache_dir(options) / "text" / "{}x{}-{}".format(*shape, key), "", record)
+    return RecordFolder(config.cache_dir(options) / TEXT.folder / "{}x{}-{}".format(*shape, key), "", record)
 
 
 def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
