@@ -122,8 +122,8 @@ def check(options: Options) -> Options:
             raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
         if options.cache_text and options.train_text_encoder:
             raise UserError(
-                "--cache_text keeps what the text encoder makes of each prompt, which changes as it learns: give "
-                "--train_text_encoder False, or leave --cache_text out"
+                "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "
+                "False, or leave --cache_text out"
             )
         if options.warmup_steps and options.lr_scheduler == "constant":
             raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
