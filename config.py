@@ -25,7 +25,7 @@ def option(
     help: str,
     *,
     none: str = "",
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str] | Sequence[int] | None = None,
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -46,7 +46,7 @@ def option(
 
     Values:
         help: what it means, with its unit; none: what None stands for, where that is the default
-        choices: the texts that are allowed; ge, gt, le: bounds of a number (>=, >, <=)
+        choices: the values that are allowed; ge, gt, le: bounds of a number (>=, >, <=)
         normalize: function that returns the usual form of a text; it raises ValueError for a wrong one
         aliases: other names that are accepted on the command line and in --config
         positional: it is a word of its own on the command line, without --name
@@ -177,7 +177,14 @@ class DataOptions:
         memory=False,
     )
     include_desc: bool = book_option(
-        False, "append the description to the prompt, as much of it as fits into 77 tokens"
+        False, "append the description to the prompt, as much of it as fits into --max_tokens"
+    )
+    max_tokens: int = drawing_option(
+        77,
+        "length of prompts, in tokens. 77 = what CLIP reads at once; 150 and 225 = two and three chunks of 75, which "
+        "the text encoder reads one by one, and the UNet all together, as A1111 and ComfyUI do it; takes more memory "
+        "and time. A model that reads another number at once gets one, two or three chunks of its own length",
+        choices=(77, 150, 225),
     )
     summarize_desc: bool = book_option(
         False,
@@ -226,6 +233,12 @@ class ModelOptions:
         path="if it exists",
         affects="nothing",  # the hash of a version's weights is compared
         memory=False,  # a forecast is stored by its architecture
+    )
+    clip_skip: int = drawing_option(
+        1,
+        "layer of the text encoder whose output the UNet gets, counted from the last as in A1111 and kohya: 1 = the "
+        "last, as Stable Diffusion 1.x was trained; 2 = the one before, as many models of drawn pictures were",
+        ge=1,
     )
     output_dir: str = option(**OUTPUT_DIR)
     num_gpus: int = option(
@@ -542,6 +555,15 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         False,
         "encode each cover with the VAE once, and store the latents in --cache_dir (half precision, 98 KB a cover at "
         "512x768). Training then reads no images, and the VAE leaves the GPU",
+    )
+    cache_text: bool = option(
+        False,
+        "with --train_text_encoder False: encode each prompt once, and store the result in --cache_dir. Losses stay "
+        "the same, and the text encoder leaves the GPU. A prompt takes 118 KB with --mixed_precision bf16 or fp16, "
+        "twice that with no, and as much again for each further chunk of --max_tokens; a book has up to 5 prompts, so "
+        "50,000 books need 30 GB",
+        aliases=("cache_text_encoder_outputs",),
+        resume="free",
     )
     grad_ckpt: bool = option(
         True,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import config
 from cli import launch, parser
 from common.errors import UserError
 from data.prompts import TEMPLATES, build_prompt, count_tokens
+from diffusion.tokens import token_ids, token_limit
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from data.book import Book
     from data.buckets import Size
+
+    class CachedText(Protocol):
+        """{prompt: its hidden states (N * 77, C)}."""
+
+        def __getitem__(self, prompt: str) -> torch.Tensor: ...
 
 
 def load_image(path: str | pathlib.Path, size: Size) -> torch.Tensor:
@@ -48,9 +54,12 @@ def load_cover(book: Book, size: Size) -> torch.Tensor:
 class BookCoverDataset:
     """dict(pixel_values float32 (3, H, W) in [-1, 1], input_ids int64 (77,), row int) for each book.
 
+    With --max_tokens 150 and more, input_ids are (N, 77): N chunks, see diffusion/tokens.py.
+
     size: (W, H) of all covers, or with buckets a list with one for each. With cached latents, a mapping from (hash of
     the image file, size) as trainer.latent_cache makes it, no image is read: instead of pixel_values there are moments,
-    float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior.
+    float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior. With cached text embeddings
+    (self.text, as trainer.text_cache makes it) there are hidden_states (N * 77, C) instead of input_ids.
 
     dataset[i] uses the canonical template: for validation and reference. dataset[i, sample_index] is for training:
     template and caption dropout (an empty prompt) are functions of (options.seed, sample_index) alone. Picklable.
@@ -65,7 +74,9 @@ class BookCoverDataset:
         latents: Mapping[tuple[str, Size], torch.Tensor] | None = None,
     ):
         self.books, self.tokenizer, self.options, self.latents = books, tokenizer, options, latents
+        self.text: CachedText | None = None
         self.sizes = size if isinstance(size, list) else [size] * len(books)
+        self.limit = token_limit(tokenizer, options.max_tokens)
         self.descriptions = load_descriptions(books, tokenizer, options)
 
     def __len__(self) -> int:
@@ -81,15 +92,15 @@ class BookCoverDataset:
         else:
             image = dict(moments=self.latents[book.content, self.sizes[index]])
         text = self.prompt(book) if sample_index is None else self.training_prompt(book, sample_index)
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(text, padding="max_length", truncation=True, max_length=limit)
-        input_ids = torch.tensor(tokens["input_ids"], dtype=torch.int64)
-        return dict(**image, input_ids=input_ids, row=book.row)
+        if self.text is not None:
+            return dict(**image, hidden_states=self.text[text], row=book.row)
+        (ids,) = token_ids(self.tokenizer, [text], self.options.max_tokens)
+        return dict(**image, input_ids=torch.tensor(ids, dtype=torch.int64), row=book.row)
 
     def prompt(self, book: Book, template: str = TEMPLATES[0]) -> str:
-        """The prompt of a book, shortened to the text encoder's limit."""
+        """The prompt of a book, shortened to the tokens that are read."""
         count = functools.partial(count_tokens, self.tokenizer)
-        return build_prompt(book, template, count, self.tokenizer.model_max_length, self.descriptions.get(book.row, ""))
+        return build_prompt(book, template, count, self.limit, self.descriptions.get(book.row, ""))
 
     def training_prompt(self, book: Book, sample_index: int) -> str:
         """The prompt of a training sample: a random template, or an empty prompt (caption dropout)."""
@@ -98,6 +109,13 @@ class BookCoverDataset:
         random = randomness.rng(self.options.seed, randomness.CAPTION, sample_index)
         template = TEMPLATES[random.integers(len(TEMPLATES))]
         return "" if random.random() < self.options.caption_dropout else self.prompt(book, template)
+
+    def training_prompts(self) -> Iterator[str]:
+        """Every prompt that training_prompt can return; equal ones are not left out."""
+        if self.options.caption_dropout > 0:
+            yield ""
+        if self.options.caption_dropout < 1:
+            yield from (self.prompt(book, template) for book in self.books for template in TEMPLATES)
 
 
 def load_descriptions(books: Sequence[Book], tokenizer: CLIPTokenizer, options: config.DataOptions) -> dict[int, str]:
@@ -109,7 +127,8 @@ def load_descriptions(books: Sequence[Book], tokenizer: CLIPTokenizer, options: 
 
     from data import summarizer
 
-    return summarizer.summarize(books, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length, options)
+    limit = token_limit(tokenizer, options.max_tokens)
+    return summarizer.summarize(books, functools.partial(count_tokens, tokenizer), limit, options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +141,8 @@ def main(argv: list[str] | None = None) -> int:
 
     data = open_data(options)
     tokenizer = pipeline.load_tokenizer(options.pretrained_model)
-    print(summarize(data, functools.partial(count_tokens, tokenizer), tokenizer.model_max_length))
+    limit = token_limit(tokenizer, options.max_tokens)
+    print(summarize(data, functools.partial(count_tokens, tokenizer), limit))
     return 0
 
 

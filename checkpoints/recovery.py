@@ -145,9 +145,13 @@ def read_adapters(folder: Path, trained: Sequence[str]) -> AdapterWeights | None
         return None
     weights = {}
     for part in trained:
-        average = folder / AVERAGE.format(part)
-        with report_damage(average if average.is_file() else folder / WEIGHTS.format(part)) as path:
+        with report_damage(folder / WEIGHTS.format(part)) as path:
             weights[part] = load_file(path)
+        if (
+            folder / AVERAGE.format(part)
+        ).is_file():  # of what is trained: not of the layers that --clip_skip leaves out
+            with report_damage(folder / AVERAGE.format(part)) as path:
+                weights[part] |= load_file(path)
     return AdapterWeights(weights, alphas[0])
 
 
@@ -168,9 +172,8 @@ def read_networks(run: RunFolder, name: str, folder: Path, trained: Sequence[str
             networks[part].load_state_dict(load_file(path), assign=True)  # in the precision that they are trained in
         if (folder / AVERAGE.format(part)).is_file():
             with report_damage(folder / AVERAGE.format(part)) as path, torch.no_grad():
-                average = load_file(path)
-                for key, weights in networks[part].named_parameters():
-                    weights.copy_(average[key])
+                for key, average in load_file(path).items():  # of what is trained
+                    networks[part].get_parameter(key).copy_(average)
     return Trainable(networks)
 
 

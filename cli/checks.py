@@ -74,7 +74,7 @@ def check_value(field: dataclasses.Field[Any], raw: Any) -> Any:
         return None
     value = PARSERS[type_name(field)](raw)
     if facts["choices"] and value not in facts["choices"]:
-        raise ValueError("expected one of " + ", ".join(facts["choices"]))
+        raise ValueError("expected one of " + ", ".join(map(str, facts["choices"])))
     if facts["ge"] is not None and value < facts["ge"]:
         raise ValueError(f"expected at least {facts['ge']}")
     if facts["gt"] is not None and value <= facts["gt"]:
@@ -122,6 +122,11 @@ def check(options: Options) -> Options:
     if isinstance(options, config.TrainingOptions):
         if not (options.train_unet or options.train_text_encoder):
             raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
+        if options.cache_text and options.train_text_encoder:
+            raise UserError(
+                "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "
+                "False, or leave --cache_text out"
+            )
         if options.warmup_steps and options.lr_scheduler == "constant":
             raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
         if (options.json or options.vram_gb) and not options.plan:

@@ -154,7 +154,7 @@ def add_option(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) ->
     notes += [f"alias: --{alias}" for alias in facts["aliases"]]
     text = f"{facts['help']} ({'; '.join(notes)})".replace("%", "%%")
     metavar = {"int": "N", "float": "X", "bool": "True|False"}.get(kind, "TEXT")
-    accepted: dict[str, Any] = dict(dest=field.name, metavar="|".join(facts["choices"] or ()) or metavar)
+    accepted: dict[str, Any] = dict(dest=field.name, metavar="|".join(map(str, facts["choices"] or ())) or metavar)
     if kind == "bool":
         accepted |= dict(nargs="?", const="True")
     if facts["positional"]:

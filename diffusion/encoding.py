@@ -6,12 +6,15 @@ The scaling factor (latent diffusion, arXiv:2112.10752, D.1) is applied here and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.errors import UserError
 from diffusion.parts import Parts
+from diffusion.tokens import token_ids
 
 
 def encode_images(vae: AutoencoderKL, pixel_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -89,6 +92,41 @@ def latent_shape(parts: Parts, size: tuple[int, int]) -> tuple[int, int, int]:
     return parts.unet.config.in_channels, height // factor, width // factor
 
 
-def encode_text(text_encoder: CLIPTextModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """input_ids int64 (B, 77) -> encoder_hidden_states (B, 77, C): the last hidden state, as SD 1.x uses it."""
-    return text_encoder(input_ids, return_dict=False)[0]
+def encode_prompts(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: Sequence[str], max_tokens: int, clip_skip: int
+) -> torch.Tensor:
+    """Prompts -> encoder_hidden_states (B, N * 77, C) on the text encoder's device; see tokens.py and encode_text.
+
+    All have the same length, whatever the prompts: so may those of prompts and negative prompts go together.
+    """
+    input_ids = torch.tensor(token_ids(tokenizer, prompts, max_tokens), dtype=torch.int64)
+    return encode_text(text_encoder, input_ids.to(text_encoder.device), clip_skip)
+
+
+def encode_text(text_encoder: CLIPTextModel, input_ids: torch.Tensor, clip_skip: int = 1) -> torch.Tensor:
+    """input_ids int64 (B, 77), or (B, N, 77) for N chunks -> encoder_hidden_states (B, N * 77, C).
+
+    clip_skip: which layer's output, counted from the last, as A1111's web UI and kohya's scripts count (diffusers'
+    clip_skip is one less): 1 = the last, as SD 1.x uses it. The final layer norm is applied to each.
+    """
+    ids = input_ids.flatten(0, -2)
+    if clip_skip == 1:
+        states = text_encoder(ids, return_dict=False)[0]
+    else:
+        layers = text_encoder(ids, output_hidden_states=True).hidden_states  # of the embeddings, then of each layer
+        states = text_encoder.final_layer_norm(layers[-clip_skip])
+    return states.reshape(len(input_ids), -1, states.shape[-1])
+
+
+def require_clip_skip(num_layers: int, clip_skip: int) -> None:
+    """UserError unless a text encoder of so many layers has the layer that --clip_skip asks for."""
+    if clip_skip > num_layers:
+        raise UserError(
+            f"--clip_skip {clip_skip}: this model's text encoder has {num_layers} layers; give 1 to {num_layers}"
+        )
+
+
+def freeze_skipped_layers(text_encoder: CLIPTextModel, clip_skip: int) -> None:
+    """The layers that --clip_skip leaves out are not trained: no gradient reaches them."""
+    for layer in list(text_encoder.encoder.layers)[len(text_encoder.encoder.layers) + 1 - clip_skip :]:
+        layer.requires_grad_(False)

@@ -7,6 +7,7 @@ of the batch it was drawn in, of its index there, or of what was drawn before.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -145,12 +146,21 @@ def draw_images(
     pipeline.set_progress_bar_config(disable=True)
     width, height = size = config.size(options)
     batch_size = 1 if parts.unet.device.type == "cpu" else len(prompts)
+    encode = functools.partial(
+        encoding.encode_prompts,
+        parts.tokenizer,
+        parts.text_encoder,
+        max_tokens=options.max_tokens,
+        clip_skip=options.clip_skip,
+    )
     images = []
     for first in range(0, len(prompts), batch_size):
         chunk = slice(first, first + batch_size)
         latents = pipeline(
-            list(prompts[chunk]),
-            negative_prompt=[negative_prompt or ""] * len(prompts[chunk]),
+            prompt_embeds=encode(prompts[chunk]),
+            negative_prompt_embeds=encode([negative_prompt or ""] * len(prompts[chunk]))
+            if options.guidance_scale > 1
+            else None,
             width=width,
             height=height,
             num_inference_steps=options.steps,

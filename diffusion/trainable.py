@@ -54,8 +54,8 @@ class Trainable:
         return iter(self.networks.items())
 
     def named_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """{part: {name: parameter}} of what is trained."""
-        return {part: dict(network.named_parameters()) for part, network in self}
+        """{part: {name: parameter}} of what is trained: not of the layers that --clip_skip leaves out."""
+        return {part: {name: p for name, p in network.named_parameters() if p.requires_grad} for part, network in self}
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [p for parameters in self.named_parameters().values() for p in parameters.values()]

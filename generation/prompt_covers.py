@@ -22,6 +22,7 @@ from data import prompts
 from data.book import normalize_whitespace
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
+from diffusion.tokens import token_limit
 from generation.covers import make_folder
 from generation.grid import drawing_path, image_grid, save_drawing
 from generation.settings import DrawingSettings
@@ -61,7 +62,8 @@ def draw_prompts(
     lines = {"the prompt": options.prompt} if options.prompt else read_prompts(options.prompts_file)
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
-    warn_of_long_texts(parts.tokenizer, lines | {"the negative prompt": options.negative_prompt or ""})
+    limit = token_limit(parts.tokenizer, options.max_tokens)
+    warn_of_long_texts(parts.tokenizer, limit, lines | {"the negative prompt": options.negative_prompt or ""})
     settings = DrawingSettings.from_options(options, version, weights)
 
     texts = list(dict.fromkeys(lines.values()))
@@ -87,7 +89,7 @@ def draw_missing(
     missing = {
         path: each for path, each in pictures.items() if not (path.exists() and path.with_suffix(".json").exists())
     }
-    paths, limit = list(missing), parts.tokenizer.model_max_length
+    paths, limit = list(missing), token_limit(parts.tokenizer, options.max_tokens)
     negative_prompt = options.negative_prompt and readable(options.negative_prompt, limit)
     done = len(pictures) - len(missing)
     with tqdm(
@@ -172,9 +174,9 @@ def readable(text: str, limit: int) -> str:
     return normalize_whitespace(text)[:longest] if len(text) > longest else text
 
 
-def warn_of_long_texts(tokenizer: CLIPTokenizer, texts: Mapping[str, str]) -> None:
-    """Warns of texts of which only the first tokens are read. texts: {what it is: text}."""
-    warnings, limit = [], tokenizer.model_max_length
+def warn_of_long_texts(tokenizer: CLIPTokenizer, limit: int, texts: Mapping[str, str]) -> None:
+    """Warns of texts of which only the first `limit` tokens are read. texts: {what it is: text}."""
+    warnings = []
     for what, text in texts.items():
         shown = readable(text, limit)
         if (tokens := prompts.count_tokens(tokenizer, shown)) > limit:

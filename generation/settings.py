@@ -41,6 +41,8 @@ class DrawingSettings:
     prediction_type: str | None = None
     lora: str | None = None  # hash of the file of --lora, see diffusion.lora_file.lora_hash
     lora_scale: float | None = None  # None: 1, or nothing to scale
+    max_tokens: int | None = None
+    clip_skip: int | None = None
 
     @classmethod
     def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
@@ -60,6 +62,8 @@ class DrawingSettings:
             prediction_type=None if options.prediction_type == "auto" else options.prediction_type,
             lora=lora_hash(options.lora) if options.lora else None,
             lora_scale=None if options.lora_scale == 1 else options.lora_scale,
+            max_tokens=options.max_tokens if options.max_tokens > 77 else None,
+            clip_skip=options.clip_skip if options.clip_skip > 1 else None,
         )
 
     def to_json(self) -> dict[str, typing.Any]:
@@ -89,6 +93,8 @@ class DrawingSettings:
             values["LoRA hash"] = self.lora[:10]
         if self.lora_scale is not None:
             values["LoRA scale"] = self.lora_scale
+        if self.clip_skip:
+            values["Clip skip"] = self.clip_skip
         if self.prediction_type:
             values["Prediction type"] = self.prediction_type
         if image:

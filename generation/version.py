@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunFolder
 from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
-from diffusion import lora_file, pipeline, sampling, weights
+from diffusion import encoding, lora_file, pipeline, sampling, weights
 from diffusion.parts import Parts
 from diffusion.placement import resolve_precision, to_device
 from diffusion.schedule import change_schedule, changed_config
@@ -104,5 +104,6 @@ def load_version(options: config.InferenceOptions, source: str, device: torch.de
     if options.lora:
         lora_file.merge_lora(parts, options.lora, options.lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type)
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     weights_hash = weights.weights_hash(parts)
     return to_device(parts, device, precision), weights_hash

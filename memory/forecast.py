@@ -36,6 +36,7 @@ from diffusion.lora import make_trainable
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
 from diffusion.placement import to_device
+from diffusion.tokens import num_chunks
 from diffusion.trainable import Trainable
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
@@ -159,7 +160,10 @@ def trace(options: config.TrainingOptions, architecture: Architecture, device: s
             live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else OTHER_DEVICE)
 
         # What training holds all the time
+        # While prompts are encoded, the text encoder is alone on the device, where it needs less than the UNet does
         live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
+        if options.cache_text and device != "cpu":
+            live.mark(tensors_of(parts.text_encoder), OTHER_DEVICE)
         if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
             run.ema = EMA(run.trainable, options.ema_decay)
             live.mark([average for _, average in run.ema.pairs()], "weights")
@@ -168,7 +172,7 @@ def trace(options: config.TrainingOptions, architecture: Architecture, device: s
         measure("training", lambda: update(run))
         measure("validation", lambda: validate(run))
         if options.sample_every:
-            live.mark(tensors_of(parts.vae), "weights")
+            live.mark([*tensors_of(parts.vae), *tensors_of(parts.text_encoder)], "weights")
             measure("sampling", lambda: sample(run, num_images=1 if device == "cpu" else options.num_samples))
     return phases
 
@@ -194,7 +198,9 @@ def build_run(
     with torch.device("meta"):
         parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     trainable = make_trainable(parts, options)
+    encoding.freeze_skipped_layers(parts.text_encoder, options.clip_skip)
     if options.grad_ckpt:
         enable_checkpointing(parts, trainable.names)
     to_device(parts, "meta", "bf16" if half else "no", trainable.whole, options.weights_dtype)
@@ -210,7 +216,13 @@ def build_run(
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
     objective = Objective(
-        parts, parts.noise_scheduler, accelerator.device, accelerator.autocast, options.seed, loss_settings(options)
+        parts,
+        parts.noise_scheduler,
+        accelerator.device,
+        accelerator.autocast,
+        options.seed,
+        loss_settings(options),
+        clip_skip=options.clip_skip,
     )
     return FakeRun(options, accelerator, parts, trainable, objective)
 
@@ -263,20 +275,30 @@ def denoise(run: FakeRun, batch_size: int, settings: LossSettings) -> torch.Tens
     """The losses of a batch, float32 (B,)."""
     width, height = size = largest_size(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
-    num_tokens = run.parts.text_encoder.config.max_position_embeddings
     if run.options.cache_latents:
         images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
     else:
         images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
     if run.trainable.dropout:
         run.trainable.dropout.samples = range(batch_size)
+    text = {"input_ids": token_ids(run, batch_size)}
+    if run.options.cache_text:
+        encoder, (count, *chunks) = run.parts.text_encoder, text["input_ids"].shape
+        shape = (count, math.prod(chunks), encoder.config.hidden_size)
+        text = {"hidden_states": torch.empty(shape, dtype=encoder.dtype)}
     return run.objective.losses(
-        {**images, "input_ids": torch.zeros(batch_size, num_tokens, dtype=torch.int64)},
+        {**images, **text},
         torch.empty(batch_size, *latent_shape),
         torch.empty(batch_size, *latent_shape),
         torch.zeros(batch_size, dtype=torch.int64),
         settings,
     )
+
+
+def token_ids(run: FakeRun, count: int) -> torch.Tensor:
+    """input_ids int64 (count, N, 77) of prompts in N chunks."""
+    positions = run.parts.text_encoder.config.max_position_embeddings
+    return torch.zeros(count, num_chunks(run.options.max_tokens), positions, dtype=torch.int64)
 
 
 def update(run: FakeRun) -> None:
@@ -304,9 +326,8 @@ def sample(run: FakeRun, num_images: int) -> None:
     parts, options = run.parts, run.options
     rows = num_images * (2 if options.guidance_scale > 1 else 1)
     latent_shape = encoding.latent_shape(parts, config.size(options))
-    num_tokens = parts.text_encoder.config.max_position_embeddings
     with ema_weights(run.ema), eval_mode(parts), run.accelerator.autocast(), torch.inference_mode():
-        prompt_embeds = encoding.encode_text(parts.text_encoder, torch.zeros(rows, num_tokens, dtype=torch.int64))
+        prompt_embeds = encoding.encode_text(parts.text_encoder, token_ids(run, rows), options.clip_skip)
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
         timestep = torch.zeros((), dtype=torch.int64)
         latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]

@@ -39,6 +39,7 @@ def memory_savers(options: config.TrainingOptions) -> list[Change]:
     changes = [
         {"grad_ckpt": True},  # the same numbers, slower
         {"num_samples": 1, "vae_tiling": True},  # smaller previews
+        {} if options.train_text_encoder else {"cache_text": True},  # the same numbers
         {"cache_latents": True},  # the same numbers but for rounding
         {"ema_device": "cpu"} if options.ema_decay else {},
         {"mixed_precision": "auto"},

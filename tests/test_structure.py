@@ -61,7 +61,7 @@ STANDARD_LIBRARY_ONLY = [
     *(ROOT / "config.py", ROOT / "common/errors.py", ROOT / "common/files.py"),
     *(ROOT / f"common/{name}.py" for name in ("processes", "device_errors", "terminal")),
     *(ROOT / f"cli/{name}.py" for name in ("parser", "checks", "saved_options", "launch")),
-    *(ROOT / "data/prompts.py", ROOT / "data/book.py"),
+    *(ROOT / "data/prompts.py", ROOT / "data/book.py", ROOT / "diffusion/tokens.py"),
 ]
 # Imported where they are used: what not everybody has or needs
 OPTIONAL = {"wandb", "trackio", "rapidocr", "onnxruntime", "pytorch_fid", "efficientnet_lite_pytorch"}
@@ -140,7 +140,7 @@ def test_no_import_runs_backwards():
 def test_scripts_import_nothing_heavy_before_their_arguments_are_parsed(name):
     top = imports(tree_of(ROOT / f"{name}.py"), everywhere=False)
     assert not {found.split(".")[0] for found in top} & HEAVY
-    allowed = LIGHT | ({"data.prompts"} if name == "dataset" else set())
+    allowed = LIGHT | ({"data.prompts", "diffusion.tokens"} if name == "dataset" else set())
     assert all(found.split(".")[0] in allowed or found in allowed for found in rooms_of(top))
 
 

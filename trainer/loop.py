@@ -188,10 +188,10 @@ def draw_preview(session: Session) -> None:
     options, parts, step = session.options, session.parts, session.state.step
     books = session.val_set.books[: options.num_samples]
     texts = [session.val_set.prompt(book) for book in books]
-    device = session.accelerator.device  # with cached latents, the autoencoder comes just for this
-    averaged, vae_on_device = ema_weights(session.ema), on_device(parts.vae, device)
+    device = session.accelerator.device  # what was cached left it: autoencoder and text encoder come just for this
+    vae, text_encoder = on_device(parts.vae, device), on_device(parts.text_encoder, device)
     try:
-        with averaged, vae_on_device, eval_mode(parts), session.accelerator.autocast():
+        with ema_weights(session.ema), vae, text_encoder, eval_mode(parts), session.accelerator.autocast():
             images = sampling.draw_images(parts, texts, [book.row for book in books], options, f"update {step}")
     except NotFinite as problem:
         say(f"warning: no preview of {problem}")

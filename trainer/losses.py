@@ -20,7 +20,7 @@ from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts
 
 # pixel_values float32 (B, 3, H, W) in [-1, 1], or with cached latents moments float16 (B, 2, 4, H/8, W/8); input_ids
-# int64 (B, 77)
+# int64 (B, 77), or (B, N, 77) for prompts of N chunks, or with cached text hidden_states (B, N * 77, C)
 Batch = dict[str, torch.Tensor]
 
 
@@ -42,6 +42,7 @@ class Objective:
     settings: LossSettings = PLAIN  # of the loss in training; validation's is always plain
     noise_offset: float = 0  # in training alone
     adapter_dropout: KeyedDropout | None = None  # its masks belong to samples, as the noise does
+    clip_skip: int = 1  # see encoding.encode_text
 
     def losses(
         self,
@@ -63,7 +64,11 @@ class Objective:
             else:
                 mean, std = encoding.posterior(vae, send(batch["pixel_values"]))
             latents = encoding.draw_latents(vae, mean, std, send(posterior_noise))
-            encoder_hidden_states = encoding.encode_text(self.parts.text_encoder, send(batch["input_ids"]))
+            if "hidden_states" in batch:
+                encoder_hidden_states = send(batch["hidden_states"])
+            else:
+                input_ids = send(batch["input_ids"])
+                encoder_hidden_states = encoding.encode_text(self.parts.text_encoder, input_ids, self.clip_skip)
             return objective.loss(
                 self.parts.unet,
                 self.noise_scheduler,

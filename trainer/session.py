@@ -1,7 +1,7 @@
 """Everything that one process of a run works with, made in two steps.
 
 prepare() loads data and model and opens the run's folder: whatever can be wrong shows here, before the long work.
-start() encodes latents, moves the model to its device and makes optimizer, average and learning rates.
+start() encodes latents and prompts, moves the model to its device and makes optimizer, average and learning rates.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from data import buckets
 from data.book import Book
 from data.folder import Data, open_data
 from dataset import BookCoverDataset
-from diffusion import objective, pipeline, sampling
+from diffusion import encoding, objective, pipeline, sampling
 from diffusion.ema import EMA
 from diffusion.lora import make_trainable
 from diffusion.parts import Parts, enable_checkpointing, turn_off_dropout
@@ -50,6 +50,7 @@ from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective, loss_settings
 from trainer.option_notes import option_notes, require_covers_for_batch
+from trainer.text_cache import cache_text
 from trainer.version_card import restore_card
 
 LARGE_MODEL = 10**8  # weights of a UNet; Stable Diffusion 1.x has 8.6 x 10^8, mini 8 x 10^6
@@ -226,7 +227,9 @@ def load_model(options: config.TrainingOptions, source: str, state_folder: Path 
     lora_scale = None if state_folder and options.lora_rank else 1.0  # the state has the adapters
     parts = pipeline.load_parts(source, state_folder is not None, options.prediction_type, lora_scale)
     parts.scheduler = change_schedule(parts.scheduler, options.prediction_type, options.zero_terminal_snr)
+    encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
     trainable = make_trainable(parts, options)
+    encoding.freeze_skipped_layers(parts.text_encoder, options.clip_skip)
     if state_folder:
         load_weights(state_folder, trainable)
     objective.require_supported_prediction_type(parts.noise_scheduler)
@@ -267,23 +270,27 @@ def refuse_other_past(saved: TrainingState, now: TrainingState) -> None:
 
 
 def start(prepared: Prepared) -> Session:
-    """Encode latents where they are cached, move the model to its device, make or restore optimizer and average."""
+    """Encode what is to be cached, move the model to its device, make or restore optimizer and average."""
     options, accelerator, state = prepared.options, prepared.accelerator, prepared.state
     parts, trainable = prepared.parts, prepared.trainable
     train_set, val_set = prepared.train_set, prepared.val_set
 
-    # With cached latents, the autoencoder has the device to itself, and then leaves it
-    if options.cache_latents:
-        try:
+    # With cached latents, the autoencoder has the device to itself, and then leaves it; so does the text encoder
+    try:
+        if options.cache_latents:
             books, sizes = train_set.books + val_set.books, train_set.sizes + val_set.sizes
             train_set.latents = val_set.latents = cache_latents(books, sizes, parts, options, accelerator)
-        except KeyboardInterrupt:
-            command = saved_options.command_for_run("training", options, prepared.run)
-            say(f"what was encoded is kept; go on with: {command}")
-            raise
+        if options.cache_text:
+            train_set.text = val_set.text = cache_text(train_set, val_set, parts, options, accelerator)
+    except KeyboardInterrupt:
+        command = saved_options.command_for_run("training", options, prepared.run)
+        say(f"what was encoded is kept; go on with: {command}")
+        raise
     to_device(parts, accelerator.device, state.precision, trainable.whole, options.weights_dtype)
     if options.cache_latents:
         parts.vae.to("cpu")
+    if options.cache_text:
+        parts.text_encoder.to("cpu")
 
     # Optimizer, average, learning rates. get_scheduler also notes each group's initial_lr, which Optimizer.begin uses
     optimizer = optimizers.make(options, trainable, accelerator)
@@ -317,6 +324,7 @@ def start(prepared: Prepared) -> Session:
             loss_settings(options),
             options.noise_offset,
             trainable.dropout,
+            options.clip_skip,
         ),
         optimizer=optimizer,
         ema=ema,

@@ -145,7 +145,9 @@ def test_ten_thousand_prompts(tmp_path):
 
 def test_prompts_that_are_too_long_are_named(capsys):
     tokenizer = pipeline.load_tokenizer("tiny")
-    warn_of_long_texts(tokenizer, {f"line {i}": "a book " * 90 if i > 2 else "a book" for i in range(10)})
+    warn_of_long_texts(
+        tokenizer, tokenizer.model_max_length, {f"line {i}": "a book " * 90 if i > 2 else "a book" for i in range(10)}
+    )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "warning: line 3 has 182 tokens, and only the first 77 are read"
     assert len(lines) == 6 and lines[-1] == "warning: 2 more prompts are too long"

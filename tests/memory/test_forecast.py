@@ -137,6 +137,18 @@ def test_with_cached_latents_the_autoencoder_is_there_for_encoding_and_previews(
 
 
 @pytest.mark.slow
+def test_with_cached_text_the_text_encoder_is_there_for_previews_alone(tiny):
+    alone = dict(train_unet=True, train_text_encoder=False)
+    plain, cached = trace(tiny, "cuda", **alone), trace(tiny, "cuda", cache_text=True, **alone)
+    less = plain["training"]["weights"] - cached["training"]["weights"]
+    weights = pipeline.build_tiny().text_encoder.state_dict().values()
+    positions = 8 * tiny["text_encoder"]["max_position_embeddings"]
+    assert less == sum(rounded(2 * t.numel(), 512) for t in weights) + rounded(positions, 512)
+    assert plain["validation"]["weights"] - cached["validation"]["weights"] == less
+    assert plain["sampling"]["weights"] == cached["sampling"]["weights"]
+
+
+@pytest.mark.slow
 def test_the_largest_bucket_counts(tiny):
     largest = forecast.largest_size(TrainingOptions(resolution="512x768", buckets=True))
     assert largest in {(512, 768), (768, 512), (576, 640)}

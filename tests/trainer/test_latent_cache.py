@@ -25,7 +25,7 @@ from common.errors import UserError
 from data.folder import open_data
 from diffusion import encoding, pipeline
 from diffusion.placement import DTYPES
-from trainer import latent_cache
+from trainer import latent_cache, record_cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -205,7 +205,7 @@ def test_many_files_take_no_handles(options, parts, monkeypatch):
 def test_a_file_that_can_not_be_read_is_not_deleted(options, parts, monkeypatch):
     cached(options, parts)
     (path,) = block_paths(options)
-    monkeypatch.setattr(latent_cache, "content_hash", lambda path: "")
+    monkeypatch.setattr(record_cache, "content_hash", lambda path: "")
     with pytest.raises(UserError, match=f"can't read {path}"):
         cached(options, parts)
     assert path.exists()
