@@ -187,6 +187,11 @@ def book_key(title: str, authors: tuple[str, ...]) -> str:
     return f"{normalise(short) or normalise(title)}/{normalise(''.join(authors[:1]))}"
 
 
+def work_key(book: Book) -> str:
+    """book_key of a book; of a captioned picture without a title its file, which is one for all ways of writing it."""
+    return book_key(book.title, book.authors) if book.title else unicodedata.normalize("NFC", book.file)
+
+
 def normalise(text: str) -> str:
     """Letters and digits only, without accents and case; a text that has none is returned as it is."""
     if not text.isascii():
