@@ -19,12 +19,14 @@ REPEATS = re.compile(r"[0-9]+_.*")  # kohya's name of a folder whose pictures co
 
 def stem_of(path: str) -> str:
     """What a picture and its caption have in common: the path without its suffix, in one way of writing its letters."""
-    return unicodedata.normalize("NFC", os.path.splitext(path)[0])
+    stem = os.path.splitext(path)[0]
+    return stem if stem.isascii() else unicodedata.normalize("NFC", stem)
 
 
 def has_pairs(tree: FileTree) -> bool:
     """Whether any picture has a .txt file of its name beside it."""
-    return not set(map(stem_of, tree.pictures)).isdisjoint(map(stem_of, tree.texts))
+    texts = set(map(stem_of, tree.texts))
+    return any(stem_of(path) in texts for path in tree.pictures)
 
 
 def read_captions(root: pathlib.Path, tree: FileTree) -> Collection:
@@ -35,25 +37,27 @@ def read_captions(root: pathlib.Path, tree: FileTree) -> Collection:
     for path in tree.pictures:
         files[stem_of(path)].append(path)
 
-    pictures, long = [], []
-    for path in tree.pictures:
-        stem = stem_of(path)
-        several = files[stem] if len(files[stem]) > 1 else texts[stem]
-        if not texts[stem]:
-            pictures.append(Picture(path, problem="no caption: there is no .txt file of this name"))
-        elif len(several) > 1:
-            what = "pictures for one caption" if several is files[stem] else "captions for one picture"
-            pictures.append(Picture(path, problem=f"several {what}: {', '.join(several)}; keep one, or rename it"))
+    found, long = {}, []
+    for stem, paths in files.items():
+        captions = texts.get(stem, [])
+        text, lines = "", 0
+        if not captions:
+            problem = "no caption: there is no .txt file of this name"
+        elif len(paths) > 1 or len(captions) > 1:
+            several = paths if len(paths) > 1 else captions
+            what = "pictures for one caption" if several is paths else "captions for one picture"
+            problem = f"several {what}: {', '.join(several)}; keep one, or rename it"
         else:
-            caption, lines, problem = read_caption(root / texts[stem][0])
-            pictures.append(Picture(path, caption, problem))
-            if lines > 1:
-                long.append(texts[stem][0])
-    orphans = [(path, "caption without a picture") for path in tree.texts if stem_of(path) not in files]
-    return Collection(pictures, orphans, [*repeat_notes(tree), *line_notes(long)])
+            text, lines, problem = read_caption(f"{root}/{captions[0]}")
+        if lines > 1:
+            long += captions
+        found |= {path: Picture(path, text, problem) for path in paths}
+    pictures = [found[path] for path in tree.pictures]
+    orphans = [(path, "caption without a picture") for stem in texts.keys() - files for path in texts[stem]]
+    return Collection(pictures, sorted(orphans), [*repeat_notes(tree), *line_notes(long)])
 
 
-def read_caption(path: pathlib.Path) -> tuple[str, int, str]:
+def read_caption(path: str) -> tuple[str, int, str]:
     """(caption on one line, number of lines with text, problem) of a .txt file; problem is '' if it can be used."""
     try:
         with open(path, "rb") as file:

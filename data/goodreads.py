@@ -187,9 +187,9 @@ def book_key(title: str, authors: tuple[str, ...]) -> str:
     return f"{normalise(short) or normalise(title)}/{normalise(''.join(authors[:1]))}"
 
 
-def work_key(book: Book) -> str:
-    """book_key of a book; of a captioned picture without a title its file, which is one for all ways of writing it."""
-    return book_key(book.title, book.authors) if book.title else unicodedata.normalize("NFC", book.file)
+def work_key(title: str, authors: tuple[str, ...], file: str) -> str:
+    """book_key of a book; of a captioned picture without a title its file, in one way of writing its letters."""
+    return book_key(title, authors) if title else unicodedata.normalize("NFC", file)
 
 
 def normalise(text: str) -> str:

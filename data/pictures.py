@@ -7,7 +7,6 @@ all that follows from its name, its number, its split and its place in the order
 from __future__ import annotations
 
 import collections
-import dataclasses
 import pathlib
 import re
 import unicodedata
@@ -21,7 +20,7 @@ from data.goodreads import book_key, normalise, split_of, uniform_hash, work_key
 from data.image_index import Entry
 from data.table import DroppedRow
 
-NUMBERS = 10**12  # a picture's number is less; two of 54,000 pictures get the same with a chance of 1 in 700
+NUMBERS = 10**15  # a number is less; that two of 54,000 pictures get the same one has a chance of 1 in 700,000
 MAX_UNPAIRED = 0.1  # fraction of pictures without a usable caption, beyond which it is an error; so for orphans
 FEW_UNPAIRED, FEW_ORPHANS = 1, 3  # numbers that never are: orphans are most often README.txt and LICENSE.txt
 NUMBERS_HEADER = ("row", "file")
@@ -115,46 +114,50 @@ def select_books(
     for picture in collection.pictures:
         other = file_of.setdefault(number_of(picture.file), picture.file)
         if other != picture.file:
-            raise UserError(f"{root}: the names {quote([other, picture.file])} come to one number: rename one of them")
+            raise UserError(f"{root}: {other!a} and {picture.file!a} come to one number: rename one of them")
         if not picture.problem and picture.file in entries and entries[picture.file].picture:
             same[entries[picture.file].picture].append(picture)
 
     kept, dropped = [], [DroppedRow(-1, reason.partition(":")[0], reason, name) for name, reason in collection.orphans]
     for number, picture in zip(file_of, collection.pictures, strict=True):
         entry = entries.get(picture.file)
-        group = same[entry.picture] if entry and entry.picture else [picture]
-        if picture.problem:
-            reason = picture.problem
-        elif entry is None:
-            reason = "name: has control characters or is not UTF-8"
-        elif entry.problem:
-            reason = f"image: {entry.problem}"
-        elif len({key_of_caption(other) for other in group}) > 1:
-            what = "books" if any(other.title for other in group) else "captions"
-            reason = f"picture with several {what}: {quote(other.file for other in group)}"
-        elif picture.file != group[0].file:
-            reason = f"same picture as an earlier one: {group[0].file}"
-        else:
-            book = Book(
-                number,
-                picture.title,
-                picture.authors,
-                picture.genres,
-                image=f"{root}/{picture.file}",
-                content=entry.content,
-                width=entry.width,
-                height=entry.height,
-                caption=picture.caption,
-                file=picture.file,
-            )
-            key = work_key(book)
-            split = split_of_folder.get(picture.file.split("/")[0]) or split_of(key, options.test_fraction)
-            kept.append((uniform_hash("order", key, str(number)), dataclasses.replace(book, split=split)))
+        reason = why_not(picture, entry, same[entry.picture] if entry else [])
+        if reason or entry is None:
+            kind = ": ".join(reason.split(": ")[:2]) if reason.startswith("image") else reason.partition(":")[0]
+            dropped.append(DroppedRow(number, kind, reason, picture.file))
             continue
-        kind = ": ".join(reason.split(": ")[:2]) if reason.startswith("image") else reason.partition(":")[0]
-        dropped.append(DroppedRow(number, kind, reason, picture.file))
-    in_order = [book for _, book in sorted(kept, key=lambda pair: (pair[0], pair[1].row))]
-    return in_order, sorted(dropped, key=lambda row: row.file)
+        key = work_key(picture.title, picture.authors, picture.file)
+        book = Book(
+            number,
+            picture.title,
+            picture.authors,
+            picture.genres,
+            image=f"{root}/{picture.file}",
+            content=entry.content,
+            width=entry.width,
+            height=entry.height,
+            split=split_of_folder.get(picture.file.split("/")[0]) or split_of(key, options.test_fraction),
+            caption=picture.caption,
+            file=picture.file,
+        )
+        kept.append((uniform_hash("order", key, str(number)), number, book))
+    return [book for _, _, book in sorted(kept, key=lambda one: one[:2])], sorted(dropped, key=lambda row: row.file)
+
+
+def why_not(picture: Picture, entry: Entry | None, same: list[Picture]) -> str:
+    """Why a picture is left out; '' if it is not. same: all that show the same, itself too, if it has a caption."""
+    if picture.problem:
+        return picture.problem
+    if entry is None:
+        return "name: has control characters or is not UTF-8"
+    if entry.problem:
+        return f"image: {entry.problem}"
+    if len(same) > 1 and len(set(map(key_of_caption, same))) > 1:
+        what = "books" if any(other.title for other in same) else "captions"
+        return f"picture with several {what}: {quote(other.file for other in same)}"
+    if same and picture.file != same[0].file:
+        return f"same picture as an earlier one: {same[0].file}"
+    return ""
 
 
 def key_of_caption(picture: Picture) -> str:
