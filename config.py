@@ -143,8 +143,9 @@ class DataOptions:
 
     data_root: str = book_option(
         "../book_dataset",
-        "data folder in the layout of Goodreads best books (docs/data.md); 'demo' = invented books with covers drawn "
-        "by code",
+        "data folder: pictures each with a .txt caption of the same name; or pictures with metadata.csv or "
+        "metadata.jsonl (columns file_name, text); or the layout of Goodreads best books (docs/data.md). 'demo' = "
+        "invented books with covers drawn by code",
         resume="free",
         path="always",
     )
@@ -156,7 +157,8 @@ class DataOptions:
     )
     test_fraction: float = book_option(
         0.1,
-        "fraction of the books to hold out as the test split, if the data folder has no df_train.csv and df_test.csv",
+        "fraction of the books or pictures to hold out as the test split, if the data folder has no df_train.csv and "
+        "df_test.csv, or folders train and test",
         gt=0,
         le=0.9,
     )
@@ -174,6 +176,15 @@ class DataOptions:
         resume="free",
         inherited=True,
         affects="nothing",  # it only permits: the books that are used are compared by themselves
+        memory=False,
+    )
+    allow_unpaired: bool = option(
+        False,
+        "leave out pictures that have no usable caption, and captions without a picture, however many; without it more "
+        "than a tenth of them are an error (docs/data.md)",
+        resume="free",
+        inherited=True,
+        affects="nothing",  # it only permits, as above
         memory=False,
     )
     include_desc: bool = book_option(

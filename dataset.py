@@ -1,6 +1,6 @@
 """The torch dataset of book covers with prompts: images as tensors, prompts as token ids.
 
-As a script it checks a data folder in the Goodreads layout and prints a summary:  python -m dataset --data_root DIR
+As a script it checks a data folder and prints a summary:  python -m dataset --data_root DIR
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def load_image(path: str | pathlib.Path, size: Size) -> torch.Tensor:
 
 
 def load_cover(book: Book, size: Size) -> torch.Tensor:
-    """load_image of a book's cover; a UserError also names its row."""
+    """load_image of a book's cover; a UserError also names its row, or its file in a folder of pictures."""
     try:
         return load_image(book.image, size)
     except UserError as problem:
-        raise type(problem)(f"row {book.row}: {problem}") from None
+        raise type(problem)(f"{book.name}: {problem}") from None
 
 
 class BookCoverDataset:

@@ -1,4 +1,4 @@
-"""The record of one book, and the cleaning of its texts."""
+"""The record of one book or captioned picture, and the cleaning of its texts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Book:
-    """One usable row of book_data.csv. `row` is its index there and names the image file."""
+    """One usable row of book_data.csv, whose index there is `row`; or one picture with a caption, see data.pictures."""
 
-    row: int
-    title: str
+    row: int  # names the drawn cover, <row>.png, and decides which noise it starts from
+    title: str  # '' if it isn't known, as of most pictures with captions
     authors: tuple[str, ...] = ()
     genres: tuple[str, ...] = ()
     desc: str = ""
@@ -20,6 +20,18 @@ class Book:
     width: int = 0  # of the cover after EXIF rotation, in pixels
     height: int = 0
     split: str = ""  # 'train' or 'test'
+    caption: str = ""  # the whole prompt; '' for a book, whose prompts are built from the fields above
+    file: str = ""  # path of a captioned picture in the data folder; '' for a book
+
+    @property
+    def name(self) -> str:
+        """What tells the user which one it is, in messages."""
+        return self.file or f"row {self.row}"
+
+    @property
+    def heading(self) -> str:
+        """What stands over its picture."""
+        return self.title or self.caption
 
 
 def normalize_whitespace(text: str) -> str:

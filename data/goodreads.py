@@ -187,6 +187,11 @@ def book_key(title: str, authors: tuple[str, ...]) -> str:
     return f"{normalise(short) or normalise(title)}/{normalise(''.join(authors[:1]))}"
 
 
+def work_key(title: str, authors: tuple[str, ...], file: str) -> str:
+    """book_key of a book; of a captioned picture without a title its file, in one way of writing its letters."""
+    return book_key(title, authors) if title else unicodedata.normalize("NFC", file)
+
+
 def normalise(text: str) -> str:
     """Letters and digits only, without accents and case; a text that has none is returned as it is."""
     if not text.isascii():

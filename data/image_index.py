@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from common.files import remove_dead_temporary_files, write_text
-from data.image_files import Stamp, find_images
+from data.image_files import ImageFiles, Stamp, find_images
 from data.images import INDEX_VERSION, BadImage, decode_image
 from data.near_duplicates import same_pictures, signature
 
@@ -56,8 +56,14 @@ def check_folder(
     check, so that an interrupted check continues where it stopped. UserError if the folder cannot be read or the index
     not be written.
     """
+    return check_images(folder, find_images(folder, names), index_path, workers)
+
+
+def check_images(
+    folder: pathlib.Path, images: ImageFiles, index_path: pathlib.Path, workers: int
+) -> tuple[dict[str, Entry], set[str]]:
+    """check_folder of files that were found already."""
     remove_dead_temporary_files(index_path.parent)
-    images = find_images(folder, names)
     saved = read_index(index_path)
     files = list(images.chosen.values())
     index = {file: saved[file] for file in files if file in saved and saved[file].stamp == images.stamps[file]}

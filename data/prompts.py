@@ -37,22 +37,27 @@ def build_prompt(
 ) -> str:
     """The prompt for a book, at most `max_tokens` long by count_tokens(text), which includes start and end tokens.
 
-    Shortened on word boundaries, in this order: the end of `desc`, the genres from the last, the authors from the last,
-    then the ends of the remaining author's name and of the title, the longer first. Without count_tokens nothing is
-    shortened.
+    A caption is the prompt as it stands, whatever the template; what does not fit is cut off at a word boundary.
+    That of a book is shortened on word boundaries, in this order: the end of `desc`, the genres from the last, the
+    authors from the last, then the ends of the remaining author's name and of the title, the longer first. Without
+    count_tokens nothing is shortened.
     """
-    title = normalize_whitespace(book.title)
-    authors = list(filter(None, map(normalize_whitespace, book.authors)))
-    genres = list(dict.fromkeys(filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))))
-    genres = genres[:MAX_GENRES]
-    if count_tokens is not None:  # a word has at least one token, so words beyond that many can't fit
-        title, *authors = (" ".join(text.split()[:max_tokens]) for text in [title, *authors[:max_tokens]])
 
     def fits(text: str) -> bool:
         if count_tokens is None:
             return True
         # Counting 200,000 letters takes more than a second, and what is so long can't fit
         return len(text) <= max_tokens * LONGEST_TOKEN and count_tokens(text) <= max_tokens
+
+    if book.caption:
+        return book.caption if fits(book.caption) else longest_caption(book.caption, max_tokens, fits)
+
+    title = normalize_whitespace(book.title)
+    authors = list(filter(None, map(normalize_whitespace, book.authors)))
+    genres = list(dict.fromkeys(filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))))
+    genres = genres[:MAX_GENRES]
+    if count_tokens is not None:  # a word has at least one token, so words beyond that many can't fit
+        title, *authors = (" ".join(text.split()[:max_tokens]) for text in [title, *authors[:max_tokens]])
 
     text = whole = fill(template, title, authors, genres)
     while not fits(text):
@@ -90,6 +95,18 @@ def drop_last_word(text: str) -> str:
     """The text without its last word; a single word loses its last quarter."""
     head, space, _ = text.rpartition(" ")
     return head if space else text[: len(text) * 3 // 4]
+
+
+def longest_caption(caption: str, max_tokens: int, fits: Callable[[str], bool]) -> str:
+    """The first words of a caption, as many as fit; of a first word that is too long alone (or of a script that has no
+    spaces), its start."""
+    words = caption.split()
+    if start := longest_start("", words, max_tokens, fits):
+        return start
+    word = words[0]
+    while not fits(word):
+        word = drop_last_word(word)
+    return word
 
 
 def longest_start(start: str, words: Sequence[str], max_tokens: int, fits: Callable[[str], bool]) -> str:

@@ -13,6 +13,7 @@ from data import buckets, goodreads
 from data.book import Book
 from data.folder import Data
 from data.images import MAX_STRETCH, fitted_size
+from data.layout import CAPTIONS, GOODREADS
 from data.prompts import MAX_TOKENS, TokenCounter, build_prompt
 
 Line = tuple[str, object, object]  # label, number, note
@@ -24,10 +25,13 @@ def summarize(data: Data, count_tokens: TokenCounter | None = None, max_tokens: 
 
     Without count_tokens the lines about prompt lengths are omitted.
     """
-    lines = row_lines(data) + shape_lines(data.kept, data.options)
+    lines = (row_lines if data.layout == GOODREADS else picture_lines)(data) + shape_lines(data.kept, data.options)
     if count_tokens:
         lines += prompt_lines(data.kept, count_tokens, max_tokens, data.options.include_desc)
     lines += [("index", "", data.index_path), ("quarantine", "", data.quarantine_path)]
+    if data.layout != GOODREADS:
+        lines += [("numbers of the pictures", "", data.numbers_path)]
+    lines += [("note", "", note) for note in data.notes]
     return "\n".join(f"{label:<34}{value:>9}   {note}".rstrip() for label, value, note in lines)
 
 
@@ -59,6 +63,24 @@ def row_lines(data: Data) -> list[Line]:
     ]
 
 
+def picture_lines(data: Data) -> list[Line]:
+    """Captioned pictures kept and left out by reason, and the split."""
+    kinds = collections.Counter(row.kind for row in data.dropped if row.row >= 0).most_common()
+    titled = sum(bool(book.title) for book in data.kept)
+    how = ".txt captions" if data.layout == CAPTIONS else "captions in metadata.csv or metadata.jsonl"
+    return [
+        ("data folder", "", data.root),
+        ("pictures", len(data.kept) + sum(row.row >= 0 for row in data.dropped), how),
+        ("  left out", sum(count for _, count in kinds), ""),
+        *((f"    {kind}", count, "") for kind, count in kinds),
+        ("  kept", len(data.kept), ""),
+        ("    train", len(data.books("train")), data.split_rule),
+        ("    test", len(data.books("test")), ""),
+        *([("    with a title", titled, "")] if titled else []),
+        ("captions without a picture", sum(row.row < 0 for row in data.dropped), ""),
+    ]
+
+
 def shape_lines(books: Sequence[Book], options: config.BucketOptions) -> list[Line]:
     """Aspect ratios of the kept covers, covers in each bucket, and the effect of resizing."""
     sizes = buckets.cover_sizes(books, options)
@@ -71,7 +93,7 @@ def shape_lines(books: Sequence[Book], options: config.BucketOptions) -> list[Li
     stretch = (inner / shapes)[:, 0] / (inner / shapes)[:, 1]  # of width against height; 1 = shape kept
     distortion = np.maximum(stretch, 1 / stretch) - 1
     filled = 1 - inner.prod(1) / np.prod(sizes, 1)
-    worst, emptiest = books[distortion.argmax()].row, books[filled.argmax()].row
+    worst, emptiest = books[distortion.argmax()].name, books[filled.argmax()].name
     counts = collections.Counter("{}x{}".format(*size) for size in sorted(sizes)) if options.buckets else {}
     target = "the buckets" if options.buckets else options.resolution
     percentiles = ", ".join(f"{ratio:.3f}" for ratio in np.percentile(ratios, (1, 25, 50, 75, 99)))
@@ -80,9 +102,9 @@ def shape_lines(books: Sequence[Book], options: config.BucketOptions) -> list[Li
         *bars,
         *((f"  bucket {size}", count, "") for size, count in counts.items()),
         (f"resize to {target}", "", "Lanczos, antialiased; the whole cover stays visible"),
-        ("  largest distortion", f"{distortion.max():.1%}", f"row {worst}; the limit is {MAX_STRETCH - 1:.0%}"),
+        ("  largest distortion", f"{distortion.max():.1%}", f"{worst}; the limit is {MAX_STRETCH - 1:.0%}"),
         ("  covers with filled edges", int((filled > 0).sum()), "what stretching leaves gets the colour of the edge"),
-        ("  largest filled area", f"{filled.max():.1%}", f"row {emptiest}" if filled.max() else ""),
+        ("  largest filled area", f"{filled.max():.1%}", emptiest if filled.max() else ""),
     ]
 
 
@@ -94,5 +116,5 @@ def prompt_lines(books: Sequence[Book], count_tokens: TokenCounter, max_tokens: 
     longest = counts.index(max(counts))
     return [
         (f"prompts over {max_tokens} tokens", sum(count > max_tokens for count in counts), "before shortening"),
-        ("  longest", counts[longest], f"row {books[longest].row}"),
+        ("  longest", counts[longest], books[longest].name),
     ]

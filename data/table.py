@@ -30,11 +30,12 @@ FEW_DAMAGED, MAX_DAMAGED = 3, 0.01  # number and fraction of damaged rows; beyon
 
 @dataclass(frozen=True)
 class DroppedRow:
-    """A row of book_data.csv that cannot be used."""
+    """A row of book_data.csv that cannot be used, or a picture of a folder of pictures."""
 
-    row: int
+    row: int  # -1: something that has no picture
     kind: str  # of reason, for counting
     reason: str  # in full, for quarantine.csv
+    file: str = ""  # of a folder of pictures: what it is about
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
     from evaluation.inputs import EvaluationInputs
 
-SKIP = (distances.TooFewImages, distances.ZeroEmbedding, ocr.OCRUnavailable, scores.NotFiniteError)  # a metric alone
+
+class NoTitles(ValueError):
+    """A metric needs the titles of books, and the data folder has captions of pictures."""
+
+
+# Problems of one metric, without which the others can be measured
+SKIP = (distances.TooFewImages, distances.ZeroEmbedding, ocr.OCRUnavailable, scores.NotFiniteError, NoTitles)
 COPY_SHARE = 0.01  # fraction of real held-out covers as near to a training cover as what counts as a copy
 
 
@@ -136,7 +142,7 @@ def measure_memorisation(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
         real=expected,
         note=(
             f"the share nearer to a training cover than {1 - expected:.0%} of real held-out covers are; the nearest: "
-            f"{inputs.books[first].row}.png to the real cover of row {training[indices[first]].row}"
+            f"{inputs.books[first].row}.png to the real cover of {training[indices[first]].name}"
         ),
     )
     return {"memorisation": value}
@@ -144,6 +150,8 @@ def measure_memorisation(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
 
 def measure_legibility(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     """How much of title and author OCR can read; the upper limit is the same of the books' real covers."""
+    if not any(book.title for book in inputs.books):
+        raise NoTitles("it needs titles, and the data has captions alone")
     cache_folder, size = config.cache_dir(inputs.options) / "readings", config.size(inputs.options)
     paths = png_paths(inputs.folder, [book.row for book in inputs.books])
     covers = (read_cover(book.image, size) for book in inputs.books)

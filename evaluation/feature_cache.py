@@ -133,7 +133,7 @@ def digest(content: bytes | memoryview) -> bytes:
 
 def describe(item: object) -> str:
     """Which image an item is, for a message: the path of a drawn cover, <version>/<row>.png, or the row of a book."""
-    return str(item) if isinstance(item, pathlib.Path) else f"row {getattr(item, 'row', '?')}"
+    return str(item) if isinstance(item, pathlib.Path) else str(getattr(item, "name", "row ?"))
 
 
 def compute_features(

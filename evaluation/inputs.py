@@ -100,8 +100,9 @@ def baseline_books(data: Data, split: str, count: int) -> tuple[list[Book], list
         return outside[:count], inside
     half_of: dict[object, int] = {}  # of each work: 0 or 1, in turns
     for book in inside:
-        half_of.setdefault(goodreads.book_key(book.title, book.authors), len(half_of) % 2)
+        half_of.setdefault(goodreads.work_key(book.title, book.authors, book.file), len(half_of) % 2)
     first, second = (
-        [book for book in inside if half_of[goodreads.book_key(book.title, book.authors)] == half] for half in (0, 1)
+        [book for book in inside if half_of[goodreads.work_key(book.title, book.authors, book.file)] == half]
+        for half in (0, 1)
     )
     return first[:count], second[:count]

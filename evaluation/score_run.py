@@ -14,7 +14,7 @@ import torch
 
 import config
 from checkpoints import catalog, scores
-from cli.checks import chosen_metrics
+from cli.checks import chosen_metrics, split_list
 from common.errors import UserError
 from common.png import read_png
 from data.folder import open_data
@@ -55,6 +55,8 @@ def draw_and_score(
     with state.main_process_first():  # the first process builds the index, the others read it
         data = open_data(options)
     books = books_to_score(options, data)
+    if "legibility" in split_list(options.metrics) and not any(book.title for book in books):
+        raise UserError(f"--metrics legibility reads titles, and {options.data_root} has captions alone: leave it out")
     make_folder(folder)
     features.warn_about_jpegs(folder)
     extractor = features.load_extractor(options, state.device)

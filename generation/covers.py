@@ -1,7 +1,12 @@
-"""Draws a folder of covers with one version: <row>.png for each book, and settings.json with how they were drawn."""
+"""Draws a folder of covers with one version: <row>.png for each book, and settings.json with how they were drawn.
+
+The row of a captioned picture is a number made from its name: pictures.csv says which is whose.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +16,18 @@ from tqdm import tqdm
 import config
 import dataset
 from common.errors import UserError
-from common.files import remove_dead_temporary_files
+from common.files import remove_dead_temporary_files, write_text
+from common.locks import locked
 from common.png import save_png
 from data.book import Book
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
-from generation.settings import SETTINGS, DrawingSettings, read_settings, require_same_settings
-from generation.type_on_covers import require_font, typeset_covers
+from generation.settings import SETTINGS, WRITE_HINT, DrawingSettings, read_settings, require_same_settings
+from generation.type_on_covers import require_font, require_titles, typeset_covers
 from generation.version import Version, load_version
+
+NAMES = "pictures.csv"  # in a folder of covers of captioned pictures
+NAMES_HEADER = ("row", "file")
 
 
 def covers_folder(options: config.InferenceOptions, version: Version) -> pathlib.Path:
@@ -54,18 +63,45 @@ def draw_covers(
     if (folder / SETTINGS).exists():
         read_settings(folder / SETTINGS)  # a damaged file is reported before the model is loaded
     require_font(options)
+    require_titles(options, books)
     parts, weights = load_version(options, version.source, state.device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     settings = DrawingSettings.from_options(options, version, weights)
     prompts = {str(book.row): covers.prompt(book) for book in books}
     with state.main_process_first():
         require_same_settings(folder / SETTINGS, settings, prompts)
+        if state.is_main_process:
+            list_names(folder / NAMES, books)
     draw_missing(options, parts, folder, books[state.process_index :: state.num_processes], prompts)
     if options.typeset:
         mine = books[state.process_index :: state.num_processes]
         typeset_covers(options, folder, {f"{book.row}.png": book for book in mine})
     state.wait_for_everyone()
     return settings
+
+
+def list_names(path: pathlib.Path, books: Sequence[Book]) -> None:
+    """Writes which picture of the data folder each <row>.png is for, as lines of row and file, beside those that are
+    there. Nothing for books, whose rows are those of their table."""
+    known = read_names(path)
+    if known | (names := {str(book.row): book.file for book in books if book.file}) == known:
+        return
+    with locked(path, WRITE_HINT):
+        text = io.StringIO(newline="")
+        names = read_names(path) | names
+        csv.writer(text, lineterminator="\n").writerows(
+            [NAMES_HEADER, *sorted(names.items(), key=lambda name: name[1])]
+        )
+        write_text(path, text.getvalue(), WRITE_HINT)
+
+
+def read_names(path: pathlib.Path) -> dict[str, str]:
+    """{str(row): file} as list_names writes it; empty if there is no such file, or a damaged one."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return {line[0]: line[1] for line in list(csv.reader(file))[1:]}
+    except (OSError, ValueError, IndexError, csv.Error):
+        return {}
 
 
 def draw_missing(

@@ -21,7 +21,7 @@ from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
 from generation.settings import DrawingSettings
-from generation.type_on_covers import require_font, typeset_cells
+from generation.type_on_covers import require_font, require_titles, typeset_cells
 from generation.version import Version, load_version
 
 
@@ -85,23 +85,27 @@ def drawing_path(folder: pathlib.Path, front: str, settings: DrawingSettings, **
 def draw_grid(options: config.InferenceOptions, version: Version, folder: pathlib.Path, device: torch.device) -> None:
     """Draws the grid of the original experiment: a row for each held-out book, a column for each prompt template.
 
+    Of pictures with captions, which are their prompts, there is one column.
     All images of a book start from the same latents, so versions can be compared cell by cell.
     """
     require_font(options)
     books = open_data(options).books(options.split)[: options.num_samples]
+    require_titles(options, books)
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
-    cells = [(book.row, covers.prompt(book, template)) for book in books for template in prompts.TEMPLATES]
+    templates = prompts.TEMPLATES[:1] if any(book.caption for book in books) else prompts.TEMPLATES
+    cells = [(book.row, covers.prompt(book, template)) for book in books for template in templates]
     images = []
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
             rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
             images.append(draw_images(parts, texts, rows, options, version.name, options.negative_prompt))
             bar.update(len(rows))
-    page = image_grid(torch.cat(images), len(prompts.TEMPLATES), labels=[text for _, text in cells])
+    page = image_grid(torch.cat(images), len(templates), labels=[text for _, text in cells])
     settings = DrawingSettings.from_options(options, version, weights)
     path = save_drawing(folder, f"{version.name}_grid", page, settings, cells=cells)
-    print(f"drew {path}: {len(books)} books x {len(prompts.TEMPLATES)} templates")
+    kind = f"books x {len(templates)} templates" if templates == prompts.TEMPLATES else "captions"
+    print(f"drew {path}: {len(books)} {kind}")
     if options.typeset:
         typeset_cells(options, folder / f"{path.stem}_cells", books, torch.cat(images))

@@ -139,6 +139,15 @@ def require_font(options: config.InferenceOptions) -> None:
         find_face(options.typeset_font, WEIGHT)
 
 
+def require_titles(options: config.InferenceOptions, books: Sequence[Book]) -> None:
+    """UserError if --typeset True is given, and none of the books has a title."""
+    if options.typeset and not any(book.title for book in books):
+        raise UserError(
+            f"--typeset True needs titles, and {options.data_root} has captions alone: leave it out; python -m typeset "
+            "PICTURE --title TITLE sets type on a picture afterwards"
+        )
+
+
 def typeset_covers(options: config.InferenceOptions, folder: pathlib.Path, books: Mapping[str, Book]) -> None:
     """sd_inference --typeset: sets type on <folder>/<name>, as <folder>/typeset/<name>, for {name: book}.
 

@@ -33,6 +33,7 @@ from common.png import read_png
 from data.book import Book
 from data.folder import Data
 from data.images import read_cover
+from data.layout import GOODREADS
 from generation import type_on_covers
 from generation.settings import SETTINGS, read_settings
 from page import comparison
@@ -105,13 +106,13 @@ def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[
     with tqdm(total=len(books) * (len(columns) + 1), desc="embedding pictures", unit="cover", delay=2) as bar:
         for book in books:
             size = config.size(columns[0].options)
-            about = f"row {book.row} of the data folder, resized to {size[0]}x{size[1]}"
-            cells = [cell("real", read_cover(book.image, size), f"Real cover of {book.title}", "", about)]
+            about = f"{book.name} of the data folder, resized to {size[0]}x{size[1]}"
+            cells = [cell("real", read_cover(book.image, size), f"Real cover of {book.heading}", "", about)]
             bar.update()
             for column in columns:
                 pixels = read_png(column.folder / f"{book.row}.png")
-                alt = f"Cover of {book.title}, drawn by {column.label}"
-                about = f"row {book.row}, {drawn[column.label]}"
+                alt = f"Cover of {book.heading}, drawn by {column.label}"
+                about = f"{book.name}, {drawn[column.label]}"
                 cells.append(cell(column.label, pixels, alt, prompts[column.label][str(book.row)], about))
                 bar.update()
             lines = [cells]
@@ -119,7 +120,7 @@ def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[
                 typed = [typeset_cell(column, book, plain) for column, plain in zip(columns, cells[1:], strict=True)]
                 lines.append([cells[0], *typed])
             by = ", ".join(book.authors)
-            rows.append(dict(title=book.title, by=by, prompt=cells[1]["prompt"], row=book.row, lines=lines))
+            rows.append(dict(title=book.heading, by=by, prompt=cells[1]["prompt"], row=book.row, lines=lines))
     return rows
 
 
@@ -175,6 +176,7 @@ def drawing_facts(options: config.InferenceOptions) -> str:
 def data_facts(data: Data) -> list[tuple[str, int, str]]:
     """[(label, number, note)] about the data folder."""
     genres = collections.Counter(genre for book in data.kept for genre in book.genres)
+    named = data.layout == GOODREADS or bool(genres)  # most captions come without
     common = ", ".join(f"{genre} {count}" for genre, count in genres.most_common(MAX_GENRES))
     more = len(genres) - MAX_GENRES
     why = collections.Counter(row.kind for row in data.dropped).most_common()
@@ -182,7 +184,7 @@ def data_facts(data: Data) -> list[tuple[str, int, str]]:
         ("covers to train on", len(data.books("train")), ""),
         ("held out", len(data.books("test")), data.split_rule),
         ("left out", len(data.dropped), ", ".join(f"{kind} {count}" for kind, count in why)),
-        ("genres", len(genres), common + (f", and {more} more" if more > 0 else "")),
+        *([("genres", len(genres), common + (f", and {more} more" if more > 0 else ""))] if named else []),
     ]
 
 

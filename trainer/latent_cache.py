@@ -121,7 +121,7 @@ def read_cover(book: Book, size: Size) -> torch.Tensor:
     """
     image = dataset.load_cover(book, size)
     if content_hash(book.image) != book.content:
-        raise UserError(f"row {book.row}: {book.image} was changed just now: start again when it stays as it is")
+        raise UserError(f"{book.name}: {book.image} was changed just now: start again when it stays as it is")
     return image
 
 
@@ -137,7 +137,7 @@ def half_moments(vae: AutoencoderKL, pixel_values: torch.Tensor, record: np.dtyp
         raise UserError(f"the autoencoder's latents are {made} and the UNet takes {taken}: they are not of one model")
     if not moments.isfinite().all():
         raise UserError(
-            f"row {book.row}: the autoencoder's latents are not finite in half precision; leave --cache_latents out, "
+            f"{book.name}: the autoencoder's latents are not finite in half precision; leave --cache_latents out, "
             "or give another --pretrained_model"
         )
     return moments.numpy()

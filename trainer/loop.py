@@ -196,7 +196,7 @@ def draw_preview(session: Session) -> None:
     except NotFinite as problem:
         say(f"warning: no preview of {problem}")
         return
-    page = image_grid(images, columns=len(books), labels=[book.title for book in books])
+    page = image_grid(images, columns=len(books), labels=[book.heading for book in books])
     path = session.run.samples / f"{step:06d}.png"
     save_png(path, page, FREE_SPACE_HINT)
     session.log.log(step, samples=f"{path.parent.name}/{path.name}")
@@ -230,10 +230,11 @@ def not_finite_error(session: Session, step: int, samples: range, loss: float | 
     loss: None if it is the weights that are not finite.
     """
     what = "a weight" if loss is None else f"the loss ({loss}) or its gradient"
-    rows = [session.train_set.books[index].row for index in session.schedule.dataset_indexes(samples)]
+    books = [session.train_set.books[index] for index in session.schedule.dataset_indexes(samples)]
+    covers = f"pictures {[book.file for book in books]}" if books[0].file else f"rows {[book.row for book in books]}"
     latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
-        f"update {step + 1}: {what} is not finite; rows {rows}; nothing of this update was kept, the last good version "
+        f"update {step + 1}: {what} is not finite; {covers}; nothing of this update was kept, the last good version "
         f"is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
     )
 

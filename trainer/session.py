@@ -138,6 +138,8 @@ def prepare_locked(
     if run is None:
         require_covers_for_batch(options, len(train_books))
     train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
+    for note in data.notes:
+        accelerator.print(f"note: {note}")
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
 

@@ -132,3 +132,22 @@ def test_what_can_not_fit_is_not_counted(words):
     for book in (Book(0, words, ("Ann",)), Book(0, "Emma", (words,) * 30)):
         assert 50 < count_bytes(build_prompt(book, count_tokens=count)) <= 77
     assert max(counted) <= 77 * 64
+
+
+def test_a_caption_is_the_prompt_whatever_the_template():
+    book = Book(0, "A title", ("Ann",), ("Fantasy",), "A tale.", caption="sks, a red {cover} [of] trees")
+    for template in TEMPLATES:
+        assert build_prompt(book, template, desc="A tale.") == "sks, a red {cover} [of] trees"
+    assert build_prompt(book, TEMPLATES[0], lambda text: len(text.split()) + 2, 6) == "sks, a red {cover}"
+    assert build_prompt(book, TEMPLATES[0], lambda text: len(text.split()) + 2, 4) == "sks, a"
+
+
+def test_a_caption_without_spaces_is_cut_within():
+    def count(text):
+        return len(text) + 2
+
+    caption = "\u66f8" * 200
+    prompt = build_prompt(Book(0, "", caption=caption), count_tokens=count, max_tokens=77)
+    assert 50 < len(prompt) <= 75 and caption.startswith(prompt)
+    long = build_prompt(Book(0, "", caption="x" * 2**16 + " end"), count_tokens=count, max_tokens=77)
+    assert long and set(long) == {"x"}

@@ -241,3 +241,16 @@ def test_jpeg_in_disguise_and_mixed_sizes_are_refused(make_inputs, data):
     Image.new("RGB", (32, 96)).save(second)
     with pytest.raises(UserError, match="images of one score must have one size"):
         evaluate.measure(dataclasses.replace(made))
+
+
+def test_pictures_with_captions_have_no_legibility_and_a_baseline(data):
+    """Captions alone: OCR is skipped, and the real baseline still gets two halves of different pictures."""
+    books = [
+        dataclasses.replace(book, title="", authors=(), caption=f"caption {i}", file=f"{i}.jpg", split="test")
+        for i, book in enumerate(data.kept)
+    ]
+    first, second = baseline_books(dataclasses.replace(data, kept=books), "all", 5)
+    assert len(first) == len(second) == 5 and not {b.row for b in first} & {b.row for b in second}
+    with pytest.raises(evaluate.NoTitles, match="it needs titles"):
+        evaluate.measure_legibility(types.SimpleNamespace(books=books))
+    assert evaluate.NoTitles in evaluate.SKIP

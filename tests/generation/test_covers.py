@@ -107,6 +107,25 @@ def test_only_missing_covers_are_drawn_and_each_has_its_own_latents(tmp_path):
     assert len(set(pictures.values())) == 3
 
 
+def test_pictures_are_listed_by_their_numbers(tmp_path):
+    from data.book import Book
+    from generation.covers import list_names, read_names
+
+    books = [Book(number, "", caption="a tree", file=file) for number, file in ((12, "b, 1.jpg"), (7, "sub/ü.png"))]
+    path = tmp_path / "pictures.csv"
+    list_names(path, [Book(3, "A title")])
+    assert not path.exists()
+    list_names(path, books[:1])
+    list_names(path, books)
+    assert path.read_text(encoding="utf-8") == 'row,file\n12,"b, 1.jpg"\n7,sub/ü.png\n'
+    before = path.stat().st_mtime_ns
+    list_names(path, books[1:])  # what is there is not written again
+    assert path.stat().st_mtime_ns == before and read_names(path) == {"12": "b, 1.jpg", "7": "sub/ü.png"}
+    path.write_bytes(b"row\n\xff")
+    list_names(path, books)
+    assert len(read_names(path)) == 2
+
+
 def test_covers_that_are_not_finite_are_never_written(tmp_path, small_data):
     import accelerate
 

@@ -11,7 +11,7 @@ import typeset
 from cli import parser
 from common.errors import UserError
 from data.book import Book
-from generation.type_on_covers import CHUNK, byline, record_in, require_font, typeset_covers
+from generation.type_on_covers import CHUNK, byline, record_in, require_font, require_titles, typeset_covers
 
 WIDTH = ["--typeset_width", "96"]
 
@@ -174,6 +174,15 @@ def test_a_font_is_checked_before_anything_is_drawn():
     require_font(config.InferenceOptions(typeset_font="none.ttf"))
     with pytest.raises(UserError, match=r"--typeset_font none\.ttf: cannot open resource"):
         require_font(config.InferenceOptions(typeset=True, typeset_font="none.ttf"))
+
+
+def test_type_needs_a_title():
+    options = config.InferenceOptions(typeset=True, data_root="captions")
+    captioned = Book(0, "", caption="a tree", file="a.jpg")
+    require_titles(options, [captioned, Book(1, "A title")])  # then those without are left out, with a warning
+    require_titles(config.InferenceOptions(), [captioned])
+    with pytest.raises(UserError, match="--typeset True needs titles, and captions has captions alone"):
+        require_titles(options, [captioned])
 
 
 def test_bylines():

@@ -12,6 +12,7 @@ import config
 from checkpoints.records import VersionIndex
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
+from data.book import Book
 from diffusion import pipeline
 from trainer import loop
 
@@ -27,7 +28,7 @@ def session(weight, saved, **options):
         total=9,
         optimizer=types.SimpleNamespace(parameters=parameters),
         log=types.SimpleNamespace(log=lambda step, **values: None),
-        train_set=types.SimpleNamespace(books=[types.SimpleNamespace(row=row) for row in (10, 11, 12)]),
+        train_set=types.SimpleNamespace(books=[Book(row, "") for row in (10, 11, 12)]),
         schedule=types.SimpleNamespace(dataset_indexes=lambda samples: [index % 3 for index in samples]),
         saved=saved,
     )
@@ -88,7 +89,7 @@ def test_a_model_whose_own_loss_is_not_finite_is_never_trained(monkeypatch, prec
 @pytest.fixture
 def preview(tmp_path):
     """All that a preview needs, with `tiny` and two held-out books."""
-    books = [types.SimpleNamespace(row=row, title=f"Book {row}") for row in (4, 9)]
+    books = [Book(row, f"Book {row}") for row in (4, 9)]
     logged = []
     return types.SimpleNamespace(
         accelerator=types.SimpleNamespace(
