@@ -184,6 +184,7 @@ def read_with_comfyui(work, source):
 
     comfy.cli_args.args.cpu = True
     import comfy.diffusers_load
+    import comfy.model_management
     import comfy.sd
     import comfy.utils
 
@@ -215,11 +216,9 @@ def read_with_comfyui(work, source):
         ignored = sum("not loaded" in message.lower() for message in warned)
         patches = len(patched.patches) + len(patched_clip.patcher.patches)
         layers = sum(key.endswith(".lora_up.weight") for key in keys_of(path))
-        for patcher in (patched, patched_clip.patcher):
-            patcher.patch_model()
+        # as before sampling: it knows which patches the weights have, and replaces them
+        comfy.model_management.load_models_gpu([patched, patched_clip.patcher], force_full_load=True)
         gap = difference(path.stem, work, comfyui_functions(patched, patched_clip))
-        for patcher in (patched, patched_clip.patcher):
-            patcher.unpatch_model()
         yield path.name, result((patches, layers), layers - patches, ignored, gap)
 
 
