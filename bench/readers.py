@@ -36,10 +36,14 @@ from diffusion.trainable import set_trainable
 
 RANK, ALPHA = 4, 2.0  # alpha differs from the rank, so that a reader that ignores it is found out
 TOLERANCE = 1e-3  # of the outputs, relative; the LoRA files change them by far more (require_effect)
-DIFFUSERS = ["numpy<2.5", "safetensors", "regex", "requests", "pyyaml", "packaging", "tqdm", "filelock"]
-DIFFUSERS += ["importlib_metadata", "pillow", "psutil"]
-OLD = ["diffusers==0.32.*", "transformers==4.54.*", "peft==0.17.*", "accelerate==1.10.*", "huggingface_hub<1"]
-OLD += ["tokenizers<0.22", *DIFFUSERS]
+DIFFUSERS = (
+    *("numpy<2.5", "safetensors", "regex", "requests", "pyyaml", "packaging", "tqdm", "filelock"),
+    *("importlib_metadata", "pillow", "psutil"),
+)
+OLD = [
+    *("diffusers==0.32.*", "transformers==4.54.*", "peft==0.17.*", "accelerate==1.10.*", "huggingface_hub<1"),
+    *("tokenizers<0.22", *DIFFUSERS),
+]
 # {reader: (how the table names it, code in readers_inside that reads, packages of its environment; None: this one)}
 READERS: dict[str, tuple[str, str, list[str] | None]] = {
     "now": ("diffusers of requirements.txt", "diffusers", None),
