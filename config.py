@@ -87,7 +87,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "8gb": dict(batch_size=4, optimizer="adamw8bit", **SMALL),
     "12gb": dict(batch_size=4, optimizer="adamw8bit", grad_ckpt=True, cache_latents=True, ema_device="cpu"),
     "24gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=True, cache_latents=True),
+    # The free GPU of Colab and Kaggle: no bf16, so that --mixed_precision auto computes in fp16, and a slow machine
+    # around it: the average stays on the GPU
+    "t4": dict(batch_size=4, optimizer="adamw8bit", grad_ckpt=True, cache_latents=True, vae_tiling=True),
 }
+PRESET_GIB = {"6gb": 6.0, "8gb": 8.0, "12gb": 12.0, "24gb": 24.0, "t4": 14.7}  # memory of the GPU, as CUDA tells it
 # The same with --lora_rank, where gradients and moments are small: the memory goes to batches, and where there is more,
 # to speed, as collections may be small: no activations are computed twice
 LORA_PRESETS: dict[str, dict[str, Any]] = {
@@ -95,6 +99,7 @@ LORA_PRESETS: dict[str, dict[str, Any]] = {
     "8gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=True, cache_latents=True),
     "12gb": dict(batch_size=16, optimizer="adamw", grad_ckpt=True, cache_latents=True),
     "24gb": dict(batch_size=8, optimizer="adamw", grad_ckpt=False, cache_latents=True),
+    "t4": dict(batch_size=4, optimizer="adamw", grad_ckpt=True, cache_latents=True),
 }
 # What --lora_rank sets, too: an adapter begins at 0 and is scaled, and takes larger steps than the weights themselves
 LORA_DEFAULTS = dict(lr=1e-4, lr_text_encoder=5e-5)
@@ -411,7 +416,8 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     preset: str | None = option(
         None,
         "options for a GPU with this much memory at 512x768; explicit options win, and the options that it sets are "
-        "printed. 6gb and 8gb need a GPU with bf16, such as RTX 30xx or later, unless --lora_rank is given",
+        "printed. 6gb and 8gb need a GPU with bf16, such as RTX 30xx or later, unless --lora_rank is given; t4 = a T4, "
+        "as Colab has it for free",
         none="no preset",
         choices=tuple(PRESETS),
         saved=False,

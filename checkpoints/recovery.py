@@ -147,9 +147,7 @@ def read_adapters(folder: Path, trained: Sequence[str]) -> AdapterWeights | None
     for part in trained:
         with report_damage(folder / WEIGHTS.format(part)) as path:
             weights[part] = load_file(path)
-        if (
-            folder / AVERAGE.format(part)
-        ).is_file():  # of what is trained: not of the layers that --clip_skip leaves out
+        if (folder / AVERAGE.format(part)).is_file():  # not of layers that --clip_skip leaves out
             with report_damage(folder / AVERAGE.format(part)) as path:
                 weights[part] |= load_file(path)
     return AdapterWeights(weights, alphas[0])

@@ -138,7 +138,9 @@ def build_parser(cls: type[DataclassInstance]) -> Parser:
         epilog="True or False: --flag is short for --flag True, --no-flag for --flag False.\n\nexamples:"
         + EXAMPLES[cls].rstrip(),
     )
-    parser.add_argument("--config", metavar="FILE.json", help="read options from a JSON file; the command line wins")
+    parser.add_argument(
+        "--config", metavar="FILE.json", help="read options from a JSON file, see configs/; the command line wins"
+    )
     for owner in cls.__mro__[:-1]:
         group = parser.add_argument_group(owner.__doc__)
         for field in dataclasses.fields(owner):

@@ -31,13 +31,15 @@ def known_fields() -> dict[str, dataclasses.Field[Any]]:
 
 
 def read_options(path: pathlib.Path | str) -> dict[str, Any]:
-    """{option: value} of a config.json or --config file.
+    """{option: value} of a config.json or --config file. Names that begin with "_" are notes to the reader.
 
     UserError if the file can't be read, names an option that no script has, names one twice (by its alias, too), or has
     a value of the wrong type or out of bounds.
     """
     fields, values = known_fields(), {}
     for name, raw in read_json(path).items():
+        if name.startswith("_"):
+            continue
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise UserError(f"{path}: unknown option '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))

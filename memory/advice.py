@@ -36,7 +36,7 @@ def vram_gib(options: config.TrainingOptions) -> float:
         return options.vram_gb
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GIB
-    return float(options.preset.removesuffix("gb")) if options.preset else DEFAULT_VRAM_GIB
+    return config.PRESET_GIB[options.preset] if options.preset else DEFAULT_VRAM_GIB
 
 
 @dataclass(frozen=True)

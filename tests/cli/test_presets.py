@@ -49,10 +49,20 @@ def test_smaller_cards_get_more_thrifty_flags():
     assert small["batch_size"] < large["batch_size"] and small["fused_backward"] and "fused_backward" not in large
 
 
+def test_every_preset_says_how_much_memory_its_gpu_has():
+    assert config.PRESET_GIB.keys() == config.PRESETS.keys()
+    assert all(config.PRESET_GIB[f"{gib}gb"] == gib for gib in (6, 8, 12, 24))
+
+
+def test_that_of_a_t4_needs_no_bf16():
+    """It has none; --mixed_precision auto is fp16 there."""
+    assert not config.PRESETS["t4"].keys() & {"weights_dtype", "fused_backward", "mixed_precision"}
+
+
 def test_a_preset_is_for_a_new_run_and_is_not_saved():
     with pytest.raises(UserError, match="--preset is for a new run"):
         parser.parse(TrainingOptions, ["--preset", "6gb", "--run_id", "a"])
-    with pytest.raises(UserError, match="--preset: expected one of 6gb, 8gb, 12gb, 24gb"):
+    with pytest.raises(UserError, match="--preset: expected one of 6gb, 8gb, 12gb, 24gb, t4"):
         parser.parse(TrainingOptions, ["--preset", "16gb"])
     assert not KNOWN["preset"].metadata["saved"]
 

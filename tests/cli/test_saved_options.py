@@ -50,3 +50,12 @@ def test_commands_do_not_tell_whose_home_it_is(tmp_path, monkeypatch):
     options = TrainingOptions(data_root=f"{tmp_path}/books", cache_dir="/data/cache", run_name=None)
     words = saved_options.command(TrainingOptions, vars(options))
     assert words == "python -m training --data_root '~/books' --cache_dir /data/cache"
+
+
+def test_names_that_begin_with_an_underscore_are_notes(tmp_path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"_about": ["a recipe", {}], "_lr": "why", "lr": 1e-4, "__": null}')
+    assert saved_options.read_options(path) == {"lr": 1e-4}
+    path.write_text('{"about_": "a recipe"}')
+    with pytest.raises(UserError, match=r"unknown option 'about_'"):
+        saved_options.read_options(path)

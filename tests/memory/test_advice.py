@@ -152,9 +152,9 @@ def test_nothing_is_looked_for_where_cuda_alone_takes_the_card(capsys, monkeypat
 
 
 def test_a_preset_is_held_against_its_own_card(capsys, closed_form):
-    for preset, gib in (("6gb", 6), ("24gb", 24)):
+    for preset, gib in (("6gb", 6), ("24gb", 24), ("t4", 14.7)):
         assert training.main([*PLAN, "--preset", preset]) == 0
-        assert f"into {gib}.00 GiB" in capsys.readouterr().out
+        assert f"into {gib:.2f} GiB" in capsys.readouterr().out
 
 
 def test_the_table_adds_up(capsys, closed_form):
