@@ -427,8 +427,9 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
     lora_rank: int | None = option(
         None,
-        "train LoRA adapters of this rank (arXiv:2106.09685) in the parts that --train_unet and --train_text_encoder "
-        "name, and leave the model itself as it is: less memory, and versions of a few MB. 4 to 32 are usual",
+        "train LoRA adapters of this rank (arXiv:2106.09685) in the parts that learn, by --train_unet and "
+        "--train_text_encoder, and leave the model itself as it is: less memory, and versions of a few MB. 4 to 32 are "
+        "usual",
         none="full fine-tuning",
         ge=1,
     )

@@ -25,7 +25,9 @@ def test_there_are_the_recipes_that_the_docs_list():
 def test_a_recipe_is_sound_and_sets_what_it_says_alone(path, capsys):
     options, given = parser.parse(TrainingOptions, ["--config", str(path)])
     values = {name: value for name, value in json.loads(path.read_text()).items() if not name.startswith("_")}
-    preset = config.PRESETS[values["preset"]] if "preset" in values else {}
+    lora = "lora_rank" in values
+    table = config.LORA_PRESETS if lora else config.PRESETS
+    preset = (table[values["preset"]] if "preset" in values else {}) | (config.LORA_DEFAULTS if lora else {})
     assert given == {**preset, **values} and set(values) <= set(DEFAULTS)  # by no alias, and nothing of other scripts
     changed = {name for name, default in DEFAULTS.items() if getattr(options, name) != default}
     assert set(values) <= changed <= set(values) | set(preset), "an option that is the default says nothing"

@@ -83,6 +83,8 @@ def failure(problem: Exception, remedy: str) -> UserError:
         reason = "too many open files, see ulimit -n"
     elif text.startswith(DIED):
         reason = f"{first_line(text.partition('. ')[0])}; memory may have run out"
+    elif isinstance(problem, ConnectionError | EOFError):  # seen before the signal that one has died
+        reason = f"one of them has died ({first_line(problem)}); memory may have run out"
     else:  # of an error inside a worker, the last line of its traceback
         reason = (text.strip().splitlines() or [type(problem).__name__])[-1]
     return UserError(f"the processes that read covers failed: {reason}; {remedy}")

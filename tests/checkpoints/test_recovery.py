@@ -321,4 +321,6 @@ def test_a_run_of_adapters_is_made_whole(lora_run, tmp_path, capsys, lost):
         (run.frozen / WEIGHTS["unet"]).unlink()
     recover(run, {})
     assert "made again" in capsys.readouterr().out or "frozen" in lost
+    if lost == "version":  # its card is made on the resume, which knows what it says
+        before = {name: digest for name, digest in before.items() if pathlib.Path(name).name not in CARD_FILES}
     assert files(run.path) == before and verify(run) == 0

@@ -251,7 +251,7 @@ def test_fp16_without_a_gpu_is_refused():
 
 
 def test_what_does_not_learn_goes_to_half_precision():
-    parts = to_device(pipeline.build_tiny(), torch.device("cpu"), "bf16", ["text_encoder"])
+    parts = to_device(pipeline.build_tiny().freeze(), torch.device("cpu"), "bf16", ["text_encoder"])
     assert (parts.unet.dtype, parts.vae.dtype, parts.text_encoder.dtype) == (
         torch.bfloat16,
         torch.bfloat16,

@@ -122,7 +122,10 @@ def test_stable_diffusion_2_loads_and_trains(folder):
     loaded.unet.requires_grad_(True)
     text = encoding.encode_text(loaded.text_encoder, tokens)
     latents, noise = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
-    objective.loss(loaded.unet, loaded.noise_scheduler, latents, text, noise, torch.tensor([500]), 5.0).sum().backward()
+    settings = objective.LossSettings(snr_gamma=5.0)
+    objective.loss(
+        loaded.unet, loaded.noise_scheduler, latents, text, noise, torch.tensor([500]), settings
+    ).sum().backward()
     assert loaded.unet.conv_in.weight.grad.abs().sum() > 0
 
 

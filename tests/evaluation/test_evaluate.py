@@ -15,6 +15,7 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
 from cli import parser
 from common.errors import UserError
+from data.book import Book
 from data.folder import open_data
 from data.images import read_cover
 from evaluation import distances, evaluate, feature_cache, features, ocr
@@ -131,7 +132,7 @@ def test_a_metric_that_is_not_finite_is_no_score_and_the_others_are(options, mon
 
 def test_an_embedding_of_length_0_and_a_baseline_without_books_cost_their_metric_alone(options, extractor, monkeypatch):
     """Black covers have an embedding of 0 in some networks; books that are all one work can't be halved."""
-    books = [types.SimpleNamespace(row=row, title="Same", authors=("Ann Oak",)) for row in range(6)]
+    books = [Book(row=row, title="Same", authors=("Ann Oak",)) for row in range(6)]
     data = types.SimpleNamespace(books=lambda split: books)
     options = dataclasses.replace(options, metrics="clip,kid", split="all")
     inputs = EvaluationInputs(options, None, None, data, books, [], extractor, None, object())

@@ -47,7 +47,7 @@ def test_the_whole_comparison_and_again(tmp_path, small_data, monkeypatch, capsy
         assert picture.width > 4 * 128 and picture.height > 5 * 192
 
     # The same command again trains and draws nothing
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.png")}
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/covers/*/*.png")}
     assert len(times) == 4 * 4
     del started[:]
     capsys.readouterr()

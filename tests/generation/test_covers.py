@@ -132,7 +132,8 @@ def test_covers_that_are_not_finite_are_never_written(tmp_path, small_data):
     from data.book import Book
     from diffusion import pipeline
     from diffusion.encoding import NotFinite
-    from generation.grid import draw_grid, draw_prompt
+    from generation.grid import draw_grid
+    from generation.prompt_covers import draw_prompts
 
     parts = pipeline.build_tiny()
     parts.unet.conv_in.weight.data[0, 0, 0, 0] = 3e38  # finite, unlike what comes of it
@@ -143,7 +144,7 @@ def test_covers_that_are_not_finite_are_never_written(tmp_path, small_data):
     with pytest.raises(NotFinite, match=r"^v3, row 5, prompt 'A fantasy book cover with author Ann Oak, title Book 5'"):
         draw_covers(options, version, covers, books, accelerate.Accelerator(cpu=True).state)
     with pytest.raises(NotFinite, match=r"^v3, row 0, prompt 'a book': not finite"):
-        draw_prompt(options, version, covers, "cpu")
+        draw_prompts(options, version, covers, "cpu")
     with pytest.raises(NotFinite, match=r"^v3, row .*: not finite"):
         draw_grid(options, version, covers, "cpu")
     assert [path.name for path in covers.glob("[!.]*")] == [SETTINGS]

@@ -298,6 +298,8 @@ IRRELEVANT = {
     *("data_root", "cache_dir", "test_fraction", "min_ascii", "include_desc", "summarize_desc", "summarizer"),
     *(
         "allow_extra_images",
+        "allow_unpaired",
+        "lora_alpha",
         "num_workers",
         "pretrained_model",
         "output_dir",

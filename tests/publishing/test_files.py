@@ -5,7 +5,7 @@ import pathlib
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support import small_sd
 
 import config
@@ -14,9 +14,13 @@ from cli import checks
 from common.errors import UserError
 from common.files import write_json
 from diffusion import pipeline
+from diffusion.lora_file import save_lora
+from diffusion.lora_names import kohya_name
 from diffusion.parts import NETWORKS
 from diffusion.weights import save_pipeline, weights_hash
 from publishing import files
+
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +30,8 @@ def small_version(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         small_sd.shrink(monkeypatch)
         make_version(folder / "r", small_sd.build())
-        save_file(
-            {"lora_unet_x.lora_up.weight": torch.full((2, 2), 1 / 3), "lora_unet_x.alpha": torch.tensor(3.3)},
-            folder / "r" / "versions" / "v2" / files.LORA_FILE,
-            {"ss_network_dim": "2"},
-        )
+        adapter = torch.full((2, 64), 1 / 300), torch.full((64, 2), 1 / 3)
+        save_lora(folder / "r" / "versions" / "v2" / files.LORA_FILE, {"unet": {LAYER: adapter}}, 3.3, torch.float32)
         yield folder
 
 
@@ -87,8 +88,9 @@ def test_single_is_the_same_model_and_says_what_it_is(small_version, tmp_path, c
 def test_lora_is_the_versions_file_in_the_precision(small_version, tmp_path):
     export(small_version, tmp_path / "mine.safetensors", to="lora")
     weights = load_file(tmp_path / "mine.safetensors")
-    assert torch.equal(weights["lora_unet_x.lora_up.weight"], torch.full((2, 2), 1 / 3).half())
-    assert weights["lora_unet_x.alpha"] == torch.tensor(3.3)  # a setting, no weight
+    name = kohya_name("unet", LAYER)
+    assert torch.equal(weights[f"{name}.lora_up.weight"], torch.full((64, 2), 1 / 3).half())
+    assert weights[f"{name}.alpha"] == torch.tensor(3.3)  # a setting, no weight
     said = metadata(tmp_path / "mine.safetensors")
     assert said["ss_network_dim"] == "2" and said["ss_output_name"] == "mine"
 

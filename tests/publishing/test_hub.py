@@ -14,6 +14,7 @@ import config
 from checkpoints.records import SavedVersion
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
+from common.files import write_json
 from common.manifest import write_manifest
 from diffusion import pipeline
 from diffusion.parts import NETWORKS
@@ -102,6 +103,7 @@ def version(tmp_path):
     folder = run.version("v1")
     save_pipeline(pipeline.load_parts("tiny"), folder, NETWORKS, DTYPES["fp32"])
     write_manifest(folder)
+    write_json(run.config, {"pretrained_model": "tiny"})
     write_card(folder, make_facts(config.TrainingOptions(resolution="64"), "one", "v1", SavedVersion(3, 0.5), {}))
     return Version("v1", str(folder), run)
 

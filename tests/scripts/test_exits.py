@@ -115,7 +115,7 @@ def test_a_killed_worker(words, run, tmp_path, workers, number):
             wait_for_update(run, len(losses(run)) + 20, process)
             return
         line = ended(process, 2, NO_WORKERS)
-    assert "Killed" in line
+    assert "Killed" in line or "one of them has died" in line  # its pipe may be seen to break before the signal
     command = line[line.index("python -m training ") :]
     assert command.endswith(NO_WORKERS)
     steps = len(losses(run)) // 3 * 3 + 3

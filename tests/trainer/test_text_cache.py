@@ -117,7 +117,7 @@ def test_losses_are_the_same_to_the_last_bit(options, parts, precision, changes)
     text = cached(options, parts, precision)
     accelerator = accelerator_of(precision)
     objective = Objective(
-        parts, parts.noise_scheduler, torch.device("cpu"), accelerator.autocast, 0, None, clip_skip=options.clip_skip
+        parts, parts.noise_scheduler, torch.device("cpu"), accelerator.autocast, 0, clip_skip=options.clip_skip
     )
     losses = []
     for train_set.text in (None, text):
@@ -218,7 +218,7 @@ def test_a_full_disk_and_numbers_that_are_not_finite_are_one_line(options, parts
 
 
 def test_a_text_encoder_that_learns_is_refused():
-    with pytest.raises(UserError, match=r"--cache_text .* give --train_text_encoder False"):
+    with pytest.raises(UserError, match=r"--cache_text: .* give --train_text_encoder False"):
         checks.check(config.TrainingOptions(cache_text=True, train_unet=True))
 
 
