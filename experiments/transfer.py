@@ -49,7 +49,7 @@ REGIMES: dict[str, dict[str, Any]] = {
     "UNet, LoRA": dict(train_unet=True, train_text_encoder=False, lora_rank=16, lora_targets="all"),
     "both, LoRA": dict(train_unet=True, train_text_encoder=True, lora_rank=16, lora_targets="all"),
 }
-LORA_LR = 3
+LORA_LR = 10
 DEFAULT_REGIMES = ("text encoder", "UNet", "both")
 TRAIN = (
     *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
