@@ -120,41 +120,13 @@ def check(options: Options) -> Options:
         return getattr(options, name, missing)
 
     if isinstance(options, config.TrainingOptions):
-        if not (options.train_unet or options.train_text_encoder):
-            raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
-        if options.cache_text and options.train_text_encoder:
-            raise UserError(
-                "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "
-                "False, or leave --cache_text out"
-            )
-        if options.warmup_steps and options.lr_scheduler == "constant":
-            raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
-        if (options.json or options.vram_gb) and not options.plan:
-            raise UserError("--json and --vram_gb are about --plan: add --plan, or leave them out")
-        if options.run_id and options.run_name:
-            raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
-        if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
-            raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
-        check_updates(options)
-        check_lora(options)
-        check_loss(options)
+        check_training(options)
     if isinstance(options, config.InferenceOptions | config.ReportOptions):
         given = any(getattr(options, field.name) != field.default for field in dataclasses.fields(config.TypeOptions))
         if given and not options.typeset:
             raise UserError("--typeset_width, --typeset_font and --typeset_place: add --typeset True")
     if isinstance(options, config.InferenceOptions):
-        chosen_metrics(options)
-        if "clip" in split_list(options.metrics) and not options.clip_model:
-            raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
-        if not options.calc_fid and (options.metrics != "all" or options.clip_model):
-            raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
-        check_prompts(options)
-        if options.typeset and (options.prompt or options.prompts_file):
-            raise UserError(
-                f"--typeset True is for books with titles, and --{'prompt' if options.prompt else 'prompts_file'} has "
-                "none: leave one of the two out; "
-                "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
-            )
+        check_inference(options)
     if isinstance(options, config.TypesetOptions):
         if not options.picture:
             raise UserError("which picture? python -m typeset PICTURE --title TITLE, or FOLDER --books FILE.csv")
@@ -189,6 +161,44 @@ def check(options: Options) -> Options:
     if value("fid_weights") and value("fid_features") != "inception":
         raise UserError("--fid_weights belongs to --fid_features inception: leave one of the two out")
     return options
+
+
+def check_training(options: config.TrainingOptions) -> None:
+    """UserError if the options of training can't be combined."""
+    if not (options.train_unet or options.train_text_encoder):
+        raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
+    if options.cache_text and options.train_text_encoder:
+        raise UserError(
+            "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "
+            "False, or leave --cache_text out"
+        )
+    if options.warmup_steps and options.lr_scheduler == "constant":
+        raise UserError("--warmup_steps has no effect on --lr_scheduler constant: use constant_with_warmup")
+    if (options.json or options.vram_gb) and not options.plan:
+        raise UserError("--json and --vram_gb are about --plan: add --plan, or leave them out")
+    if options.run_id and options.run_name:
+        raise UserError("--run_id resumes a run and --run_name starts one: give one of the two")
+    if options.run_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", options.run_name):
+        raise UserError("--run_name takes letters, digits, '-', '_' and '.', 100 at most")
+    check_updates(options)
+    check_lora(options)
+    check_loss(options)
+
+
+def check_inference(options: config.InferenceOptions) -> None:
+    """UserError if the options of drawing and scoring can't be combined."""
+    chosen_metrics(options)
+    if "clip" in split_list(options.metrics) and not options.clip_model:
+        raise UserError("--metrics clip needs a CLIP model: give --clip_model, a hub id or a folder")
+    if not options.calc_fid and (options.metrics != "all" or options.clip_model):
+        raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
+    check_prompts(options)
+    if options.typeset and (options.prompt or options.prompts_file):
+        raise UserError(
+            f"--typeset True is for books with titles, and --{'prompt' if options.prompt else 'prompts_file'} has "
+            "none: leave one of the two out; "
+            "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
+        )
 
 
 def check_prompts(options: config.InferenceOptions) -> None:
