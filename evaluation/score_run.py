@@ -92,7 +92,7 @@ def draw_and_score(
     print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
         record_score(options, version, version.run, score)
-        if version.name != "v0":  # that is somebody else's model
+        if version.name != "v0" and not has_other_lora(options):  # v0 is somebody else's model
             update_card(version, version.run, folder, score, books, prompts)
 
 
@@ -176,11 +176,11 @@ def update_card(
     """
     shown = books[:CARD_COVERS]
     covers = np.stack([read_png(folder / f"{book.row}.png") for book in shown])
-    picture = image_grid(torch.from_numpy(covers), len(shown), [book.title for book in shown])
+    picture = image_grid(torch.from_numpy(covers), len(shown), [book.heading for book in shown])
     keys = ("steps", "scheduler", "guidance_scale", "seed", "resolution")
     how = ", ".join(f"{key} {score.settings[key]}" for key in keys)
     caption = f"the first covers of the scoring below, of books of split {score.settings['split']} ({how})."
-    drawn = [[book.title, prompt] for book, prompt in zip(shown, prompts, strict=False)]
+    drawn = [[book.heading, prompt] for book, prompt in zip(shown, prompts, strict=False)]
     home = pathlib.Path(version.source)
     try:
         refresh_card(run, version.name, home, score.settings["weights"], picture, caption, drawn)
