@@ -120,15 +120,17 @@ def gather(options: HubOptions, version: Version, repo: str, folder: Path) -> No
     """Put everything that is uploaded into `folder`: weights, model card and picture. UserError if the version is
     damaged, or if a text names a folder of this machine.
 
-    A LoRA whose base model is on the hub goes alone; on any other base it is merged, since nobody else has that.
+    A LoRA whose base model is on the hub goes alone; on any other base it is merged, since nobody else has that, and
+    also if training changed the base model's schedule.
     """
     source = Path(version.source)
     with catalog.reading_version(version.source):
         facts = read_facts(source, version.run, version.name)
-        if facts.lora and facts.base_model and options.dtype is None:
+        alone = facts.lora and facts.base_model and not facts.changed_schedule
+        if alone and options.dtype is None:
             require_intact(source, pipeline.DAMAGED)
             link_or_copy(source / LORA_FILE, folder / LORA_FILE)
-        elif facts.lora and facts.base_model:
+        elif alone:
             raise UserError("--dtype: a LoRA is uploaded as it was saved, leave it out; --to lora writes it in another")
         elif facts.lora or options.dtype:
             facts = merged(facts, options.dtype or facts.dtype or "fp16")
