@@ -30,10 +30,10 @@ from diffusion import pipeline
 from diffusion.lora_file import LORA_FILE
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
-from diffusion.weights import save_pipeline, weights_nbytes
+from diffusion.weights import weights_nbytes
 from generation.version import Version
 from publishing.card_facts import CardFacts, read_facts
-from publishing.files import load
+from publishing.files import load, save_whole
 from publishing.model_card import render
 
 TEXT_FILES = (".md", ".json", ".txt")
@@ -154,11 +154,7 @@ def save_in_dtype(version: Version, folder: Path, dtype: str) -> None:
     """Write the version's model as a pipeline folder with weights of `dtype`, a LoRA merged into them."""
     parts = load(version)
     require_free_space(folder, weights_nbytes(parts, NETWORKS, dtype), "the copy to upload", SPACE_HINT)
-    try:
-        save_pipeline(parts, folder, NETWORKS, DTYPES[dtype])
-    except UserError as problem:  # its advice is for training
-        reason = str(problem).partition(", and not saved")[0]
-        raise UserError(f"{reason}: give --dtype bf16 or fp32, or leave --dtype out") from None
+    save_whole(parts, folder, DTYPES[dtype])
 
 
 def require_no_paths(folder: Path, version: Version) -> None:
