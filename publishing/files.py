@@ -22,7 +22,7 @@ from diffusion.architecture import Architecture, build_parts, read_architecture
 from diffusion.lora_file import LORA_FILE
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
-from diffusion.weights import all_finite, save_pipeline, weights_nbytes
+from diffusion.weights import all_finite, save_pipeline, save_tensors, weights_nbytes
 from generation.version import Version, fetch_missing
 
 HINT = "free some space there or choose another place"
@@ -209,7 +209,7 @@ def export_lora(options: config.ExportOptions, version: Version) -> pathlib.Path
         if not all_finite([tensor]):
             raise UserError(f"{name} is not finite in {options.dtype or 'fp16'}: give --dtype bf16 or fp32")
     with atomic_write(path, HINT) as temporary:
-        single_file.save_tensors(weights, temporary, metadata)
+        save_tensors(weights, temporary, metadata)
     return path
 
 
