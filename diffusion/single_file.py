@@ -184,7 +184,8 @@ def build_scheduler(file: SingleFile, prediction_type: str = "auto") -> DDIMSche
     chosen = said or (prediction_type if prediction_type != "auto" else "epsilon")
     schedule = sd15.SCHEDULE | dict(prediction_type=chosen)
     if ZERO_SNR in file.shapes:
-        return DDIMScheduler(**schedule, clip_sample=False, rescale_betas_zero_snr=True)
+        spacing = "trailing"  # or diffusers would not begin at the last timestep
+        return DDIMScheduler(**schedule, clip_sample=False, rescale_betas_zero_snr=True, timestep_spacing=spacing)
     return PNDMScheduler(**schedule, skip_prk_steps=True)
 
 

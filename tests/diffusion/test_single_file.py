@@ -130,6 +130,7 @@ def test_what_it_predicts(file, tmp_path, keys, metadata, asked, predicts):
     schedule = single_file.build_scheduler(header, asked).config
     assert schedule.prediction_type == predicts
     assert schedule.get("rescale_betas_zero_snr", False) == ("ztsnr" in keys)
+    assert (schedule["timestep_spacing"] == "trailing") == ("ztsnr" in keys)
 
 
 def test_v_prediction_survives_the_round_trip(small, tmp_path):
