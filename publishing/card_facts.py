@@ -92,12 +92,15 @@ class CardFacts:
                     raise ValueError(f"{each.name!r} is missing")
                 continue
             given = known[each.name]
-            kind, _, optional = str(each.type).partition(" | ")
+            kind, optional = str(each.type).removesuffix(" | None"), str(each.type).endswith(" | None")
             right = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict}[kind.split("[")[0]]
             if isinstance(given, bool) or not (isinstance(given, right) or (optional and given is None)):
                 raise ValueError(f"{each.name!r} is {str(given)[:60]!r}")
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in known.get("drawn", [])):
-            raise ValueError("'drawn' does not hold titles and prompts")
+        for pair in known.get("drawn", []):
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                raise ValueError("'drawn' does not hold titles and prompts")
+        if known["lora"] and not {"rank", "alpha", "targets"} <= known["lora"].keys():
+            raise ValueError("'lora' has no rank, alpha or targets")
         facts = cls(**known)
         for entry in (*facts.scores.values(), *facts.start_scores.values()):
             Score.from_json(entry)
