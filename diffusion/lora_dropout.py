@@ -25,7 +25,10 @@ class KeyedDropout:
 
 
 class LayerDropout(torch.nn.Module):
-    """The dropout of one layer, in train mode alone: x (B, ...) -> x with elements 0 at random, others / (1 - p)."""
+    """The dropout of one layer, in train mode alone: x (B * N, ...) -> x with elements 0 at random, others / (1 - p).
+
+    N: rows of each of the B samples, one after another; 1 but for the chunks of long prompts in the text encoder.
+    """
 
     def __init__(self, dropout: KeyedDropout, name: str) -> None:
         super().__init__()
@@ -34,10 +37,10 @@ class LayerDropout(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
-        p, seed = self.dropout.p, self.dropout.seed
+        p, seed, samples = self.dropout.p, self.dropout.seed, self.dropout.samples
         generator = torch.Generator(x.device)
         mask = torch.empty_like(x, requires_grad=False)
-        for row, sample in zip(mask, self.dropout.samples, strict=True):
+        for rows, sample in zip(mask.unflatten(0, (len(samples), -1)), samples, strict=True):
             number = randomness.rng(seed, randomness.LORA_DROPOUT, (self.key << 64) + sample).integers(2**63)
-            row.bernoulli_(1 - p, generator=generator.manual_seed(int(number)))
+            rows.bernoulli_(1 - p, generator=generator.manual_seed(int(number)))
         return x * mask.div_(1 - p)

@@ -19,15 +19,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from common.errors import UserError
 from common.files import FREE_SPACE_HINT, atomic_write, read_json
 from common.library_errors import short_reason
 from diffusion import lora_names
 from diffusion.parts import PARTS, Parts
-from diffusion.source import PICKLES
-from diffusion.weights import all_finite
+from diffusion.source import PICKLES, is_pickle
+from diffusion.weights import all_finite, save_tensors
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # in a version's folder; where diffusers looks by default
 PEFT_CONFIG = "adapter_config.json"  # beside PEFT's own files: alpha, which their keys do not have
@@ -78,7 +77,7 @@ def save_lora(
             tensors[f"{name}.alpha"] = torch.tensor(float(alpha))  # fp32 always: exact
     texts = standard_metadata(adapters, alpha, pathlib.Path(path).stem) | dict(metadata or {})
     with atomic_write(path, hint) as temporary:
-        temporary.write_bytes(with_sorted_metadata(save(tensors, {**texts, "format": "pt"})))
+        save_tensors(tensors, temporary, {**texts, "format": "pt"})
 
 
 def standard_metadata(adapters: Adapters, alpha: float, title: str) -> dict[str, str]:
@@ -106,16 +105,6 @@ def standard_metadata(adapters: Adapters, alpha: float, title: str) -> dict[str,
         "modelspec.implementation": "diffusers",
         "modelspec.title": title,
     }
-
-
-def with_sorted_metadata(data: bytes) -> bytes:
-    """The same safetensors file with its metadata in the order of their names; safetensors writes them in any order."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items())), **header}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -238,8 +227,7 @@ def describe_unreadable(path: pathlib.Path, problem: Exception) -> str:
     start = b""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         start = file.read(40)
-    pickled = start.startswith((b"PK\x03\x04", b"\x80")) and any(start[4:8])  # safetensors: the size of its header
-    if pickled or path.suffix.lower() in PICKLES:
+    if is_pickle(start) or path.suffix.lower() in PICKLES:
         return "it is a pickle, which can run code hidden in it, so nothing here reads it: give a .safetensors file"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS in place of the file: run `git lfs pull` there"

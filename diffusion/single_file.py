@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import accelerate
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
@@ -31,7 +29,7 @@ from diffusion.ldm_names import Stored
 from diffusion.parts import NETWORKS, Parts
 from diffusion.source import GIVE_ANOTHER, describe_names, require_whole
 from diffusion.supported import CHANNELS
-from diffusion.weights import all_finite
+from diffusion.weights import all_finite, save_tensors
 
 UNET, VAE = ldm_names.UNET, ldm_names.VAE
 DTYPES = ("F64", "F32", "F16", "BF16")  # safetensors' names of the precisions that are read
@@ -186,7 +184,8 @@ def build_scheduler(file: SingleFile, prediction_type: str = "auto") -> DDIMSche
     chosen = said or (prediction_type if prediction_type != "auto" else "epsilon")
     schedule = sd15.SCHEDULE | dict(prediction_type=chosen)
     if ZERO_SNR in file.shapes:
-        return DDIMScheduler(**schedule, clip_sample=False, rescale_betas_zero_snr=True)
+        spacing = "trailing"  # or diffusers would not begin at the last timestep
+        return DDIMScheduler(**schedule, clip_sample=False, rescale_betas_zero_snr=True, timestep_spacing=spacing)
     return PNDMScheduler(**schedule, skip_prk_steps=True)
 
 
@@ -248,17 +247,3 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     for _, tensor in sorted(tensors.items()):
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: pathlib.Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whose metadata stands in the order of its names: safetensors' own order is random, and
-    the same tensors would not give the same bytes."""
-    save_file(tensors, path, dict(metadata))
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) <= length:  # else it is written otherwise than here, and stays as it is
-            file.seek(8)
-            file.write(text.ljust(length))

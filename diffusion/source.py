@@ -185,6 +185,12 @@ def require_whole(path: pathlib.Path) -> None:
         raise UserError(f"can't load a Stable Diffusion model: {path} is {what}") from None
 
 
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that begins so is a pickle, or torch's archive of one. A safetensors file begins with the size of
+    its header, in 8 bytes: one of 640 bytes begins like a pickle, and then has zeros."""
+    return start.startswith(b"PK\x03\x04") or (start.startswith(b"\x80") and any(start[4:8]))
+
+
 def describe_damage(path: pathlib.Path, problem: Exception) -> str:
     """What a file is that safetensors can't read (`problem`), and what to do about it."""
     try:
@@ -194,7 +200,7 @@ def describe_damage(path: pathlib.Path, problem: Exception) -> str:
         start = b""
     if start.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS in place of the file: run `git lfs pull` there"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+    if is_pickle(start):
         return (
             "a pickle under another name, which can run code hidden in it, so nothing here reads it; bring safetensors"
         )

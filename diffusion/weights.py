@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.errors import UserError
@@ -88,6 +89,20 @@ def save_network(network: torch.nn.Module, folder: Path, dtype: torch.dtype) -> 
         # that from_pretrained(folder) works without an argument for the precision
         path = folder / "config.json"
         write_json(path, read_json(path) | {"dtype": "float32"})
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whose metadata stands in the order of its names: safetensors' own order is random, and
+    the same tensors would not give the same bytes."""
+    save_file(tensors, path, dict(metadata))
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # else it is written otherwise than here, and stays as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def save_pipeline(parts: Parts, folder: Path, names: Sequence[str], dtype: torch.dtype) -> None:

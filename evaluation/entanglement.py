@@ -24,6 +24,7 @@ from data.book import normalize_whitespace
 from data.prompts import MAX_GENRES, TEMPLATES, build_prompt, count_tokens, fill
 from diffusion import encoding
 from diffusion.noise import normal
+from diffusion.tokens import token_limit
 from evaluation.distance_correlation import MIN_SAMPLES, excess_of_rows
 from evaluation.distances import TooFewImages, jackknife_stderr
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 MAX_BOOKS = 240  # R*'s noise is then about 0.006, and an hour of a CPU would not make much of it
 TITLE_FIRST = "{title}[, {genres}]"
+ONE_CHUNK = 77  # --max_tokens of what fits into the text encoder at once
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,25 @@ def excess(codes: Codes, seed: int) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def compute_codes(parts: Parts, books: Sequence[Book], size: tuple[int, int], seed: int, batch_size: int) -> Codes:
+def compute_codes(
+    parts: Parts,
+    books: Sequence[Book],
+    size: tuple[int, int],
+    seed: int,
+    batch_size: int,
+    max_tokens: int = ONE_CHUNK,
+    clip_skip: int = 1,
+) -> Codes:
     """Codes of the first MAX_BOOKS books with a genre and with a prompt that fits; size: (W, H) of the covers.
 
+    max_tokens, clip_skip: of the states that the UNet gets; clip_skip also of those of titles and genres.
     The UNet sees the same noise for every book. TooFewImages if there are fewer than MIN_SAMPLES such books.
     """
-    limit = parts.tokenizer.model_max_length
     count = functools.partial(count_tokens, parts.tokenizer)
-    usable = []
+    usable, one_chunk = [], token_limit(parts.tokenizer, ONE_CHUNK)
     for book in books:
         title = normalize_whitespace(book.title)
-        if title and genres_of(book) and count(fill(TITLE_FIRST, title, [], genres_of(book))) <= limit:
+        if title and genres_of(book) and count(fill(TITLE_FIRST, title, [], genres_of(book))) <= one_chunk:
             usable.append(book)
     usable = usable[:MAX_BOOKS]
     if len(usable) < MIN_SAMPLES:
@@ -88,12 +98,13 @@ def compute_codes(parts: Parts, books: Sequence[Book], size: tuple[int, int], se
                     fill(TITLE_FIRST, title, [], genres_of(book)) for title, book in zip(titles, chunk, strict=True)
                 ]
                 starts = [len(title) + len(", ") for title in titles]
-                rows["title"] += token_means(parts, titles, [(0, len(title)) for title in titles])
-                rows["genres"] += token_means(parts, texts, [*zip(starts, map(len, texts), strict=True)])
+                rows["title"] += token_means(parts, titles, [(0, len(title)) for title in titles], clip_skip)
+                rows["genres"] += token_means(parts, texts, [*zip(starts, map(len, texts), strict=True)], clip_skip)
+                limit = token_limit(parts.tokenizer, max_tokens)
                 prompts = [build_prompt(book, TEMPLATES[0], count, limit) for book in chunk]
-                states = encoding.encode_text(parts.text_encoder, token_ids(parts, prompts)).to(dtype)
+                states = encoding.encode_prompts(parts.tokenizer, parts.text_encoder, prompts, max_tokens, clip_skip)
                 latents = noise.to(device, dtype).expand(len(chunk), -1, -1, -1)
-                unet(latents, timestep.to(device), states, return_dict=False)
+                unet(latents, timestep.to(device), states.to(dtype), return_dict=False)
                 bar.update(len(chunk))
     finally:
         hook.remove()
@@ -108,18 +119,11 @@ def genres_of(book: Book) -> list[str]:
     return list(dict.fromkeys(genres))[:MAX_GENRES]
 
 
-def token_ids(parts: Parts, texts: Sequence[str]) -> torch.Tensor:
-    """int64 (n, 77), cut off at the limit, on the text encoder's device."""
-    limit = parts.tokenizer.model_max_length
-    tokens: Any = parts.tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=limit, return_tensors="pt"
-    )
-    return tokens["input_ids"].to(parts.text_encoder.device)
-
-
-def token_means(parts: Parts, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
+def token_means(
+    parts: Parts, texts: Sequence[str], spans: Sequence[tuple[int, int]], clip_skip: int = 1
+) -> list[torch.Tensor]:
     """For each text float32 (C,): the mean state of the tokens that begin in its span (start, end) of characters."""
-    states = encoding.encode_text(parts.text_encoder, token_ids(parts, texts)).float()
+    states = encoding.encode_prompts(parts.tokenizer, parts.text_encoder, texts, ONE_CHUNK, clip_skip).float()
     means = []
     for text, (start, end), state in zip(texts, spans, states, strict=True):
         tokens: Any = parts.tokenizer(text, return_offsets_mapping=True, verbose=False)

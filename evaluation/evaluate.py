@@ -184,7 +184,11 @@ def measure_entanglement(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     if inputs.load_parts is None:
         return {}
     options, parts = inputs.options, inputs.load_parts()
-    codes = entanglement.compute_codes(parts, inputs.books, config.size(options), options.seed, options.batch_size)
+    codes = entanglement.compute_codes(
+        *(parts, inputs.books, config.size(options), options.seed, options.batch_size),
+        max_tokens=options.max_tokens,
+        clip_skip=options.clip_skip,
+    )
     return {
         f"entanglement_{key}": scores.make_value(
             f"{key} entanglement", value, n=len(codes.genre), better="lower", error=error

@@ -92,8 +92,7 @@ def draw_and_score(
     print(f"covers, {SETTINGS} and {METRICS} in {folder}")
     if version.run:
         record_score(options, version, version.run, score)
-        if version.name != "v0":  # that is somebody else's model
-            update_card(version, version.run, folder, score, books, prompts)
+        update_card(options, version, version.run, folder, score, books, prompts)
 
 
 def books_to_score(options: config.InferenceOptions, data: Data) -> list[Book]:
@@ -163,6 +162,7 @@ def record_score(options: config.InferenceOptions, version: Version, run: RunFol
 
 
 def update_card(
+    options: config.InferenceOptions,
     version: Version,
     run: RunFolder,
     folder: pathlib.Path,
@@ -172,15 +172,18 @@ def update_card(
 ) -> None:
     """Write the version's model card again, with its scores and the first covers; a failure is only a warning.
 
-    folder: of the covers, <row>.png for each book.
+    folder: of the covers, <row>.png for each book. Not that of v0, which is somebody else's model; and the card is of
+    the version as it was trained, so covers with another LoRA, or another scale, don't come into it.
     """
+    if version.name == "v0" or has_other_lora(options):
+        return
     shown = books[:CARD_COVERS]
     covers = np.stack([read_png(folder / f"{book.row}.png") for book in shown])
-    picture = image_grid(torch.from_numpy(covers), len(shown), [book.title for book in shown])
+    picture = image_grid(torch.from_numpy(covers), len(shown), [book.heading for book in shown])
     keys = ("steps", "scheduler", "guidance_scale", "seed", "resolution")
     how = ", ".join(f"{key} {score.settings[key]}" for key in keys)
-    caption = f"the first covers of the scoring below, of books of split {score.settings['split']} ({how})."
-    drawn = [[book.title, prompt] for book, prompt in zip(shown, prompts, strict=False)]
+    caption = f"the first covers of the scoring below, of split {score.settings['split']} ({how})."
+    drawn = [[book.heading, prompt] for book, prompt in zip(shown, prompts, strict=False)]
     home = pathlib.Path(version.source)
     try:
         refresh_card(run, version.name, home, score.settings["weights"], picture, caption, drawn)

@@ -110,13 +110,13 @@ def suggest(
     with tqdm(desc="tracing", unit=" configurations", leave=False, delay=3) as bar:
 
         def peak(change: Change) -> float:
-            """Bytes; infinite if the change contradicts other options."""
+            """Bytes; infinite if the change contradicts other options or the model."""
             bar.update()
             try:
                 changed = checks.check(dataclasses.replace(options, **change))
-            except UserError:
+                return forecast_memory(changed, architecture).peak
+            except UserError:  # the model may also be too small for a suggested LoRA
                 return math.inf
-            return forecast_memory(changed, architecture).peak
 
         def may_change(changes: list[Change]) -> list[Change]:
             return [change for change in changes if allowed is None or set(change) <= set(allowed)]

@@ -62,9 +62,22 @@ class CardFacts:
     held_out: int | None = None  # that the validation loss is computed on
     dtype: str | None = None  # of the weights in the version
     picture: str | None = None  # what covers.png shows, if there is one
+    example: str | None = None  # a held-out picture's caption; None: prompts are built from titles
     drawn: list[list[str]] = field(default_factory=list)  # [title, prompt] of each cover in it, if they are known
     scores: dict[str, Any] = field(default_factory=dict)  # name of the score -> Score, as JSON
     start_scores: dict[str, Any] = field(default_factory=dict)  # the same of v0, measured in the same way
+
+    @property
+    def clip_skip(self) -> int:
+        """As training's --clip_skip counts: 1 = the text encoder's last layer."""
+        value = self.options.get("clip_skip")
+        return value if isinstance(value, int) else 1
+
+    @property
+    def changed_schedule(self) -> bool:
+        """Whether training changed the base model's noise schedule, or what it predicts: its versions say so, and the
+        base model does not."""
+        return bool({"prediction_type", "zero_terminal_snr"} & self.options.keys())
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -79,12 +92,15 @@ class CardFacts:
                     raise ValueError(f"{each.name!r} is missing")
                 continue
             given = known[each.name]
-            kind, _, optional = str(each.type).partition(" | ")
+            kind, optional = str(each.type).removesuffix(" | None"), str(each.type).endswith(" | None")
             right = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict}[kind.split("[")[0]]
             if isinstance(given, bool) or not (isinstance(given, right) or (optional and given is None)):
                 raise ValueError(f"{each.name!r} is {str(given)[:60]!r}")
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in known.get("drawn", [])):
-            raise ValueError("'drawn' does not hold titles and prompts")
+        for pair in known.get("drawn", []):
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                raise ValueError("'drawn' does not hold titles and prompts")
+        if known["lora"] and not {"rank", "alpha", "targets"} <= known["lora"].keys():
+            raise ValueError("'lora' has no rank, alpha or targets")
         facts = cls(**known)
         for entry in (*facts.scores.values(), *facts.start_scores.values()):
             Score.from_json(entry)

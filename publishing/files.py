@@ -22,10 +22,11 @@ from diffusion.architecture import Architecture, build_parts, read_architecture
 from diffusion.lora_file import LORA_FILE
 from diffusion.parts import NETWORKS, Parts
 from diffusion.placement import DTYPES
-from diffusion.weights import all_finite, save_pipeline, weights_nbytes
+from diffusion.weights import all_finite, save_pipeline, save_tensors, weights_nbytes
 from generation.version import Version, fetch_missing
 
 HINT = "free some space there or choose another place"
+DATED = (MANIFEST, "model_index.json")  # files of a pipeline folder that are as old as it
 MARK = "exported_from"  # in the metadata of files that are written here: RUN/VERSION
 # Settings that say nothing of what the networks compute
 FREE = {"unet": ("sample_size", "upcast_attention"), "vae": ("sample_size", "force_upcast"), "text_encoder": ()}
@@ -57,6 +58,8 @@ def export(options: config.ExportOptions, version: Version) -> None:
     nbytes = sum(file.stat().st_size for file in files)
     size = f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
     print(f"wrote {path}: {title(version)}, {size}")
+    for note in notes(options, version):
+        print(f"note: {note}")
 
 
 def title(version: Version) -> str:
@@ -67,6 +70,28 @@ def title(version: Version) -> str:
 def run_options(version: Version) -> dict[str, Any]:
     """The options of the version's run, from its config.json; none if it belongs to no run."""
     return read_json(version.run.config) if version.run else {}
+
+
+def clip_skip(version: Version) -> int:
+    """--clip_skip of the version's training, which no file of another program sets by itself; 1 = none."""
+    return run_options(version).get("clip_skip", 1) if version.name != "v0" else 1
+
+
+def notes(options: config.ExportOptions, version: Version) -> list[str]:
+    """What a user of the exported file must know, and the file can't do by itself."""
+    saved, found = run_options(version), []
+    if (skip := clip_skip(version)) > 1:
+        found.append(
+            f"trained with --clip_skip {skip}, which others must be told: Clip skip {skip} in A1111, CLIP Set Last "
+            f"Layer -{skip} in ComfyUI, clip_skip={skip - 1} in diffusers"
+        )
+    changed = saved.get("zero_terminal_snr") or saved.get("prediction_type", "auto") != "auto"
+    if options.to == "lora" and changed:
+        found.append(
+            "a LoRA file has no noise schedule, and this run gave --prediction_type or --zero_terminal_snr: on a model "
+            "of another schedule it draws noise; --to single and --to merged write it with its own"
+        )
+    return found
 
 
 def load(version: Version) -> Parts:
@@ -155,9 +180,12 @@ def description(version: Version) -> dict[str, str]:
         "resolution": saved.get("resolution", "512x512"),
         "description": about,
     }
-    folder = pathlib.Path(version.source)
-    if folder.is_dir():  # of the version, not of today: the same version gives the same bytes
-        saved_at = datetime.datetime.fromtimestamp(folder.stat().st_mtime, datetime.UTC)
+    if (skip := clip_skip(version)) > 1:
+        entries["usage_hint"] = f"Clip skip {skip}"
+    # Of the version, not of today, nor of its folder, in which scoring writes a card: the same version, the same bytes
+    written = next((file for file in map(pathlib.Path(version.source).joinpath, DATED) if file.is_file()), None)
+    if written:
+        saved_at = datetime.datetime.fromtimestamp(written.stat().st_mtime, datetime.UTC)
         entries["date"] = saved_at.date().isoformat()
     return {f"modelspec.{name}": str(text) for name, text in entries.items()} | {MARK: title(version)}
 
@@ -167,13 +195,13 @@ def export_lora(options: config.ExportOptions, version: Version) -> pathlib.Path
     source = pathlib.Path(version.source) / LORA_FILE
     if not source.is_file():
         raise UserError(
-            f"{title(version)} has no LoRA: its run trained all weights of its networks; "
+            f"{title(version)} has no LoRA, as only the versions of runs with --lora_rank do; "
             "--to single and --to merged write the whole model"
         )
     path = target_file(options, version)
     require_space(path, source.stat().st_size)
     with single_file.reading(source), safe_open(source, framework="pt") as opened:
-        metadata = {**(opened.metadata() or {}), "ss_output_name": path.stem, MARK: title(version)}
+        metadata = {**(opened.metadata() or {}), **lora_description(version), "ss_output_name": path.stem}
         names = list(opened.keys())
         tensors = {name: opened.get_tensor(name) for name in names}
     weights = {name: tensor.to(dtype(options)) if tensor.ndim else tensor for name, tensor in tensors.items()}
@@ -181,8 +209,18 @@ def export_lora(options: config.ExportOptions, version: Version) -> pathlib.Path
         if not all_finite([tensor]):
             raise UserError(f"{name} is not finite in {options.dtype or 'fp16'}: give --dtype bf16 or fp32")
     with atomic_write(path, HINT) as temporary:
-        single_file.save_tensors(weights, temporary, metadata)
+        save_tensors(weights, temporary, metadata)
     return path
+
+
+def lora_description(version: Version) -> dict[str, str]:
+    """Metadata of a LoRA file that its run knows, and the version's own file does not have."""
+    schedule = pipeline.load_schedule(version.source) or {}
+    predicts_v = schedule.get("prediction_type") == "v_prediction"
+    entries = {"modelspec.title": title(version), MARK: title(version)}
+    entries |= {"modelspec.prediction_type": "v", "ss_v_parameterization": "True"} if predicts_v else {}
+    skip = clip_skip(version)
+    return entries | ({"ss_clip_skip": str(skip), "modelspec.usage_hint": f"Clip skip {skip}"} if skip > 1 else {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,9 +245,18 @@ def export_folder(options: config.ExportOptions, version: Version) -> pathlib.Pa
     require_space(path, nbytes)
     parts = load(version)
     with atomic_write(path, HINT) as folder:
-        save_pipeline(parts, folder, NETWORKS, dtype(options))
+        save_whole(parts, folder, dtype(options))
         write_manifest(folder)
     return path
+
+
+def save_whole(parts: Parts, folder: pathlib.Path, dtype: torch.dtype) -> None:
+    """save_pipeline of all networks. UserError, with advice for an export, if a weight is not finite in `dtype`."""
+    try:
+        save_pipeline(parts, folder, NETWORKS, dtype)
+    except UserError as problem:  # its advice is for training
+        reason = str(problem).partition(", and not saved")[0]
+        raise UserError(f"{reason}: give --dtype bf16 or fp32") from None
 
 
 def target_folder(options: config.ExportOptions, version: Version) -> pathlib.Path:
@@ -220,11 +267,11 @@ def target_folder(options: config.ExportOptions, version: Version) -> pathlib.Pa
     full, source = path.resolve(), pathlib.Path(version.source).resolve()
     if full == source or source in full.parents or full in source.parents:
         raise UserError(f"{path} and the version, {source}, lie one in the other: choose another folder")
+    inside = [folder for folder in (full, *full.parents) if (folder / "versions.json").is_file()]
+    if inside:  # also a new one: versions/v9 would be in the way of the run's own
+        raise UserError(f"{path} is a folder of the run {inside[0].name}: choose another")
     if not path.exists() or not any(path.iterdir()):
         return path
-    inside = [folder for folder in (full, *full.parents) if (folder / "versions.json").is_file()]
-    if inside:
-        raise UserError(f"{path} is a folder of the run {inside[0].name}: choose another")
     if not (path / "model_index.json").is_file():
         raise UserError(f"{path} exists and is no pipeline folder: choose a new folder")
     if not options.overwrite and not (path / MANIFEST).is_file():

@@ -30,10 +30,10 @@ from diffusion import pipeline
 from diffusion.lora_file import LORA_FILE
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
-from diffusion.weights import save_pipeline, weights_nbytes
+from diffusion.weights import weights_nbytes
 from generation.version import Version
 from publishing.card_facts import CardFacts, read_facts
-from publishing.files import load
+from publishing.files import load, save_whole
 from publishing.model_card import render
 
 TEXT_FILES = (".md", ".json", ".txt")
@@ -120,15 +120,17 @@ def gather(options: HubOptions, version: Version, repo: str, folder: Path) -> No
     """Put everything that is uploaded into `folder`: weights, model card and picture. UserError if the version is
     damaged, or if a text names a folder of this machine.
 
-    A LoRA whose base model is on the hub goes alone; on any other base it is merged, since nobody else has that.
+    A LoRA whose base model is on the hub goes alone; on any other base it is merged, since nobody else has that, and
+    also if training changed the base model's schedule.
     """
     source = Path(version.source)
     with catalog.reading_version(version.source):
         facts = read_facts(source, version.run, version.name)
-        if facts.lora and facts.base_model and options.dtype is None:
+        alone = facts.lora and facts.base_model and not facts.changed_schedule
+        if alone and options.dtype is None:
             require_intact(source, pipeline.DAMAGED)
             link_or_copy(source / LORA_FILE, folder / LORA_FILE)
-        elif facts.lora and facts.base_model:
+        elif alone:
             raise UserError("--dtype: a LoRA is uploaded as it was saved, leave it out; --to lora writes it in another")
         elif facts.lora or options.dtype:
             facts = merged(facts, options.dtype or facts.dtype or "fp16")
@@ -152,11 +154,7 @@ def save_in_dtype(version: Version, folder: Path, dtype: str) -> None:
     """Write the version's model as a pipeline folder with weights of `dtype`, a LoRA merged into them."""
     parts = load(version)
     require_free_space(folder, weights_nbytes(parts, NETWORKS, dtype), "the copy to upload", SPACE_HINT)
-    try:
-        save_pipeline(parts, folder, NETWORKS, DTYPES[dtype])
-    except UserError as problem:  # its advice is for training
-        reason = str(problem).partition(", and not saved")[0]
-        raise UserError(f"{reason}: give --dtype bf16 or fp32, or leave --dtype out") from None
+    save_whole(parts, folder, DTYPES[dtype])
 
 
 def require_no_paths(folder: Path, version: Version) -> None:

@@ -106,7 +106,7 @@ def refresh_card(
 def render(facts: CardFacts, repo: str | None = None) -> str:
     """README.md. repo: OWNER/NAME on the hub, which its commands then load; None: the version's folder."""
     location = repo or f"path/to/{facts.version}"
-    prompt = facts.drawn[0][1] if facts.drawn else build_prompt(EXAMPLE)
+    prompt = facts.drawn[0][1] if facts.drawn else facts.example or build_prompt(EXAMPLE)
     body = template().render(
         facts=facts,
         results=[score_table(facts, name) for name in facts.scores],
@@ -211,14 +211,16 @@ def describe_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]
 def python_code(facts: CardFacts, location: str, prompt: str) -> Code:
     """Python that draws one cover with diffusers. location: hub id or folder."""
     width, height = parse_size(facts.resolution)
-    first = facts.base_model or "path/to/the/base/model" if facts.lora else location
+    base = facts.base_model or "path/to/the/base/model"
+    first = base if facts.lora and not facts.changed_schedule else location  # the folder has its own schedule
+    skip = f", clip_skip={facts.clip_skip - 1}" if facts.clip_skip > 1 else ""  # diffusers counts from 0
     lines = [
         "import torch",
         "from diffusers import StableDiffusionPipeline",
         "",
         f'pipe = StableDiffusionPipeline.from_pretrained({quoted(first)}, dtype=torch.float16).to("cuda")',
         *([f"pipe.load_lora_weights({quoted(location)})"] if facts.lora else []),
-        f"image = pipe({quoted(prompt)}, width={width}, height={height}).images[0]",
+        f"image = pipe({quoted(prompt)}, width={width}, height={height}{skip}).images[0]",
         'image.save("cover.png")',
     ]
     return Code("\n".join(lines))

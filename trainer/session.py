@@ -156,7 +156,9 @@ def prepare_locked(
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
     require_previews(options, source, resumed=saved_state is not None)
     parts, trainable = load_model(options, source, state_folder)
-    for note in change_notes(pipeline.load_schedule(source) or {}, parts.scheduler.config, trainable.names):
+    # A single file that does not say what it predicts is what --prediction_type says
+    before = pipeline.load_schedule(source) or pipeline.load_schedule(source, options.prediction_type) or {}
+    for note in change_notes(before, parts.scheduler.config, trainable.names):
         accelerator.print(note)
     if dropout := turn_off_dropout(parts):
         settings = ", ".join(f"{value:g} in the {name}" for name, value in dropout.items())

@@ -39,7 +39,8 @@ def write_version_card(
         write_card(folder, facts)
         return
     shown = min(work.options.num_samples, len(work.val_set.books))
-    caption = f"a preview at this update, of {shown} held-out books with their titles above."
+    what = "pictures with their captions" if facts.example else "books with their titles"
+    caption = f"a preview at this update, of {shown} held-out {what} above."
     write_card(folder, dataclasses.replace(facts, picture=caption), preview)
 
 
@@ -66,5 +67,6 @@ def version_facts(work: Work, state: TrainingState, name: str, entry: SavedVersi
         samples=work.schedule.pieces(state.step - 1)[-1].stop,
         covers=len(work.train_set.books),
         held_out=len(work.val_set.books),
+        example=next((book.caption for book in work.val_set.books if book.caption), None),
         dtype={"no": "fp32"}.get(state.save_dtype, state.save_dtype),
     )

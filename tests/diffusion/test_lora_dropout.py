@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import config
-from diffusion import lora, pipeline
+from diffusion import encoding, lora, pipeline
 from diffusion.lora_dropout import KeyedDropout, LayerDropout
 from diffusion.parts import enable_checkpointing
 
@@ -22,8 +22,26 @@ def test_a_mask_is_a_function_of_seed_sample_and_layer():
     dropout.seed = 2
     assert not torch.equal(layer(x[:1]), both[1:])
     assert layer.eval()(x) is x
-    with pytest.raises(ValueError, match="zip"):
-        layer.train()(x)  # a batch that nobody has named
+    for samples in ([], [7, 8, 9]):
+        dropout.samples = samples
+        with pytest.raises(RuntimeError, match="unflatten"):
+            layer.train()(x)  # a batch that nobody has named
+
+
+def test_the_chunks_of_a_long_prompt_share_the_masks_of_their_sample():
+    """As with --max_tokens 150: the text encoder reads two rows of 77 for each sample."""
+    layer = LayerDropout(KeyedDropout(0.5, seed=1, samples=[7, 8]), "a")
+    x = torch.ones(4, 77, 8)
+    both = layer(x)
+    layer.dropout.samples = [8]
+    assert torch.equal(layer(x[2:]), both[2:]) and not torch.equal(both[2], both[3])
+
+    options = config.TrainingOptions(lora_rank=4, lora_dropout=0.5, max_tokens=150)
+    parts = pipeline.build_tiny()
+    trainable = lora.make_trainable(parts, options)
+    trainable.dropout.samples = [5, 6]
+    states = encoding.encode_prompts(parts.tokenizer, parts.text_encoder, ["a river", "night"], 150, clip_skip=1)
+    assert states.shape[:2] == (2, 154)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 from diffusers.utils import convert_state_dict_to_diffusers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
@@ -486,10 +486,10 @@ def test_a_full_disk_leaves_the_older_file(adapters, tmp_path, monkeypatch):
     path.write_bytes(b"older")
 
     def fail(*_):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
-    with pytest.raises(UserError, match=r"can't write .*No space left on device; free some space"):
+    monkeypatch.setattr("diffusion.weights.save_file", fail)
+    with pytest.raises(UserError, match=r"can't write .*No space left on device .*; free some space"):
         save_lora(path, adapters, ALPHA, torch.float32)
     assert path.read_bytes() == b"older"
     assert [each.name for each in tmp_path.iterdir()] == [LORA_FILE]

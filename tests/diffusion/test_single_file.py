@@ -12,7 +12,7 @@ from support import small_sd
 from common.errors import UserError
 from diffusion import architecture, ldm_names, pipeline, single_file
 from diffusion.parts import NETWORKS
-from diffusion.weights import networks_hash, save_pipeline
+from diffusion.weights import networks_hash, save_pipeline, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_metadata_and_hash(small, tmp_path):
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
     assert metadata["modelspec.hash_sha256"] == "0x" + hashlib.sha256(data[8 + length :]).hexdigest()
     assert metadata["modelspec.prediction_type"] == "epsilon" and metadata["modelspec.title"] == "x"
-    single_file.save_tensors(load_file(path), tmp_path / "b.safetensors", metadata)
+    save_tensors(load_file(path), tmp_path / "b.safetensors", metadata)
     assert (tmp_path / "b.safetensors").read_bytes() == data and list(metadata) == sorted(metadata)
 
 
@@ -130,6 +130,7 @@ def test_what_it_predicts(file, tmp_path, keys, metadata, asked, predicts):
     schedule = single_file.build_scheduler(header, asked).config
     assert schedule.prediction_type == predicts
     assert schedule.get("rescale_betas_zero_snr", False) == ("ztsnr" in keys)
+    assert (schedule["timestep_spacing"] == "trailing") == ("ztsnr" in keys)
 
 
 def test_v_prediction_survives_the_round_trip(small, tmp_path):

@@ -51,6 +51,20 @@ def test_every_book_has_a_row(codes):
     assert len(np.unique(codes.title, axis=0)) == len(np.unique(codes.middle, axis=0)) == 66
 
 
+def test_clip_skip_and_long_prompts_reach_the_states_that_are_measured(parts, monkeypatch):
+    lengths = []
+    hook = parts.unet.register_forward_pre_hook(lambda _, args: lengths.append(args[2].shape[1]))
+    monkeypatch.setattr(entanglement, "MIN_SAMPLES", 4)
+    call = dict(parts=parts, books=books(4), size=(64, 64), seed=0, batch_size=4)
+    plain, long, skipped = (
+        entanglement.compute_codes(**call, **more) for more in ({}, {"max_tokens": 150}, {"clip_skip": 2})
+    )
+    hook.remove()
+    assert lengths == [77, 154, 77]
+    assert np.array_equal(plain.title, long.title) and not np.allclose(plain.middle, long.middle)
+    assert not np.allclose(plain.title, skipped.title) and not np.allclose(plain.middle, skipped.middle)
+
+
 def test_a_model_that_tells_titles_apart_is_entangled_and_one_that_can_not_is_not(codes, parts):
     found = entanglement.excess(codes, seed=0)
     assert found["text"][0] > 4 * found["text"][1] > 0

@@ -8,6 +8,7 @@ import config
 from checkpoints import scores
 from checkpoints.run_folder import RunFolder
 from checkpoints.scores import Score, ScoreValue
+from data.book import Book
 from evaluation import score_run
 from generation.version import Version
 
@@ -73,6 +74,9 @@ def test_scores_with_another_lora_are_none_of_the_version_as_it_was_trained(run,
     score_run.record_score(options, Version("v1", "tiny", run), run, score())
     assert scores.read_scores(run) == {}
     assert "scores without --lora and --lora_scale; this one is only in metrics.json" in capsys.readouterr().out
+    folder = run.version("v1")
+    score_run.update_card(options, Version("v1", str(folder), run), run, folder, score(), [Book(0, "a")], ["a"])
+    assert not folder.exists()
     score_run.print_score(score(), Version("v1", "tiny", run), listed=False)
     assert "v0 has no score" not in capsys.readouterr().out
 

@@ -52,6 +52,7 @@ def test_facts_are_read_as_they_were_written_and_damage_is_one_line(tmp_path):
     assert "fid_stats_path" not in whole.scores["FD"]
     assert CardFacts.from_json(json.loads(json.dumps(whole.to_json()))) == whole
     damaged = [{"step": "3"}, {"drawn": [["title"]]}, {"scores": {"FD": {}}}, {"options": []}, {"base": None}]
+    damaged += [{"parts": None}, {"lora": {"rank": 4}}, {"drawn": [["title", 5]]}]
     for change in damaged:
         (tmp_path / "model_card.json").write_text(json.dumps(whole.to_json() | change))
         with pytest.raises(UserError, match=r"model_card.json is damaged .*: delete it") as problem:

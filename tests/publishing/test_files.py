@@ -1,5 +1,7 @@
 """python -m export: what each --to writes, and what it refuses to write over."""
 
+import dataclasses
+import os
 import pathlib
 
 import pytest
@@ -80,19 +82,34 @@ def test_single_is_the_same_model_and_says_what_it_is(small_version, tmp_path, c
     assert all(isinstance(value, str) for value in said.values())
 
     before = path.read_bytes()
+    os.utime(small_version / "r" / "versions" / "v2", (0, 0))  # as when scoring writes the card anew
     export(small_version, path, dtype="fp32")  # its own file is replaced, by the same bytes
     assert path.read_bytes() == before
     assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float32}
 
 
-def test_lora_is_the_versions_file_in_the_precision(small_version, tmp_path):
+def test_lora_is_the_versions_file_in_the_precision(small_version, tmp_path, capsys):
     export(small_version, tmp_path / "mine.safetensors", to="lora")
     weights = load_file(tmp_path / "mine.safetensors")
     name = kohya_name("unet", LAYER)
     assert torch.equal(weights[f"{name}.lora_up.weight"], torch.full((64, 2), 1 / 3).half())
     assert weights[f"{name}.alpha"] == torch.tensor(3.3)  # a setting, no weight
     said = metadata(tmp_path / "mine.safetensors")
-    assert said["ss_network_dim"] == "2" and said["ss_output_name"] == "mine"
+    assert said["ss_network_dim"] == "2" and said["ss_output_name"] == "mine" and said["modelspec.title"] == "r-v2"
+    assert "note" not in capsys.readouterr().out and not {"ss_clip_skip", "ss_v_parameterization"} & said.keys()
+
+
+def test_what_training_changed_is_said_in_the_file_and_beside_it(small_version, tmp_path, monkeypatch, capsys):
+    changed = {"clip_skip": 2, "prediction_type": "v_prediction"}
+    monkeypatch.setattr(files, "run_options", lambda version: changed)
+    monkeypatch.setattr(pipeline, "load_schedule", lambda source: changed)
+    export(small_version, tmp_path / "mine.safetensors", to="lora")
+    said, out = metadata(tmp_path / "mine.safetensors"), capsys.readouterr().out
+    assert (said["ss_clip_skip"], said["modelspec.prediction_type"]) == ("2", "v")
+    assert "clip_skip=1 in diffusers" in out and "a LoRA file has no noise schedule" in out
+    _, version = files.choose_version(config.ExportOptions(output_dir=str(small_version)), {})
+    assert files.description(version)["modelspec.usage_hint"] == "Clip skip 2"
+    assert "usage_hint" not in str(files.description(dataclasses.replace(version, name="v0")))
 
 
 @pytest.mark.slow
@@ -121,7 +138,9 @@ def test_what_can_not_be_written(tiny_version, tmp_path):
     line = refusal(tiny_version, tmp_path / "x.safetensors")
     assert "t-v2 can't be written as a single file: it is not of the architecture of Stable Diffusion 1.x" in line
     assert line.endswith("--to diffusers and --to merged write a pipeline folder of any model")
-    assert "has no LoRA: its run trained all weights" in refusal(tiny_version, tmp_path / "x.safetensors", to="lora")
+    assert "has no LoRA, as only the versions of runs with" in refusal(
+        tiny_version, tmp_path / "x.safetensors", to="lora"
+    )
     assert "has no version v7" in refusal(tiny_version, tmp_path / "x.safetensors", version="v7")
     assert list(tmp_path.iterdir()) == []
 
@@ -146,6 +165,7 @@ def test_files_of_others_stay(small_version, tiny_version, tmp_path):
     assert not (pictures / "a.png").exists()
 
     version = tiny_version / "t" / "versions" / "v2"
+    assert "is a folder of the run t" in refusal(tiny_version, version.with_name("v9"), to="diffusers")
     for target in (version, version / "x", version.parent):
         assert "lie one in the other" in refusal(tiny_version, target, to="diffusers", overwrite=True)
     (tiny_version / "t" / "samples").mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import types
 
 import huggingface_hub
 import pytest
+import torch
 
 import config
 from checkpoints.records import SavedVersion
@@ -17,6 +18,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.manifest import write_manifest
 from diffusion import pipeline
+from diffusion.lora_file import LORA_FILE, save_lora
 from diffusion.parts import NETWORKS
 from diffusion.placement import DTYPES
 from diffusion.weights import save_pipeline
@@ -147,6 +149,24 @@ def test_a_dry_run_needs_neither_key_nor_network(version, monkeypatch, capsys):
     assert "| weights saved in | fp16 |" in out and "# Book covers: one v1" in out
     with pytest.raises(UserError, match="set HF_TOKEN"):
         hub.export_to_hub(options(), version)
+
+
+def test_a_lora_on_a_changed_schedule_is_merged(tmp_path, capsys):
+    """Alone on its base model, which says that it predicts epsilon, it would draw noise."""
+    for name, changes in (("plain", {}), ("changed", {"prediction_type": "v_prediction"})):
+        run = RunFolder(tmp_path / name)
+        folder = run.version("v1")
+        save_pipeline(pipeline.load_parts("tiny"), folder, NETWORKS, DTYPES["fp32"])
+        down, up = torch.ones(1, 32), torch.ones(32, 1)
+        save_lora(
+            folder / LORA_FILE, {"text_encoder": {"encoder.layers.0.self_attn.q_proj": (down, up)}}, 1, down.dtype
+        )
+        write_manifest(folder)
+        chosen = config.TrainingOptions(pretrained_model="owner/name", resolution="64", lora_rank=1, **changes)
+        write_card(folder, make_facts(chosen, name, "v1", SavedVersion(3, 0.5), {}))
+        hub.export_to_hub(options(dry_run=True), Version("v1", str(folder), None))
+        out = capsys.readouterr().out
+        assert (LORA_FILE in out) == (name == "plain") and ("model_index.json" in out) == (name == "changed")
 
 
 def test_names_that_are_none_and_paths_are_refused(version):

@@ -117,6 +117,17 @@ def test_its_python_draws_a_cover(tmp_path, monkeypatch):
     assert 'from_pretrained("owner/name"' in lora and 'load_lora_weights("a/b")' in lora
 
 
+def test_it_says_what_drawing_needs_besides():
+    """diffusers' clip_skip is one less than ours; a base model on the hub has not the schedule of training."""
+    lora = {"rank": 4, "alpha": 2, "targets": "all"}
+    plain, skipped = render(facts(lora=lora)), render(facts(lora=lora, options={"clip_skip": 2}))
+    assert "clip" not in python_of(plain) and "height=64, clip_skip=1)" in python_of(skipped)
+    assert "lip skip" not in plain and "trained with clip skip 2" in skipped
+    changed = render(facts(lora=lora, options={"zero_terminal_snr": True}))
+    assert python_of(changed).count('"path/to/v1"') == 2 and "owner/name" not in python_of(changed)
+    assert "another noise schedule" in changed and "another noise schedule" not in skipped
+
+
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder(tmp_path / "one")

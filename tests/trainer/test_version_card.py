@@ -9,6 +9,7 @@ import config
 from checkpoints.environment import record_environment
 from checkpoints.records import SavedVersion, TrainingState, VersionIndex
 from checkpoints.run_folder import RunFolder
+from data.book import Book
 from diffusion import pipeline
 from diffusion.trainable import set_trainable
 from trainer.batches import BatchSchedule
@@ -29,7 +30,7 @@ def work(tmp_path):
         run=run,
         trainable=set_trainable(pipeline.build_tiny(), ["text_encoder"]),
         train_set=types.SimpleNamespace(books=[None] * 10),
-        val_set=types.SimpleNamespace(books=[None] * 3),
+        val_set=types.SimpleNamespace(books=[Book(row, "t") for row in range(3)]),
         schedule=BatchSchedule(10, 4, 0),
     )
 
@@ -49,6 +50,17 @@ def test_a_card_says_what_was_trained_and_shows_the_preview(work):
     assert (folder / "covers.png").read_bytes() == b"a picture"
     assert "of 3 held-out books" in (folder / "README.md").read_text()
     assert json.loads((folder / "model_card.json").read_text())["samples"] == 14
+
+
+def test_pictures_with_captions_are_no_books(work):
+    work.val_set.books = [Book(7, "", caption="a lighthouse at night", file="a.jpg")]
+    folder = work.run.version("v1")
+    work.run.samples.mkdir()
+    (work.run.samples / "000004.png").write_bytes(b"a picture")
+    write_version_card(work, STATE, 0.25, folder, "v1")
+    text = (folder / "README.md").read_text()
+    assert 'pipe("a lighthouse at night"' in text and "1 held-out pictures with their captions" in text
+    assert "title" not in text.split("## Limits")[0]
 
 
 def test_a_version_without_a_card_gets_the_same_one_on_resume_and_another_is_left_alone(work):
