@@ -130,30 +130,18 @@ def prepare_locked(
                 lock.enter_context(run.lock())
             saved_state, state_folder = read_state(run)
 
-    # Data
-    with accelerator.main_process_first():  # the first process builds the index, the others read it
-        data = open_data(options)
-    train_books = data.books("train")[: options.num_examples]
-    val_books = data.books("test")[: options.validation_rows]
-    if run is None:
-        require_covers_for_batch(options, len(train_books))
+    # Data, and the state that training begins with
+    data, train_books, val_books = open_books(options, accelerator, new=run is None)
     train_sizes, val_sizes = (buckets.cover_sizes(books, options) for books in (train_books, val_books))
-    for note in data.notes:
-        accelerator.print(f"note: {note}")
     if options.buckets:
         accelerator.print(buckets.summary_line(train_sizes))
-
-    # The model, and the state that training begins with
     state = initial_state(options, precision, accelerator, data, train_books + val_books)
     source = options.pretrained_model
     if run and saved_state:
-        refuse_other_past(saved_state, state)
-        if saved_state.precision != precision:
-            accelerator.print(f"note: this run began in precision {saved_state.precision}, and now it is {precision}")
-        batch_size = saved_state.batch_size or state.batch_size
-        index = recovery.without_dropped(run, saved_state.version_index)
-        state = dataclasses.replace(saved_state, precision=precision, batch_size=batch_size, version_index=index)
+        state = resumed_state(run, saved_state, state, accelerator)
         source = catalog.version_folder(run, state.version_index.aliases["latest"])
+
+    # The model
     require_previews(options, source, resumed=saved_state is not None)
     parts, trainable = load_model(options, source, state_folder)
     # A single file that does not say what it predicts is what --prediction_type says
@@ -172,10 +160,7 @@ def prepare_locked(
     schedule = make_schedule(options, train_sizes, state)
     total = options.max_steps or options.epochs * schedule.updates
     if saved_state and saved_state.total != total and options.lr_scheduler in ("linear", "cosine"):
-        accelerator.print(
-            f"note: --lr_scheduler {options.lr_scheduler} now ends at update {total} instead of {saved_state.total}: "
-            "the learning rate jumps, and the result is not that of a run which had this length from the start"
-        )
+        accelerator.print(new_length_note(options.lr_scheduler, saved_state.total, total))
     state = dataclasses.replace(state, total=total)
     for note in option_notes(options, total, len(train_books), len(val_books)):
         accelerator.print(note)
@@ -198,6 +183,41 @@ def prepare_locked(
     if saved_state and accelerator.is_main_process:
         restore_card(prepared, state)
     return prepared
+
+
+def open_books(
+    options: config.TrainingOptions, accelerator: accelerate.Accelerator, *, new: bool
+) -> tuple[Data, list[Book], list[Book]]:
+    """(the data folder, the books to train on, those to validate with). UserError if they can't be used, or are too few
+    for a new run's batch."""
+    with accelerator.main_process_first():  # the first process builds the index, the others read it
+        data = open_data(options)
+    train_books = data.books("train")[: options.num_examples]
+    if new:
+        require_covers_for_batch(options, len(train_books))
+    for note in data.notes:
+        accelerator.print(f"note: {note}")
+    return data, train_books, data.books("test")[: options.validation_rows]
+
+
+def resumed_state(
+    run: RunFolder, saved: TrainingState, now: TrainingState, accelerator: accelerate.Accelerator
+) -> TrainingState:
+    """The saved state, as the options of `now` change it. UserError if it would not go on with the same past."""
+    refuse_other_past(saved, now)
+    if saved.precision != now.precision:
+        accelerator.print(f"note: this run began in precision {saved.precision}, and now it is {now.precision}")
+    index = recovery.without_dropped(run, saved.version_index)
+    batch_size = saved.batch_size or now.batch_size
+    return dataclasses.replace(saved, precision=now.precision, batch_size=batch_size, version_index=index)
+
+
+def new_length_note(lr_scheduler: str, before: int, now: int) -> str:
+    """What a resumed run says whose learning rate falls to another end."""
+    return (
+        f"note: --lr_scheduler {lr_scheduler} now ends at update {now} instead of {before}: the learning rate jumps, "
+        "and the result is not that of a run which had this length from the start"
+    )
 
 
 def require_previews(options: config.TrainingOptions, source: str, resumed: bool) -> None:
