@@ -47,6 +47,7 @@ LICENSES = {
     **{f"stabilityai/stable-diffusion-2{end}": "openrail++" for end in ("", "-base", "-1", "-1-base")},
     "mini": "apache-2.0",  # mini_sd/README.md
 }
+MINIATURES = ("mini", "tiny")  # no other program reads them, so export refuses --to single
 PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
 EXAMPLE = Book(row=0, title="The Silver Forest", authors=("Jane Doe",), genres=("fantasy",))  # until there are covers
 # Types of metrics, unless the features are the official Inception's
@@ -211,7 +212,7 @@ def describe_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]
 def python_code(facts: CardFacts, location: str, prompt: str) -> Code:
     """Python that draws one cover with diffusers. location: hub id or folder."""
     width, height = parse_size(facts.resolution)
-    first = facts.base_model or "path/to/the/base/model" if facts.lora else location
+    first = facts.base_model or location if facts.lora else location  # a version's folder has the whole base, too
     lines = [
         "import torch",
         "from diffusers import StableDiffusionPipeline",
@@ -230,7 +231,9 @@ def quoted(text: str) -> str:
 
 
 def export_commands(facts: CardFacts) -> dict[str, Code]:
-    """{form: the command that exports this version in that form}."""
+    """{form: the command that exports this version in that form}; none for a miniature, which no program reads."""
+    if facts.base in MINIATURES:
+        return {}
     start = [
         "python",
         "-m",
