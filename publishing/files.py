@@ -167,7 +167,7 @@ def export_lora(options: config.ExportOptions, version: Version) -> pathlib.Path
     source = pathlib.Path(version.source) / LORA_FILE
     if not source.is_file():
         raise UserError(
-            f"{title(version)} has no LoRA: its run trained all weights of its networks; "
+            f"{title(version)} has no LoRA (only v1, v2 ... of runs with --lora_rank have one); "
             "--to single and --to merged write the whole model"
         )
     path = target_file(options, version)
