@@ -209,8 +209,9 @@ def lora_values(cls: type[DataclassInstance], given: Mapping[str, Any]) -> dict[
         return {}
     possible = {field.name for field in dataclasses.fields(cls)} - given.keys()
     values = {name: value for name, value in config.LORA_DEFAULTS.items() if name in possible}
-    if values:
-        print("--lora_rank sets " + " ".join(f"--{name} {value:g}" for name, value in values.items()), file=sys.stderr)
+    trained = {"lr": given.get("train_unet"), "lr_text_encoder": given.get("train_text_encoder", True)}
+    if said := " ".join(f"--{name} {value:g}" for name, value in values.items() if trained[name]):
+        print(f"--lora_rank sets {said}", file=sys.stderr)
     return values
 
 

@@ -95,8 +95,9 @@ def refuse_changes(cls: type[DataclassInstance], path: pathlib.Path, given: Mapp
         if name not in given or name not in fixed or is_gone(field, before):
             continue
         if absolute_path(field, given[name]) != before:
+            had = "none" if before is None else before
             raise UserError(
-                f"--{name} {given[name]} would change the past of this run, which has {before}: "
+                f"--{name} {given[name]} would change the past of this run, which has {had}: "
                 f"leave --{name} out to go on, or start a new run without --run_id"
             )
 

@@ -183,7 +183,7 @@ def remarks(chosen: Mapping[str, Score]) -> tuple[Remarks, Remarks]:
     notes: dict[tuple[str, str], list[str]] = {}
     for label, score in chosen.items():
         for key, reason in score.skipped.items():
-            skipped.setdefault((key.replace("_", " "), reason), []).append(label)
+            skipped.setdefault((scores.METRIC_NAMES.get(key, key), reason), []).append(label)
         for value in score.values.values():
             if value.note:
                 notes.setdefault((value.name, value.note), []).append(label)

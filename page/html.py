@@ -181,7 +181,7 @@ def data_facts(data: Data) -> list[tuple[str, int, str]]:
     more = len(genres) - MAX_GENRES
     why = collections.Counter(row.kind for row in data.dropped).most_common()
     return [
-        ("covers to train on", len(data.books("train")), ""),
+        ("training split", len(data.books("train")), ""),
         ("held out", len(data.books("test")), data.split_rule),
         ("left out", len(data.dropped), ", ".join(f"{kind} {count}" for kind, count in why)),
         *([("genres", len(genres), common + (f", and {more} more" if more > 0 else ""))] if named else []),

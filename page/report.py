@@ -48,7 +48,7 @@ def write_report(options: config.ReportOptions, given: Mapping[str, Any]) -> Non
     if state.is_main_process:
         text = html.render_page(columns, scores, data, books)
         write_text(path, text, FREE_SPACE_HINT)
-        covers = f"{len(books)} books x {len(columns)} versions, and the real covers"
+        covers = f"{len(books)} rows x {len(columns)} versions, and the real covers"
         size = len(text.encode())
         size = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
         print(f"wrote {path}: {covers}; {size}; open it in a browser")

@@ -47,6 +47,7 @@ LICENSES = {
     **{f"stabilityai/stable-diffusion-2{end}": "openrail++" for end in ("", "-base", "-1", "-1-base")},
     "mini": "apache-2.0",  # mini_sd/README.md
 }
+MINIATURES = ("mini", "tiny")  # no other program reads them, so export refuses --to single
 PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
 EXAMPLE = Book(row=0, title="The Silver Forest", authors=("Jane Doe",), genres=("fantasy",))  # until there are covers
 # Types of metrics, unless the features are the official Inception's
@@ -211,8 +212,8 @@ def describe_environment(environment: Mapping[str, Any]) -> list[tuple[str, str]
 def python_code(facts: CardFacts, location: str, prompt: str) -> Code:
     """Python that draws one cover with diffusers. location: hub id or folder."""
     width, height = parse_size(facts.resolution)
-    base = facts.base_model or "path/to/the/base/model"
-    first = base if facts.lora and not facts.changed_schedule else location  # the folder has its own schedule
+    # The folder of a LoRA run's version has the whole base, too, and the schedule that training may have changed
+    first = facts.base_model or location if facts.lora and not facts.changed_schedule else location
     skip = f", clip_skip={facts.clip_skip - 1}" if facts.clip_skip > 1 else ""  # diffusers counts from 0
     lines = [
         "import torch",
@@ -232,7 +233,9 @@ def quoted(text: str) -> str:
 
 
 def export_commands(facts: CardFacts) -> dict[str, Code]:
-    """{form: the command that exports this version in that form}."""
+    """{form: the command that exports this version in that form}; none for a miniature, which no program reads."""
+    if facts.base in MINIATURES:
+        return {}
     start = [
         "python",
         "-m",

@@ -253,7 +253,8 @@ def closing_summary(session: Session, stopped: bool) -> str:
         lines.append(f"stopped at update {session.state.step} of {session.total}; go on with:")
         lines.append(f"  {saved_options.command_for_run('training', session.options, run)}")
     else:
-        lines.append(f"previews in {run.samples}; draw covers with:")
+        previews = f"previews in {run.samples}; " if session.options.sample_every else ""
+        lines.append(f"{previews}draw covers with:")
         lines.append(f"  {saved_options.command_for_run('sd_inference', session.options, run)}")
     return "\n".join(lines)
 

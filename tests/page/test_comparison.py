@@ -176,4 +176,7 @@ def test_remarks_stand_once_with_their_versions():
     why = {"clip": "no model"}
     picked = {"v0": score(skipped=why), "v1": score(skipped=why), "v2": score()}
     picked["v2"].values["fid"] = value(10.0, note="few covers")
-    assert comparison.remarks(picked) == ([("clip", "no model", ["v0", "v1"])], [("FID", "few covers", ["v2"])])
+    assert comparison.remarks(picked) == (
+        [("CLIP score, CMMD", "no model", ["v0", "v1"])],
+        [("FID", "few covers", ["v2"])],
+    )

@@ -94,7 +94,7 @@ def test_what_the_data_folder_holds_is_told(small_data):
 
     data = open_data(config.DataOptions(data_root=str(small_data), resolution="32x48"))
     facts = {what: (number, note) for what, number, note in html.data_facts(data)}
-    assert facts["covers to train on"][0] == 22 and facts["held out"][0] == 4 and facts["left out"] == (0, "")
+    assert facts["training split"][0] == 22 and facts["held out"][0] == 4 and facts["left out"] == (0, "")
     assert facts["genres"][0] == 3
     counts = dict(word.rsplit(" ", 1) for word in facts["genres"][1].split(", "))
     assert counts.keys() == {"Fantasy", "Romance", "Mystery"} and sum(map(int, counts.values())) == 2 * 26

@@ -115,6 +115,15 @@ def test_its_python_draws_a_cover(tmp_path, monkeypatch):
     lora = python_of(render(facts(NASTY, lora={"rank": 4, "alpha": 2, "targets": None}), "a/b"))
     ast.parse(lora)
     assert 'from_pretrained("owner/name"' in lora and 'load_lora_weights("a/b")' in lora
+    local = python_of(render(facts(base_model=None, lora={"rank": 4, "alpha": 2, "targets": None})))
+    assert 'from_pretrained("path/to/v1"' in local and 'load_lora_weights("path/to/v1")' in local
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "alpha": 2, "targets": None}])
+def test_a_miniature_is_not_offered_to_other_programs(lora):
+    card = render(facts(base="mini", base_model=None, lora=lora))
+    assert "can't load it" in card and "-m export" not in card
+    assert "-m export" in render(facts(base="folder", base_model=None, lora=lora))
 
 
 def test_it_says_what_drawing_needs_besides():
