@@ -82,14 +82,14 @@ def notes(options: config.ExportOptions, version: Version) -> list[str]:
     saved, found = run_options(version), []
     if (skip := clip_skip(version)) > 1:
         found.append(
-            f"trained with --clip_skip {skip}, which others must be told: Clip skip {skip} in A1111, CLIP Set Last "
+            f"trained with clip skip {skip}, which others must be told: Clip skip {skip} in A1111, CLIP Set Last "
             f"Layer -{skip} in ComfyUI, clip_skip={skip - 1} in diffusers"
         )
     changed = saved.get("zero_terminal_snr") or saved.get("prediction_type", "auto") != "auto"
     if options.to == "lora" and changed:
         found.append(
-            "a LoRA file has no noise schedule, and this run gave --prediction_type or --zero_terminal_snr: on a model "
-            "of another schedule it draws noise; --to single and --to merged write it with its own"
+            "a LoRA file has no noise schedule, and this run changed the model's: on a model of another schedule it "
+            "draws noise; --to single and --to merged write it with its own"
         )
     return found
 
@@ -195,7 +195,7 @@ def export_lora(options: config.ExportOptions, version: Version) -> pathlib.Path
     source = pathlib.Path(version.source) / LORA_FILE
     if not source.is_file():
         raise UserError(
-            f"{title(version)} has no LoRA, as only the versions of runs with --lora_rank do; "
+            f"{title(version)} has no LoRA, as only the versions of LoRA runs do; "
             "--to single and --to merged write the whole model"
         )
     path = target_file(options, version)

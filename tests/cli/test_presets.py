@@ -70,7 +70,9 @@ def test_a_preset_is_for_a_new_run_and_is_not_saved():
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_with_lora_a_preset_is_another_and_rates_are_higher(name, capsys):
     assert config.LORA_PRESETS.keys() == config.PRESETS.keys()
-    options, given = parser.parse(TrainingOptions, ["--preset", name, "--lora_rank", "8", "--lr_text_encoder", "1e-6"])
+    options, given = parser.parse(
+        TrainingOptions, ["--preset", name, "--train_unet", "--lora_rank", "8", "--lr_text_encoder", "1e-6"]
+    )
     assert config.LORA_PRESETS[name].items() <= given.items()
     assert options.weights_dtype == "fp32" and not options.fused_backward
     assert (options.lr, options.lr_text_encoder) == (1e-4, 1e-6)

@@ -138,7 +138,7 @@ def test_what_can_not_be_written(tiny_version, tmp_path):
     line = refusal(tiny_version, tmp_path / "x.safetensors")
     assert "t-v2 can't be written as a single file: it is not of the architecture of Stable Diffusion 1.x" in line
     assert line.endswith("--to diffusers and --to merged write a pipeline folder of any model")
-    assert "has no LoRA, as only the versions of runs with" in refusal(
+    assert "has no LoRA, as only the versions of LoRA runs do" in refusal(
         tiny_version, tmp_path / "x.safetensors", to="lora"
     )
     assert "has no version v7" in refusal(tiny_version, tmp_path / "x.safetensors", version="v7")
