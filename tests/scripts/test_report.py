@@ -206,7 +206,7 @@ def test_the_score_table(look):
     ]
     assert cells == ["FD <b>lower is better; n = 4", "100.0 ± 1.5", "–", "50.0 ± 1.5↓ better", "2.0"]
     scores = page.text_content("#scores")
-    assert "clip not measured (v0, v2): no <i>model</i>" in " ".join(scores.split())
+    assert "CLIP score, CMMD not measured (v0, v2): no <i>model</i>" in " ".join(scores.split())
     assert "v1: not scored. This scores it:" in " ".join(scores.split())
     assert re.search(r"python -m sd_inference --version v1 .*--calc_fid True --num_imgs 4 --fid_features effi", scores)
 
