@@ -50,6 +50,8 @@ CONFIGURATIONS = {  # add a line for a new option
     "middle: both, cached latents": f"--pretrained_model middle {BOTH} --cache_latents True --sample_every 0",
     "middle: both, averaged weights": f"--pretrained_model middle {BOTH} --ema_decay 0.99",
     "middle: both, Adafactor": f"--pretrained_model middle {BOTH} --optimizer adafactor",
+    "middle: LoRA of rank 16, both, AdamW": f"--pretrained_model middle {BOTH} --lora_rank 16 --optimizer adamw",
+    "middle: LoRA, bf16": f"--pretrained_model middle {BOTH} --lora_rank 16 --lora_targets all --mixed_precision bf16",
     "middle: both, --preset 6gb": f"--pretrained_model middle {BOTH} --preset 6gb",
     "tiny: buckets": f"--pretrained_model tiny {BOTH} --buckets True",
 }
