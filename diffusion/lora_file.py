@@ -26,7 +26,7 @@ from common.library_errors import short_reason
 from diffusion import lora_names
 from diffusion.parts import PARTS, Parts
 from diffusion.source import PICKLES, is_pickle
-from diffusion.weights import all_finite, save_tensors
+from diffusion.weights import all_finite, save_tensors, update_digest
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # in a version's folder; where diffusers looks by default
 PEFT_CONFIG = "adapter_config.json"  # beside PEFT's own files: alpha, which their keys do not have
@@ -271,9 +271,7 @@ def lora_hash(path: str | os.PathLike[str]) -> str:
     """blake2b, 128 bits, hex, of names and bytes of all weights in a LoRA file. UserError as read_lora."""
     tensors, _ = read_tensors(pathlib.Path(path).expanduser())
     digest = hashlib.blake2b(digest_size=16)
-    for key, tensor in sorted(tensors.items()):
-        digest.update(key.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    update_digest(digest, tensors)
     return digest.hexdigest()
 
 

@@ -47,10 +47,15 @@ def networks_hash(*networks: torch.nn.Module) -> str:
     """blake2b, 128 bits, hex, of names and bytes of all weights in their present precision, on the CPU."""
     digest = hashlib.blake2b(digest_size=16)
     for network in networks:
-        for key, tensor in sorted(network.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        update_digest(digest, network.state_dict())
     return digest.hexdigest()
+
+
+def update_digest(digest: hashlib.blake2b, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Add names and bytes of tensors on the CPU to a hash, in the order of their names."""
+    for key, tensor in sorted(tensors.items()):
+        digest.update(key.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
