@@ -41,7 +41,7 @@ from diffusion.trainable import Trainable
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
 from trainer import optimizers
-from trainer.losses import Objective, loss_settings
+from trainer.losses import Objective, make_objective
 from trainer.update import accumulate_gradients, apply_update
 
 # The driver's context, the loaded kernels, the workspaces of cuBLAS and cuDNN. 0.27 GiB after the first kernel
@@ -215,15 +215,7 @@ def build_run(
         prepare=lambda optimizer: optimizer,
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
-    objective = Objective(
-        parts,
-        parts.noise_scheduler,
-        accelerator.device,
-        accelerator.autocast,
-        options.seed,
-        loss_settings(options),
-        clip_skip=options.clip_skip,
-    )
+    objective = make_objective(parts, options, accelerator, trainable.dropout)
     return FakeRun(options, accelerator, parts, trainable, objective)
 
 

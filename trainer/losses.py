@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -98,3 +99,20 @@ class Objective:
             return tuple(batch["moments"].shape[2:])
         height, width = batch["pixel_values"].shape[2:]
         return encoding.latent_shape(self.parts, (width, height))
+
+
+def make_objective(
+    parts: Parts, options: config.TrainingOptions, accelerator: Any, dropout: KeyedDropout | None
+) -> Objective:
+    """The Objective that these options ask for. accelerator: has device and autocast; dropout: of adapters."""
+    return Objective(
+        parts,
+        parts.noise_scheduler,
+        accelerator.device,
+        accelerator.autocast,
+        options.seed,
+        loss_settings(options),
+        options.noise_offset,
+        dropout,
+        options.clip_skip,
+    )

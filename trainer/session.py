@@ -48,7 +48,7 @@ from tracking.uploader import Uploader
 from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
-from trainer.losses import Objective, loss_settings
+from trainer.losses import Objective, make_objective
 from trainer.option_notes import option_notes, require_covers_for_batch
 from trainer.text_cache import cache_text
 from trainer.version_card import restore_card
@@ -339,17 +339,7 @@ def start(prepared: Prepared) -> Session:
         state=state,
         parts=parts,
         trainable=trainable,
-        objective=Objective(
-            parts,
-            parts.noise_scheduler,
-            accelerator.device,
-            accelerator.autocast,
-            options.seed,
-            loss_settings(options),
-            options.noise_offset,
-            trainable.dropout,
-            options.clip_skip,
-        ),
+        objective=make_objective(parts, options, accelerator, trainable.dropout),
         optimizer=optimizer,
         ema=ema,
         lr_multiplier=lr_schedule.lr_lambdas[0],
