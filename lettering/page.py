@@ -6,19 +6,18 @@ size, so that small letters have smooth edges.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from lettering.layout import Layout, LetterLine, Size
-from lettering.plain import plain_face, plain_text
+from lettering.plain import ink_size, plain_face, plain_text
+from lettering.records import Layout, LetterLine, Size
 from typesetting.fitting import Style
 from typesetting.layout import line_mask
 
 OVERSAMPLING = 4
-DRAWN = (32, 64, 128, 256)  # font sizes in which letters are drawn before they are mapped
+DRAWN = (16, 32, 64, 128)  # font sizes in which letters are drawn before they are mapped: few, so that fonts stay open
 
 
 def draw_page(layout: Layout, size: Size) -> np.ndarray:
@@ -41,7 +40,7 @@ def draw_line(page: Image.Image, line: LetterLine) -> None:
     high = np.ceil(corners.max(0)).astype(int).clip(0, page.size)
     if not text or (high <= low).any():
         return
-    letters = line_letters(text, font_size(text, corners))
+    letters = line_mask(text, Style(plain_face()), font_size(text, corners))[0]
     if line.slant:
         letters = sheared(letters, line.slant, corners)
     target = (corners - low) * OVERSAMPLING
@@ -55,23 +54,22 @@ def draw_line(page: Image.Image, line: LetterLine) -> None:
 
 
 def font_size(text: str, corners: np.ndarray) -> int:
-    """The least of DRAWN in which the letters are at least as large as they are needed."""
-    reference = line_letters(text, DRAWN[0]).size
-    wide, high = np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])
-    needed = OVERSAMPLING * DRAWN[0] * max(wide / reference[0], high / reference[1])
+    """The least of DRAWN in which the letters have as many pixels as they are mapped to; corners in pixels."""
+    wide, high = sides(corners)
+    ink_width, ink_height = ink_size(text)
+    needed = OVERSAMPLING * math.sqrt(wide * high / (ink_width * ink_height))
     return next((size for size in DRAWN if size >= needed), DRAWN[-1])
 
 
-@functools.lru_cache(maxsize=256)
-def line_letters(text: str, size: int) -> Image.Image:
-    """An L image of a line's letters, 255 where ink is, cropped to it. size: of the font, in pixels."""
-    return line_mask.__wrapped__(text, Style(plain_face()), size)[0]
+def sides(corners: np.ndarray) -> tuple[float, float]:
+    """(width, height) of a box by its upper and its left side."""
+    return float(np.linalg.norm(corners[1] - corners[0])), float(np.linalg.norm(corners[3] - corners[0]))
 
 
 def sheared(letters: Image.Image, slant: float, corners: np.ndarray) -> Image.Image:
     """The letters, sheared so that they have the slant when they are mapped to the corners (pixels), cropped to ink."""
     width, height = letters.size
-    wide, high = np.linalg.norm(corners[1] - corners[0]), np.linalg.norm(corners[3] - corners[0])
+    wide, high = sides(corners)
     # Mapped from (width + |shear| * height, height) to (wide, high), a shear s becomes
     # slant = s * (wide / (width + |s| * height)) / (high / height), which is solved for s
     room = wide - abs(slant) * high
@@ -103,8 +101,8 @@ def letter_area(layout: Layout, size: Size) -> np.ndarray:
     area = np.zeros((height, width), bool)
     for line in layout.lines:
         corners = np.array(line.corners) * size
-        sides = []
+        turns = []
         for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            sides.append((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0)
-        area |= np.all(sides, axis=0) | ~np.any(sides, axis=0)
+            turns.append((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0)
+        area |= np.all(turns, axis=0) | ~np.any(turns, axis=0)
     return area

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 
 from common.errors import UserError
-from typesetting.faces import Face, can_shape, clean, find_face, missing, names_of, needs_shaping
+from typesetting.faces import REFERENCE, Face, can_shape, clean, find_face, missing, names_of, needs_shaping
 
 FONT, WEIGHT = "sans", 700  # Source Sans 3, bold: fine strokes are lost in the autoencoder
 
@@ -24,6 +24,13 @@ def plain_text(text: str) -> str:
     """The text as it is set: on one line, composed, without invisible characters; "" if the font can't set it."""
     text = clean(text, plain_face())
     return "" if unsettable(text) else text
+
+
+@functools.lru_cache(maxsize=10_000)
+def ink_size(text: str) -> tuple[float, float]:
+    """(width, height) of a text's ink, in font sizes. text: see plain_text; at least one letter."""
+    left, top, right, bottom = plain_face().at(REFERENCE).getbbox(text, anchor="ls")
+    return max(right - left, 1) / REFERENCE, max(bottom - top, 1) / REFERENCE
 
 
 def unsettable(text: str) -> list[str]:
