@@ -16,7 +16,7 @@ import config
 from common.errors import UserError
 from diffusion import encoding, lora, pipeline, sampling
 from diffusion.architecture import architecture_of, read_architecture
-from diffusion.lettering import LetteringModel, build_lettering, lettering_pages
+from diffusion.lettering import REACH, LetteringModel, build_lettering, lettering_pages
 from diffusion.parts import enable_checkpointing
 from diffusion.placement import to_device
 from diffusion.trainable import set_trainable
@@ -60,26 +60,52 @@ def folder(parts, tmp_path_factory):
     return path
 
 
-def conv_in_output(parts, count, pages):
-    """What the UNet's conv_in returns for `count` latents."""
+def ends_of_unet(parts, count, pages):
+    """(what the UNet's conv_in returns for `count` latents, what its conv_out then returns for these features)."""
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with lettering_pages(parts, pages), torch.no_grad():
-        return parts.unet.conv_in(latents.to(parts.unet.dtype))
+        features = parts.unet.conv_in(latents.to(parts.unet.dtype))
+        return features, parts.unet.conv_out(features)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What it computes
 
 
-def test_one_layer_is_a_strided_convolution_of_the_page():
-    network = LetteringModel(factor=4, channels=5, hidden_channels=1, layers=0)
-    (layer,) = network.convolutions
-    kernel = torch.zeros(5, 1, 12, 12)  # the pixels below 3 x 3 latent places
+@torch.no_grad()
+def test_the_entrance_is_a_strided_convolution_of_the_page_then_another_of_places():
+    network = LetteringModel(factor=4, channels=5, latent_channels=2, hidden_channels=3)
+    kernel = torch.zeros(3, 1, 12, 12)  # the pixels below 3 x 3 latent places
     for y, x, a, b in np.ndindex(3, 3, 4, 4):
-        kernel[:, 0, 4 * y + a, 4 * x + b] = layer.weight[:, 4 * a + b, y, x]
+        kernel[:, 0, 4 * y + a, 4 * x + b] = network.entrance_in.weight[:, 4 * a + b, y, x]
     page = torch.rand(2, 1, 24, 16, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.conv2d(page, kernel, stride=4, padding=4)
-    assert torch.allclose(network(page), expected, atol=1e-6) and expected.shape == (2, 5, 6, 4)
+    hidden = torch.nn.functional.conv2d(page, kernel, stride=4, padding=4)
+    expected = torch.nn.functional.conv2d(hidden * hidden.sigmoid(), network.entrance_out.weight, padding=1)
+    assert torch.allclose(network.entrance(page), expected, atol=1e-6) and expected.shape == (2, 5, 6, 4)
+
+
+@torch.no_grad()
+def test_the_exit_sees_features_and_pixels_of_a_place_and_changes_nothing_far_from_letters():
+    network = LetteringModel(factor=2, channels=1, latent_channels=1, hidden_channels=1)
+    for p in network.parameters():
+        p.zero_()
+    centre = (0, slice(None), 1, 1)  # each place by itself
+    network.exit_in.weight[centre] = torch.tensor([2.0, 3.0, 0.0, 0.0, 5.0])  # the feature, then 2 x 2 pixels
+    network.exit_in.bias[:], network.exit_middle.weight[centre], network.exit_out.weight[centre] = -1.0, 0.5, 7.0
+    page = torch.zeros(1, 1, 24, 4)
+    page[0, 0, 10, 2], page[0, 0, 11, 3] = 0.25, 1.0  # upper left and lower right pixel of place (5, 1)
+    feature = torch.randn(1, 1, 12, 2, generator=torch.Generator().manual_seed(0))
+
+    def silu(x):
+        return x * x.sigmoid()
+
+    first = 2 * feature - 1
+    first[0, 0, 5, 1] += 3 * 0.25 + 5 * 1
+    expected = 7 * (silu(first) + silu(0.5 * silu(first)))
+    rows = torch.arange(12)
+    expected[0, 0, (rows < 5 - REACH) | (rows > 5 + REACH)] = 0
+    assert torch.allclose(network.exit(page, feature), expected, atol=1e-6)
+    assert not network.exit(0 * page, feature).any()
 
 
 def test_a_new_one_fits_the_model_and_is_a_function_of_the_seed():
@@ -88,27 +114,36 @@ def test_a_new_one_fits_the_model_and_is_a_function_of_the_seed():
     before = torch.get_rng_state()
     one, again, other = (build_lettering(parts, seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    first, last = "convolutions.0.weight", "convolutions.1.weight"
-    assert one.keys() == {first, last} and one[first].shape == (16, 64, 3, 3) and one[last].shape == (16, 16, 3, 3)
-    assert torch.equal(one[first], again[first]) and not torch.equal(one[first], other[first])
-    assert one[first].std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)  # He et al., arXiv:1502.01852
-    assert not one[last].any()
+    shapes = {"entrance_in": (64, 64), "entrance_out": (16, 64)}
+    shapes |= {"exit_in": (64, 16 + 64), "exit_middle": (64, 64), "exit_out": (4, 64)}
+    assert {name: tuple(one[f"{name}.weight"].shape[:2]) for name in shapes} == shapes
+    for name in one:
+        assert torch.equal(one[name], again[name])
+        assert torch.equal(one[name], other[name]) == (not one[name].any()) == ("bias" in name or "_out" in name)
+    for name in ("entrance_in.weight", "exit_in.weight", "exit_middle.weight"):  # He et al., arXiv:1502.01852
+        assert one[name].std() == pytest.approx((2 / one[name][0].numel()) ** 0.5, rel=0.05)
     with torch.device("meta"):
         parts.unet.to("meta")
     assert all(p.is_meta for p in build_lettering(parts).parameters())
 
 
-def test_added_to_conv_in_for_the_half_of_guidance_with_the_prompt(parts):
+def test_added_for_the_half_of_guidance_with_the_prompt(parts):
     pages = pages_tensor(a_page(), a_page().T)
-    plain = conv_in_output(parts, 4, None)
-    added = parts.lettering(pages.float() / 255)
+    shown = pages.float() / 255
+    with torch.no_grad():
+        added, features = parts.lettering.entrance(shown), ends_of_unet(parts, 4, None)[0]
     assert added.abs().amax(dim=(1, 2, 3)).min() > 0.01
-    assert torch.equal(conv_in_output(parts, 4, pages), plain + torch.cat([torch.zeros_like(added), added]))
-    assert torch.equal(conv_in_output(parts, 2, pages), conv_in_output(parts, 2, None) + added)
-    assert torch.equal(conv_in_output(parts, 4, 0 * pages), plain)
-    assert torch.equal(conv_in_output(parts, 4, None), plain)  # nothing stays
+    assert torch.equal(ends_of_unet(parts, 4, pages)[0], features + torch.cat([torch.zeros_like(added), added]))
+    assert torch.equal(ends_of_unet(parts, 2, pages)[0], ends_of_unet(parts, 2, None)[0] + added)
+    entered, left = ends_of_unet(parts, 4, pages)
+    with torch.no_grad():
+        plain, more = parts.unet.conv_out(entered), parts.lettering.exit(shown, entered[2:])
+    assert more.abs().amax(dim=(1, 2, 3)).min() > 0.01
+    assert torch.equal(left[:2], plain[:2]) and torch.allclose(left[2:], plain[2:] + more, atol=1e-6)
+    for nothing in (0 * pages, None):  # None: nothing stays
+        assert all(map(torch.equal, ends_of_unet(parts, 4, nothing), (features, parts.unet.conv_out(features))))
     with pytest.raises(ValueError, match="pages"):
-        conv_in_output(parts, 3, pages)
+        ends_of_unet(parts, 3, pages)
 
 
 @pytest.mark.parametrize("guidance_scale", [1, 7.5])
@@ -184,9 +219,11 @@ def test_what_does_not_fit_is_one_line(folder, tmp_path):
 
     broken(write(factor=4), "factor is 4", "8x8 pixels", "not of one model")
     broken(write(channels=320), "channels is 320", "16 channels")
-    broken(write(layers=-1), "layers", "-1")
+    broken(write(latent_channels=6), "latent_channels is 6", "4 channels")
+    broken(write(hidden_channels=-1), "hidden_channels", "-1")
     broken(write(hidden_channels=8), "shape")
-    broken(write(layers=2), "missing")
+    some = {name: tensor for name, tensor in tensors.items() if "exit" not in name}
+    broken(lambda home: save_file(some, home / WEIGHTS), "missing")
     broken(write(_class_name="ControlNetModel"), "ControlNetModel")
     broken(lambda home: (home / "config.json").unlink(), "config.json")
     broken(lambda home: (home / "config.json").write_text("[]"), "object")
@@ -238,4 +275,4 @@ def test_with_lora_it_is_trained_as_a_whole(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pytorch_lora_weights.safetensors", "lettering"}
     saved = load_file(tmp_path / "lettering" / WEIGHTS)
     assert all(torch.equal(saved[name], tensor) for name, tensor in parts.lettering.state_dict().items())
-    assert saved["convolutions.1.weight"].eq(1).all()
+    assert saved["exit_out.weight"].eq(1).all()
