@@ -1,16 +1,14 @@
-"""The glyph pages of a model with lettering: of the covers that it trains on, by OCR; of its previews, by rule."""
+"""The glyph pages of a model with lettering: those of the covers that it trains on, by OCR."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import accelerate
-import numpy as np
 
 import config
 from common.errors import UserError
 from data.book import Book
-from data.buckets import Size
 from dataset import BookCoverDataset
 from diffusion.parts import Parts
 
@@ -50,19 +48,3 @@ def read_pages(
             f"OCR found no title and no author on any of the {len(train_set.books)} covers to train on: {WITHOUT}"
         )
     train_set.pages = val_set.pages = pages
-
-
-def preview_pages(books: Sequence[Book], size: Size) -> list[np.ndarray]:
-    """Glyph pages uint8 (H, W) for previews of these books; blank for a book whose texts can't be set."""
-    from lettering.layout import layout_by_rule
-    from lettering.page import draw_page
-
-    pages = []
-    for book in books:
-        try:
-            layout = layout_by_rule(book.title, ", ".join(book.authors), size)
-        except UserError:
-            pages.append(np.zeros(size[::-1], np.uint8))
-        else:
-            pages.append(draw_page(layout, size))
-    return pages
