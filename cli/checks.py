@@ -169,6 +169,10 @@ def check_training(options: config.TrainingOptions) -> None:
         raise UserError(
             "nothing to train: give --train_unet True, --train_text_encoder True, --train_lettering True, or several"
         )
+    if options.lr_lettering != config.TrainingOptions.lr_lettering and not options.train_lettering:
+        raise UserError(
+            "--lr_lettering is about lettering that is trained: add --train_lettering True, or leave it out"
+        )
     if options.cache_text and options.train_text_encoder:
         raise UserError(
             "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "

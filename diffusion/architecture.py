@@ -42,9 +42,8 @@ def read_architecture(source: str) -> Architecture:
 
     location = local_folder(source) or source
     _, configs = read_configs(source, location)
-    with library_errors_as_one_line(source, LETTERING):
-        if settings := read_lettering_config(location):
-            configs[LETTERING] = settings
+    if settings := read_lettering_config(source, location):
+        configs[LETTERING] = settings
     with library_errors_as_one_line(source), torch.device("meta"):
         return architecture_of(build_parts(configs))
 

@@ -79,8 +79,7 @@ def load_parts(
         with library_errors_as_one_line(source, name):
             networks[name] = load_network(location, name)
     parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks)
-    with library_errors_as_one_line(source, LETTERING):
-        parts.lettering = load_lettering(location, parts)
+    parts.lettering = load_lettering(source, location, parts)
     parts.freeze()
     if isinstance(location, pathlib.Path) and (location / LORA_FILE).exists() and lora_scale is not None:
         merge_lora(parts, location / LORA_FILE, lora_scale)
@@ -128,27 +127,30 @@ def read_network(location: pathlib.Path | str, name: str, variant: str | None) -
     return network
 
 
-def load_lettering(location: pathlib.Path | str, parts: Parts) -> LetteringModel | None:
-    """The lettering of a pipeline folder or hub id, in fp32; None if it has none. ValueError unless it is whole and
-    fits the networks of `parts`."""
-    if (settings := read_lettering_config(location)) is None:
+def load_lettering(source: str, location: pathlib.Path | str, parts: Parts) -> LetteringModel | None:
+    """The lettering of the pipeline in `location` (folder or hub id) that `source` names, in fp32; None if it has none.
+    UserError unless it is whole and fits the networks of `parts`."""
+    if (settings := read_lettering_config(source, location)) is None:
         return None
-    require_fitting(settings, parts)
-    return load_network(location, LETTERING)
+    with library_errors_as_one_line(source, f"{LETTERING}/config.json"):
+        require_fitting(settings, parts)
+    with library_errors_as_one_line(source, LETTERING):
+        return load_network(location, LETTERING)
 
 
-def read_lettering_config(location: pathlib.Path | str) -> dict[str, Any] | None:
-    """Settings of the lettering of a pipeline folder or hub id; None if it has none. ValueError if they are missing or
-    no JSON object."""
-    if isinstance(location, pathlib.Path):
-        if not (location / LETTERING).exists():
-            return None
-        require_file(location, f"{LETTERING}/config.json")
-        return require_object(LetteringModel.load_config(location, subfolder=LETTERING))
-    try:
-        return require_object(LetteringModel.load_config(location, subfolder=LETTERING))
-    except OSError:  # as of nearly all models
+def read_lettering_config(source: str, location: pathlib.Path | str) -> dict[str, Any] | None:
+    """Settings of the lettering of a pipeline; None if it has none. See load_lettering."""
+    file = f"{LETTERING}/config.json"
+    if isinstance(location, pathlib.Path) and not (location / LETTERING).exists():
         return None
+    with library_errors_as_one_line(source, file):
+        require_file(location, file)
+        try:
+            return require_object(LetteringModel.load_config(location, subfolder=LETTERING))
+        except OSError:
+            if isinstance(location, pathlib.Path):
+                raise
+            return None  # the hub has no such file, as of nearly all models
 
 
 def has_lora(source: str) -> bool:

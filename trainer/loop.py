@@ -240,7 +240,7 @@ def not_finite_error(session: Session, step: int, samples: range, loss: float | 
     latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
         f"update {step + 1}: {what} is not finite; {covers}; nothing of this update was kept, the last good version "
-        f"is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
+        f"is {latest}: start again with a lower --lr, --lr_text_encoder, --lr_lettering or --max_grad_norm"
     )
 
 
