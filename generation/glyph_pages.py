@@ -16,11 +16,14 @@ import numpy as np
 import config
 from common.errors import UserError
 from data.book import Book
+from data.folder import open_data
 from diffusion import pipeline
 from generation.type_on_covers import byline
 from generation.version import Version
-from lettering.layout import Layout, Size, filled, layout_by_rule, read_layout
+from lettering.layout import filled, layout_by_rule, layout_like, read_layout
 from lettering.page import draw_page
+from lettering.readings import known_layouts
+from lettering.records import Layout, Size
 
 BY_TITLE = ("rule", "like")  # values of --layout that are no files
 SHOWN = 3  # problems that a warning names
@@ -74,8 +77,25 @@ def pages_by_file(path: str, size: Size) -> GlyphPages:
     if not file.is_file():
         raise UserError(f"--layout {path}: expected {', '.join(BY_TITLE)}, or a JSON file, and there is no such file")
     layout = read_layout(file)
-    digest = hashlib.sha256(json.dumps(layout.to_json(), sort_keys=True).encode()).hexdigest()[:32]
-    return GlyphPages(digest, size, lambda title, author, _: filled(layout, title, author, size))
+    return GlyphPages(json_hash(layout.to_json()), size, lambda title, author, _: filled(layout, title, author, size))
+
+
+def pages_like_training(options: config.InferenceOptions, size: Size) -> GlyphPages:
+    """Pages whose lines stand as on training covers; named by a hash of where those stand. UserError if training left
+    no readings of them."""
+    try:
+        examples = known_layouts(open_data(options).books("train"), options, size)
+    except UserError as problem:
+        raise UserError(f"--layout like: {problem}, or --layout rule") from None
+    places = {key: layout.to_json() for key, layout in examples.items()}
+    return GlyphPages(
+        f"like {json_hash(places)}", size, lambda title, author, key: layout_like(title, author, size, examples, key)
+    )
+
+
+def json_hash(value: object) -> str:
+    """32 hex digits that identify a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def make_pages(options: config.InferenceOptions, version: Version) -> GlyphPages | None:
@@ -86,7 +106,9 @@ def make_pages(options: config.InferenceOptions, version: Version) -> GlyphPages
     if not pipeline.has_lettering(version.source):
         return None
     size = config.size(options)
-    return pages_by_rule(size) if options.layout == "rule" else pages_by_file(options.layout, size)
+    if options.layout == "rule":
+        return pages_by_rule(size)
+    return pages_like_training(options, size) if options.layout == "like" else pages_by_file(options.layout, size)
 
 
 def require_lettering(options: config.InferenceOptions, versions: Iterable[Version]) -> None:

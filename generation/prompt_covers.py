@@ -139,7 +139,7 @@ def save_sheets(
     texts: Sequence[str],
     paths: Sequence[pathlib.Path],
     settings: DrawingSettings,
-    letters: Mapping[str, str],
+    letters: Mapping[str, str] | None = None,
 ) -> list[pathlib.Path]:
     """Saves sheets of pictures, each of about SHEET at most, and returns where; see grid.save_drawing.
 
@@ -157,7 +157,7 @@ def save_sheets(
         columns = images * in_row or SHEET_COLUMNS
         sheet = image_grid(torch.from_numpy(pixels), columns, shown, label_width=images)
         name = f"{front}_sheet" if len(texts) <= on_sheet else f"{front}_sheet_{first // on_sheet + 1:03}"
-        made_from = ({"prompt": shown[0]} if len(shown) == 1 else {"prompts": shown}) | dict(letters)
+        made_from = ({"prompt": shown[0]} if len(shown) == 1 else {"prompts": shown}) | dict(letters or {})
         saved.append(save_drawing(folder, name, sheet, settings, **made_from, images=images))
     return saved
 

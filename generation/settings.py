@@ -105,7 +105,7 @@ class DrawingSettings:
         if self.prediction_type:
             values["Prediction type"] = self.prediction_type
         if self.layout:
-            values["Layout"] = self.layout
+            values["Layout"] = self.layout[:15]
         if image:
             values["Image"] = image
         negative = f"Negative prompt: {self.negative_prompt}" if self.negative_prompt else ""
@@ -221,8 +221,9 @@ def how_to_repeat(name: str, before: typing.Any) -> str:
     """What to do so that a setting that an option decides is `before` again. None: the option's default."""
     if name == "lora":  # the setting is a hash, the option a file
         return "leave --lora out" if before is None else "give that LoRA file with --lora"
-    if name == "layout" and before != config.InferenceOptions.layout:  # a version has letters or not, by its weights
-        return "give that layout with --layout"
+    if name == "layout" and before and before != config.InferenceOptions.layout:  # a hash, or like and a hash
+        like = before.startswith("like")
+        return "give --layout like with the same training covers" if like else "give that file with --layout"
     option = OPTION_OF[name]
     default = getattr(config.InferenceOptions, option)
     if before is None and default is None:

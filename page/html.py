@@ -172,7 +172,7 @@ def drawing_facts(options: config.InferenceOptions) -> str:
 def letter_facts(column: Column) -> str:
     """Whether a version draws letters from glyph pages, in words; '' if it does not."""
     layout = column.settings and column.settings.layout
-    return f", letters of title and author by layout {layout}" if layout else ""
+    return f", letters of title and author by layout {layout[:15]}" if layout else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

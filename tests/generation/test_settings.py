@@ -137,7 +137,8 @@ def test_covers_with_letters_of_another_title_are_not_mixed(tmp_path):
     ("before", "now", "message"),
     [
         ("rule", "abc", "drawn with layout rule, and now it is abc: give --layout rule, choose another --save_dir"),
-        ("abc", "rule", "drawn with layout abc, and now it is rule: give that layout with --layout, choose another"),
+        ("abc", "rule", "drawn with layout abc, and now it is rule: give that file with --layout, choose another"),
+        ("like abc", "rule", "layout like abc, and now it is rule: give --layout like with the same training covers, "),
     ],
 )
 def test_covers_with_another_layout_are_not_mixed(tmp_path, before, now, message):
