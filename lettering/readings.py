@@ -63,11 +63,7 @@ def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator
     A stopped or killed call keeps what it has read. UserError if OCR does not work here, an image can't be read, the
     disk is full, no book has a title, or no cover shows its title.
     """
-    if not any(book.title for book in books):
-        raise UserError(
-            "letters are learned from titles, and the data has captions alone: give the pictures titles in a "
-            "metadata file (docs/data.md), or leave --train_lettering out"
-        )
+    require_readable(books)
     path = readings_path(options)
     by_content = {book.content: book for book in books}  # equal images once
     missing: list[str] = []
@@ -90,6 +86,16 @@ def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator
         if accelerator.num_processes > 1:
             cache = ReadingsCache(path)  # with what the others have read
     return find_letters(books, cache, accelerator)
+
+
+def require_readable(books: Sequence[Book]) -> None:
+    """UserError if OCR does not work here, or if no book has a title."""
+    engine_hash()
+    if not any(book.title for book in books):
+        raise UserError(
+            "letters are learned from titles, and the data has captions alone: give the pictures titles in a "
+            "metadata file (docs/data.md), or leave --train_lettering out"
+        )
 
 
 def readings_path(options: config.DataOptions) -> pathlib.Path:

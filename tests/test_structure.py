@@ -39,8 +39,8 @@ ROOMS = {
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},
     "trainer": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints", "tracking"),
-        *("generation.glyph_pages", "generation.grid", "lettering.readings"),
-        *("publishing.card_facts", "publishing.model_card"),
+        "lettering",
+        *("generation.glyph_pages", "generation.grid", "publishing.card_facts", "publishing.model_card"),
     },
     "memory": {
         *("common", "config", "cli", "data.buckets", "diffusion"),

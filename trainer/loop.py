@@ -27,10 +27,10 @@ from diffusion.encoding import NotFinite
 from diffusion.parts import eval_mode
 from diffusion.placement import on_device
 from diffusion.weights import all_finite
-from generation.glyph_pages import pages_by_rule
 from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
 from trainer.losses import Batch
+from trainer.pages import preview_pages
 from trainer.session import Session, say
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
@@ -190,8 +190,7 @@ def draw_preview(session: Session) -> None:
     options, parts, step = session.options, session.parts, session.state.step
     books = session.val_set.books[: options.num_samples]
     texts = [session.val_set.prompt(book) for book in books]
-    by_rule = pages_by_rule(config.size(options))
-    pages = None if parts.lettering is None else [by_rule.of_book(book) for book in books]
+    pages = None if parts.lettering is None else preview_pages(books, config.size(options))
     device = session.accelerator.device  # what was cached left it: autoencoder and text encoder come just for this
     vae, text_encoder = on_device(parts.vae, device), on_device(parts.text_encoder, device)
     try:
