@@ -133,6 +133,15 @@ TYPESET: dict[str, Any] = dict(
     memory=False,
 )
 
+LAYOUT: dict[str, Any] = dict(
+    default="rule",
+    help="of a version with lettering: where the letters of title and author stand that it draws from; rule = as type "
+    "is set on covers; like = as on a training cover whose title is about as long, by OCR; or a JSON file with lines "
+    "and their places (docs/lettering.md)",
+    affects="drawing",
+    memory=False,
+)
+
 NEGATIVE_PROMPT: dict[str, Any] = dict(
     default=None,
     help="what covers should not show: takes the place of the empty prompt in classifier-free guidance",
@@ -680,6 +689,13 @@ class InferenceOptions(TypeOptions, TrackingOptions, FidOptions, DrawingOptions,
         le=256,
     )
     negative_prompt: str | None = option(**NEGATIVE_PROMPT)
+    title: str | None = option(
+        None,
+        "with --prompt: title of the book, whose letters a version with lettering draws; also what --typeset True sets",
+        none="no letters",
+    )
+    author: str | None = option(None, "with --title: author of the book", none="no author")
+    layout: str = option(**LAYOUT)
     calc_fid: bool = option(
         False, "draw a cover for --num_imgs books of --split, and score them against --fid_stats_path"
     )
@@ -740,6 +756,7 @@ class ReportOptions(TypeOptions, TrackingOptions, DrawingOptions, ModelOptions, 
         none="'covers' in each run's folder; with several runs, --save_dir gets a folder for each",
     )
     negative_prompt: str | None = option(**NEGATIVE_PROMPT)
+    layout: str = option(**LAYOUT)
     report_path: str = option("report.html", "HTML file to write")
     typeset: bool = option(**TYPESET)
     mixed: bool = option(False, "show versions side by side even if they were scored with different settings")

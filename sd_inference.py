@@ -13,12 +13,14 @@ def main(argv: list[str] | None = None) -> int:
     from common.processes import make_accelerator
     from evaluation.score_run import draw_and_score
     from generation.covers import covers_folder
+    from generation.glyph_pages import require_lettering
     from generation.grid import draw_grid
     from generation.prompt_covers import draw_prompts
     from generation.version import choose_version, require_drawable
 
     options, version = choose_version(options, given)
     require_drawable(options, version)
+    require_lettering(options, [version])
     folder = covers_folder(options, version)
     launch.launch_on_gpus(options.num_gpus, __file__, argv)
     state = make_accelerator().state

@@ -26,6 +26,7 @@ MUST_MATCH = (  # settings that scores must share to be compared; versions diffe
     *config.setting_options("scoring"),
     *config.setting_options("drawing"),
 )
+OF_SOME = ("layout",)  # of MUST_MATCH, what only some versions have: one without lettering is drawn with no letters
 METRIC_NAMES = {  # display names of the metrics that may be skipped
     "fid_infinity": "FD∞",
     "kid": "kernel distance",
@@ -302,8 +303,14 @@ def change(value: ScoreValue, start: ScoreValue) -> str | None:
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names in MUST_MATCH that differ between the settings of several scores; a missing setting counts as None."""
-    return [name for name in MUST_MATCH if len({repr(each.get(name)) for each in settings}) > 1]
+    """Names in MUST_MATCH that differ between the settings of several scores; a missing setting counts as None.
+
+    One of OF_SOME differs only between those that have it.
+    """
+    values = {
+        name: {repr(each.get(name)) for each in settings if name in each or name not in OF_SOME} for name in MUST_MATCH
+    }
+    return [name for name, different in values.items() if len(different) > 1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

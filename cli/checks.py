@@ -199,12 +199,6 @@ def check_inference(options: config.InferenceOptions) -> None:
     if not options.calc_fid and (options.metrics != "all" or options.clip_model):
         raise UserError("--metrics and --clip_model are about scores: add --calc_fid True, or leave them out")
     check_prompts(options)
-    if options.typeset and (options.prompt or options.prompts_file):
-        raise UserError(
-            f"--typeset True is for books with titles, and --{'prompt' if options.prompt else 'prompts_file'} has "
-            "none: leave one of the two out; "
-            "python -m typeset PICTURE --title TITLE sets type on the picture afterwards"
-        )
 
 
 def check_prompts(options: config.InferenceOptions) -> None:
@@ -217,6 +211,17 @@ def check_prompts(options: config.InferenceOptions) -> None:
         raise UserError("--prompts_file draws prompts and --calc_fid scores covers of books: give one of the two")
     if options.num_images > 1 and not (options.prompt or options.prompts_file):
         raise UserError("--num_images is about --prompt and --prompts_file: add one of them, or leave it out")
+    if options.author and not options.title:
+        raise UserError("--author stands below a title: add --title TITLE, or leave --author out")
+    if options.title and not options.prompt:
+        raise UserError("--title and --author are of the book of one --prompt: add that, or leave them out")
+    if options.typeset and options.prompt and not options.title:
+        raise UserError("--typeset True sets a title as type, and --prompt has none: add --title TITLE")
+    if options.typeset and options.prompts_file:
+        raise UserError(
+            "--typeset True is for books with titles, and --prompts_file has none: leave one of the two out; "
+            "python -m typeset PICTURE --title TITLE sets type on a picture afterwards"
+        )
 
 
 def check_loss(options: config.TrainingOptions) -> None:

@@ -160,6 +160,15 @@ def has_lora(source: str) -> bool:
     return location is not None and (location / LORA_FILE).exists()
 
 
+def has_lettering(source: str) -> bool:
+    """Whether load_parts gives a model with lettering. UserError if that is damaged."""
+    if source in BUILT_BY_CODE or single_file_path(source):
+        return False
+    quiet_libraries()
+    with library_errors_as_one_line(source, LETTERING):
+        return read_lettering_config(local_folder(source) or source) is not None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tokenizer
 

@@ -180,8 +180,8 @@ def update_card(
     shown = books[:CARD_COVERS]
     covers = np.stack([read_png(folder / f"{book.row}.png") for book in shown])
     picture = image_grid(torch.from_numpy(covers), len(shown), [book.heading for book in shown])
-    keys = ("steps", "scheduler", "guidance_scale", "seed", "resolution")
-    how = ", ".join(f"{key} {score.settings[key]}" for key in keys)
+    keys = ("steps", "scheduler", "guidance_scale", "seed", "resolution", "layout")
+    how = ", ".join(f"{key} {score.settings[key]}" for key in keys if key in score.settings)
     caption = f"the first covers of the scoring below, of split {score.settings['split']} ({how})."
     drawn = [[book.heading, prompt] for book, prompt in zip(shown, prompts, strict=False)]
     home = pathlib.Path(version.source)

@@ -22,6 +22,7 @@ from common.png import save_png
 from data.book import Book
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
+from generation.glyph_pages import GlyphPages, letters_of, make_pages
 from generation.settings import SETTINGS, WRITE_HINT, DrawingSettings, read_settings, require_same_settings
 from generation.type_on_covers import require_font, require_titles, typeset_covers
 from generation.version import Version, load_version
@@ -64,17 +65,19 @@ def draw_covers(
         read_settings(folder / SETTINGS)  # a damaged file is reported before the model is loaded
     require_font(options)
     require_titles(options, books)
+    pages = make_pages(options, version)
     parts, weights = load_version(options, version.source, state.device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
-    settings = DrawingSettings.from_options(options, version, weights)
+    settings = DrawingSettings.from_options(options, version, weights, pages.layout if pages else None)
     prompts = {str(book.row): covers.prompt(book) for book in books}
+    letters = {str(book.row): letters_of(book) for book in books} if pages else {}
     with state.main_process_first():
-        require_same_settings(folder / SETTINGS, settings, prompts)
+        require_same_settings(folder / SETTINGS, settings, prompts, letters)
         if state.is_main_process:
             list_names(folder / NAMES, books)
-    draw_missing(options, parts, folder, books[state.process_index :: state.num_processes], prompts)
+    mine = books[state.process_index :: state.num_processes]
+    draw_missing(options, parts, folder, mine, prompts, pages)
     if options.typeset:
-        mine = books[state.process_index :: state.num_processes]
         typeset_covers(options, folder, {f"{book.row}.png": book for book in mine})
     state.wait_for_everyone()
     return settings
@@ -110,19 +113,24 @@ def draw_missing(
     folder: pathlib.Path,
     books: Sequence[Book],
     prompts: Mapping[str, str],
+    pages: GlyphPages | None = None,
 ) -> None:
     """Draws the covers of the books that have none in `folder`, and saves each batch as soon as it is drawn.
 
-    prompts: {str(row): prompt}.
+    prompts: {str(row): prompt}; pages: of a version with lettering.
     """
     missing = [book for book in books if not (folder / f"{book.row}.png").exists()]
     done = len(books) - len(missing)
     with tqdm(total=len(books), initial=done, desc=f"drawing {folder.name}", unit="cover") as bar:
         for first in range(0, len(missing), options.batch_size):
-            rows = [book.row for book in missing[first : first + options.batch_size]]
+            batch = missing[first : first + options.batch_size]
+            rows = [book.row for book in batch]
             images = draw_images(
-                parts, [prompts[str(row)] for row in rows], rows, options, folder.name, options.negative_prompt
+                *(parts, [prompts[str(row)] for row in rows], rows, options, folder.name, options.negative_prompt),
+                pages=[pages.of_book(book) for book in batch] if pages else None,
             )
             for row, image in zip(rows, images, strict=True):
                 save_png(folder / f"{row}.png", image)
             bar.update(len(rows))
+    if pages:
+        pages.tell_problems()

@@ -20,6 +20,7 @@ from data import prompts
 from data.folder import open_data
 from diffusion.sampling import draw_images
 from generation.covers import make_folder
+from generation.glyph_pages import letters_of, make_pages
 from generation.settings import DrawingSettings
 from generation.type_on_covers import require_font, require_titles, typeset_cells
 from generation.version import Version, load_version
@@ -92,19 +93,26 @@ def draw_grid(options: config.InferenceOptions, version: Version, folder: pathli
     books = open_data(options).books(options.split)[: options.num_samples]
     require_titles(options, books)
     make_folder(folder)
+    pages = make_pages(options, version)
     parts, weights = load_version(options, version.source, device)
     covers = dataset.BookCoverDataset(books, config.size(options), parts.tokenizer, options)
     templates = prompts.TEMPLATES[:1] if any(book.caption for book in books) else prompts.TEMPLATES
     cells = [(book.row, covers.prompt(book, template)) for book in books for template in templates]
+    books_of_cells = [book for book in books for _ in templates]
     images = []
     with tqdm(total=len(cells), desc=f"drawing {version.name}", unit="cover") as bar:
         for first in range(0, len(cells), options.batch_size):
-            rows, texts = zip(*cells[first : first + options.batch_size], strict=True)
-            images.append(draw_images(parts, texts, rows, options, version.name, options.negative_prompt))
+            batch = slice(first, first + options.batch_size)
+            rows, texts = zip(*cells[batch], strict=True)
+            glyphs = [pages.of_book(book) for book in books_of_cells[batch]] if pages else None
+            images.append(draw_images(parts, texts, rows, options, version.name, options.negative_prompt, glyphs))
             bar.update(len(rows))
-    page = image_grid(torch.cat(images), len(templates), labels=[text for _, text in cells])
-    settings = DrawingSettings.from_options(options, version, weights)
-    path = save_drawing(folder, f"{version.name}_grid", page, settings, cells=cells)
+    picture = image_grid(torch.cat(images), len(templates), labels=[text for _, text in cells])
+    settings = DrawingSettings.from_options(options, version, weights, pages.layout if pages else None)
+    letters = {"letters": [letters_of(book) for book in books]} if pages else {}
+    path = save_drawing(folder, f"{version.name}_grid", picture, settings, cells=cells, **letters)
+    if pages:
+        pages.tell_problems()
     kind = f"books x {len(templates)} templates" if templates == prompts.TEMPLATES else "captions"
     print(f"drew {path}: {len(books)} {kind}")
     if options.typeset:

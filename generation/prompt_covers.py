@@ -19,13 +19,15 @@ import config
 from common.errors import UserError, first_line
 from common.png import read_png
 from data import prompts
-from data.book import normalize_whitespace
+from data.book import Book, normalize_whitespace
 from diffusion.parts import Parts
 from diffusion.sampling import draw_images
 from diffusion.tokens import token_limit
 from generation.covers import make_folder
+from generation.glyph_pages import BY_TITLE, GlyphPages, make_pages
 from generation.grid import drawing_path, image_grid, save_drawing
 from generation.settings import DrawingSettings
+from generation.type_on_covers import require_font, typeset_covers
 from generation.version import Version, load_version
 
 SHEET = 64  # pictures on a sheet, at most
@@ -39,6 +41,7 @@ class Picture:
 
     prompt: str
     image: int  # its number, which decides on the latents that it starts from
+    letters: tuple[tuple[str, str], ...] = ()  # title and author, as items of a dict, if it shows their letters
 
     def front(self, version: str) -> str:
         """What its file's name begins with; that of picture 0 is the name of a prompt's only picture."""
@@ -47,7 +50,7 @@ class Picture:
 
     def record(self) -> dict[str, Any]:
         """What it is made from, besides the settings."""
-        return {"prompt": self.prompt} | ({"image": self.image} if self.image else {})
+        return {"prompt": self.prompt} | ({"image": self.image} if self.image else {}) | dict(self.letters)
 
 
 def draw_prompts(
@@ -60,16 +63,23 @@ def draw_prompts(
     prompts.
     """
     lines = {"the prompt": options.prompt} if options.prompt else read_prompts(options.prompts_file)
+    require_font(options)
+    pages = make_pages(options, version)
+    page = page_of_prompt(options, pages)
+    letters = (("title", options.title), ("author", options.author or "")) if pages and options.title else ()
     make_folder(folder)
     parts, weights = load_version(options, version.source, device)
     limit = token_limit(parts.tokenizer, options.max_tokens)
     warn_of_long_texts(parts.tokenizer, limit, lines | {"the negative prompt": options.negative_prompt or ""})
-    settings = DrawingSettings.from_options(options, version, weights)
+    settings = DrawingSettings.from_options(options, version, weights, pages.layout if pages else None)
 
     texts = list(dict.fromkeys(lines.values()))
-    pictures = [Picture(text, image) for text in texts for image in range(options.num_images)]
+    pictures = [Picture(text, image, letters) for text in texts for image in range(options.num_images)]
     paths = [drawing_path(folder, each.front(version.name), settings, **each.record()) for each in pictures]
-    drawn = draw_missing(options, parts, dict(zip(paths, pictures, strict=True)), settings)
+    drawn = draw_missing(options, parts, dict(zip(paths, pictures, strict=True)), settings, page)
+    if options.typeset:
+        book = Book(0, options.title, (options.author,) if options.author else ())
+        typeset_covers(options, folder, {path.name: book for path in paths})
 
     if len(paths) == 1:
         print(f"drew {paths[0]}" if drawn else f"{paths[0]} was drawn before, with the same settings")
@@ -77,15 +87,32 @@ def draw_prompts(
     before = f"; {len(paths) - drawn} were drawn before, with the same settings" if drawn < len(paths) else ""
     print(f"drew {drawn} covers in {folder}{before}")
     front = pictures[0].front(version.name) if options.prompt else f"{version.name}_prompts"
-    for path in save_sheets(folder, front, texts, paths, settings):
+    for path in save_sheets(folder, front, texts, paths, settings, dict(letters)):
         print(f"drew {path}")
 
 
+def page_of_prompt(options: config.InferenceOptions, pages: GlyphPages | None) -> np.ndarray | None:
+    """The glyph page uint8 (H, W) of --title and --author, blank without them; None for a version without lettering.
+
+    UserError if they can't be set, or if the file of --layout needs a title.
+    """
+    if pages is None:
+        return None
+    if options.title or options.layout not in BY_TITLE:
+        return pages.page(options.title or "", options.author or "")
+    print("note: no letters are drawn: " + ("give --title" if options.prompt else "prompts of a file have no title"))
+    return pages.blank()
+
+
 def draw_missing(
-    options: config.InferenceOptions, parts: Parts, pictures: Mapping[pathlib.Path, Picture], settings: DrawingSettings
+    options: config.InferenceOptions,
+    parts: Parts,
+    pictures: Mapping[pathlib.Path, Picture],
+    settings: DrawingSettings,
+    page: np.ndarray | None = None,
 ) -> int:
     """Draws those of the pictures {path: Picture} that are not there, and saves each batch as soon as it is drawn;
-    returns how many."""
+    returns how many. page: uint8 (H, W), the glyph page of all of them, for a version with lettering."""
     missing = {
         path: each for path, each in pictures.items() if not (path.exists() and path.with_suffix(".json").exists())
     }
@@ -98,7 +125,8 @@ def draw_missing(
         for first in range(0, len(paths), options.batch_size):
             batch = [missing[path] for path in paths[first : first + options.batch_size]]
             texts, rows = [readable(each.prompt, limit) for each in batch], [each.image for each in batch]
-            images = draw_images(parts, texts, rows, options, settings.version, negative_prompt)
+            pages = None if page is None else [page] * len(batch)
+            images = draw_images(parts, texts, rows, options, settings.version, negative_prompt, pages)
             for each, image in zip(batch, images, strict=True):
                 save_drawing(paths[0].parent, each.front(settings.version), image, settings, **each.record())
             bar.update(len(batch))
@@ -111,9 +139,11 @@ def save_sheets(
     texts: Sequence[str],
     paths: Sequence[pathlib.Path],
     settings: DrawingSettings,
+    letters: Mapping[str, str] | None = None,
 ) -> list[pathlib.Path]:
     """Saves sheets of pictures, each of about SHEET at most, and returns where; see grid.save_drawing.
 
+    letters: {"title": ..., "author": ...} if the pictures show their letters;
     paths: of the pictures, equally many for each of the prompts `texts`. The pictures of a prompt stand in one row; if
     they are too many for that, on a sheet of their own.
     """
@@ -127,7 +157,7 @@ def save_sheets(
         columns = images * in_row or SHEET_COLUMNS
         sheet = image_grid(torch.from_numpy(pixels), columns, shown, label_width=images)
         name = f"{front}_sheet" if len(texts) <= on_sheet else f"{front}_sheet_{first // on_sheet + 1:03}"
-        made_from = {"prompt": shown[0]} if len(shown) == 1 else {"prompts": shown}
+        made_from = ({"prompt": shown[0]} if len(shown) == 1 else {"prompts": shown}) | dict(letters or {})
         saved.append(save_drawing(folder, name, sheet, settings, **made_from, images=images))
     return saved
 

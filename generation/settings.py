@@ -16,7 +16,7 @@ from diffusion.lora_file import lora_hash
 from diffusion.placement import resolve_precision
 from generation.version import Version
 
-SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, and {row: prompt}
+SETTINGS = "settings.json"  # in a folder of covers: the drawing settings, {row: prompt}, and what letters they show
 REMEDY = "choose another --save_dir, or delete that folder"
 WRITE_HINT = "free some space there or choose another --save_dir"
 LORA = ("lora", "lora_scale")
@@ -43,10 +43,16 @@ class DrawingSettings:
     lora_scale: float | None = None  # None: 1, or nothing to scale
     max_tokens: int | None = None
     clip_skip: int | None = None
+    layout: str | None = None  # of a version with lettering, see glyph_pages.GlyphPages
 
     @classmethod
-    def from_options(cls, options: config.InferenceOptions, version: Version, weights: str) -> DrawingSettings:
-        """The settings that these options come to on this machine. weights: hash of the version's weights."""
+    def from_options(
+        cls, options: config.InferenceOptions, version: Version, weights: str, layout: str | None = None
+    ) -> DrawingSettings:
+        """The settings that these options come to on this machine.
+
+        weights: hash of the version's weights; layout: GlyphPages.layout of a version with lettering.
+        """
         return cls(
             version=version.name,
             run_id=version.run.name if version.run else None,
@@ -64,6 +70,7 @@ class DrawingSettings:
             lora_scale=None if options.lora_scale == 1 else options.lora_scale,
             max_tokens=options.max_tokens if options.max_tokens > 77 else None,
             clip_skip=options.clip_skip if options.clip_skip > 1 else None,
+            layout=layout,
         )
 
     def to_json(self) -> dict[str, typing.Any]:
@@ -97,6 +104,8 @@ class DrawingSettings:
             values["Clip skip"] = self.clip_skip
         if self.prediction_type:
             values["Prediction type"] = self.prediction_type
+        if self.layout:
+            values["Layout"] = self.layout[:15]
         if image:
             values["Image"] = image
         negative = f"Negative prompt: {self.negative_prompt}" if self.negative_prompt else ""
@@ -121,32 +130,57 @@ class DrawingSettings:
 
 def read_settings(path: pathlib.Path) -> tuple[DrawingSettings, dict[str, str]]:
     """(settings, {str(row): prompt}) from a settings.json. UserError if it cannot be read or has another structure."""
+    settings, prompts, _ = read_all(path)
+    return settings, prompts
+
+
+def read_all(path: pathlib.Path) -> tuple[DrawingSettings, dict[str, str], dict[str, list[str]]]:
+    """(settings, {str(row): prompt}, {str(row): [title, author] whose letters were drawn}) from a settings.json.
+
+    UserError if it cannot be read or has another structure.
+    """
     raw = read_json(path)
-    prompts = raw.get("prompts")
+    prompts, letters = raw.get("prompts"), raw.get("letters", {})
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"can't use {path}: 'prompts' must map rows to prompts; {REMEDY}")
+    if not isinstance(letters, dict) or not all(map(is_letters, letters.values())):
+        raise UserError(f"can't use {path}: 'letters' must map rows to title and author; {REMEDY}")
     try:
-        return DrawingSettings.from_json(raw), prompts
+        return DrawingSettings.from_json(raw), prompts, letters
     except ValueError as problem:
         raise UserError(f"can't use {path}: {problem}; {REMEDY}") from None
 
 
-def require_same_settings(path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str]) -> None:
-    """Saves settings and prompts {str(row): prompt} in `path`, the settings.json of a folder of covers.
+def is_letters(value: object) -> bool:
+    """Whether a JSON value is [title, author]."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
+def require_same_settings(
+    path: pathlib.Path,
+    settings: DrawingSettings,
+    prompts: Mapping[str, str],
+    letters: Mapping[str, list[str]] | None = None,
+) -> None:
+    """Saves settings, prompts {str(row): prompt} and letters {str(row): [title, author]} of a folder of covers in
+    `path`, its settings.json.
 
     Other processes that draw into the folder wait meanwhile, so none loses the prompts of another. UserError if the
-    folder has covers that were drawn with other settings or from other prompts, or can't be written.
+    folder has covers that were drawn with other settings or from other prompts or letters, or can't be written.
     """
-    if merge_prompts(path, settings, prompts) is None:  # also where the folder is read-only
+    if merge_rows(path, settings, prompts, letters or {}) is None:  # also where the folder is read-only
         return
     with locked(path, WRITE_HINT):
-        merged = merge_prompts(path, settings, prompts)  # another process may have written since
+        merged = merge_rows(path, settings, prompts, letters or {})  # another process may have written since
         if merged is not None:
-            write_json(path, {**settings.to_json(), "prompts": merged}, WRITE_HINT)
+            write_json(path, {**settings.to_json(), **merged}, WRITE_HINT)
 
 
-def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str]) -> dict[str, str] | None:
-    """The prompts {str(row): prompt} that `path`, a settings.json, has to hold; None if it holds them already.
+def merge_rows(
+    path: pathlib.Path, settings: DrawingSettings, prompts: Mapping[str, str], letters: Mapping[str, list[str]]
+) -> dict[str, typing.Any] | None:
+    """The prompts, and the letters if there are any, that `path`, a settings.json, has to hold; None if it holds them
+    already.
 
     UserError as require_same_settings.
     """
@@ -156,7 +190,7 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             f"{path.parent} has covers, such as {unknown[0]}.png, and no {path.name} that says how they were drawn: "
             f"{REMEDY}"
         )
-    saved, known = read_settings(path) if path.exists() else (settings, {})
+    saved, known, known_letters = read_all(path) if path.exists() else (settings, {}, {})
     names = [field.name for field in dataclasses.fields(settings)]
     for name in sorted(names, key=lambda name: name not in LORA):  # with another LoRA the weights are others, too
         before, value = getattr(saved, name), getattr(settings, name)
@@ -171,14 +205,25 @@ def merge_prompts(path: pathlib.Path, settings: DrawingSettings, prompts: Mappin
             raise UserError(
                 f"the cover of row {row} in {path.parent} was drawn from another prompt, {known[row]!r}: {REMEDY}"
             )
-    merged = known | prompts
-    return merged if merged != known or not path.exists() else None
+    for row, texts in letters.items():
+        if known_letters.get(row, texts) != texts:
+            raise UserError(
+                f"the cover of row {row} in {path.parent} was drawn with other letters, "
+                f"{' / '.join(known_letters[row])!r}: {REMEDY}"
+            )
+    merged, merged_letters = known | prompts, known_letters | letters
+    if (merged, merged_letters) == (known, known_letters) and path.exists():
+        return None
+    return {"prompts": merged, **({"letters": merged_letters} if merged_letters else {})}
 
 
 def how_to_repeat(name: str, before: typing.Any) -> str:
     """What to do so that a setting that an option decides is `before` again. None: the option's default."""
     if name == "lora":  # the setting is a hash, the option a file
         return "leave --lora out" if before is None else "give that LoRA file with --lora"
+    if name == "layout" and before and before != config.InferenceOptions.layout:  # a hash, or like and a hash
+        like = before.startswith("like")
+        return "give --layout like with the same training covers" if like else "give that file with --layout"
     option = OPTION_OF[name]
     default = getattr(config.InferenceOptions, option)
     if before is None and default is None:

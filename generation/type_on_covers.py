@@ -59,12 +59,17 @@ class Job:
                     "choose another --out"
                 )
         try:
-            if not clean(self.title, face):
-                raise UserError("there is no title")
-            require_settable(clean(self.title, face), face, "the title")
-            require_settable(clean(self.author, face).upper(), face, "the author")
+            require_texts(self.title, self.author, face)
         except UserError as problem:
             raise UserError(f"{self.source}{problem}") from None
+
+
+def require_texts(title: str, author: str, face: Face) -> None:
+    """UserError unless the face can set this title, and this author (may be empty)."""
+    if not clean(title, face):
+        raise UserError("there is no title")
+    require_settable(clean(title, face), face, "the title")
+    require_settable(clean(author, face).upper(), face, "the author")
 
 
 def typeset(options: config.TypesetOptions) -> None:
@@ -134,9 +139,12 @@ def listed_jobs(folder: pathlib.Path, table: pathlib.Path, out: pathlib.Path | N
 
 
 def require_font(options: config.InferenceOptions) -> None:
-    """UserError if --typeset will need a font that can't be used: before anything is drawn."""
+    """UserError if --typeset will need a font that can't be used, or one that can't set the --title of a prompt:
+    before anything is drawn."""
     if options.typeset:
-        find_face(options.typeset_font, WEIGHT)
+        face = find_face(options.typeset_font, WEIGHT)
+        if options.title:
+            require_texts(options.title, options.author or "", face)
 
 
 def require_titles(options: config.InferenceOptions, books: Sequence[Book]) -> None:

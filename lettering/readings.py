@@ -64,14 +64,13 @@ def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator
     disk is full, no book has a title, or no cover shows its title.
     """
     require_readable(books)
-    folder = config.cache_dir(options) / "letters"
-    path = folder / f"readings-{engine_hash()}-{VERSION}.jsonl"
+    path = readings_path(options)
     by_content = {book.content: book for book in books}  # equal images once
     missing: list[str] = []
     if accelerator.is_main_process:
         cache = ReadingsCache(path)
         missing = [content for content in by_content if content not in cache]
-        require_free_space(folder, len(missing) * RECORD, f"what is read on {len(missing)} covers", HINT)
+        require_free_space(path.parent, len(missing) * RECORD, f"what is read on {len(missing)} covers", HINT)
         line = f"letters: {len(by_content) - len(missing)} of {len(by_content)} covers are in the cache"
         print(f"{line}; {len(missing)} to read" if missing else line)
     (missing,) = accelerate.utils.broadcast_object_list([missing])
@@ -97,6 +96,32 @@ def require_readable(books: Sequence[Book]) -> None:
             "letters are learned from titles, and the data has captions alone: give the pictures titles in a "
             "metadata file (docs/data.md), or leave --train_lettering out"
         )
+
+
+def readings_path(options: config.DataOptions) -> pathlib.Path:
+    """The file of what was read. UserError if its folder can't be made, or OCR does not work here."""
+    return config.cache_dir(options) / "letters" / f"readings-{engine_hash()}-{VERSION}.jsonl"
+
+
+def known_layouts(books: Sequence[Book], options: config.DataOptions, size: Size) -> dict[str, Layout]:
+    """{hash of a cover's file: where title and author stand on it, resized to `size`}, of those of the books whose
+    covers were read before and show their title. UserError if there are none."""
+    path = readings_path(options)
+    cache = ReadingsCache(path) if path.exists() else {}
+    read = {book.content: book for book in books if book.content in cache}
+    if not read:
+        raise UserError(
+            f"none of the {len(books)} training covers was read by OCR with this --cache_dir, as training with "
+            "--train_lettering True does: give the training's --cache_dir"
+        )
+    found = {}
+    for content, book in tqdm(read.items(), "finding titles", unit=" covers", delay=3):
+        lines = match_lines(cache[content], book.title, book.authors)
+        if shows_title(lines, book.title):
+            found[content] = cover_layout(lines, book).fitted((book.width, book.height), size)
+    if not found:
+        raise UserError(f"OCR found the title on none of the {len(read)} training covers that were read")
+    return found
 
 
 def read_covers(

@@ -15,6 +15,7 @@ from checkpoints.scores import Score, read_scores
 from cli import checks
 from common.errors import UserError
 from generation.covers import covers_folder
+from generation.glyph_pages import require_lettering
 from generation.settings import DrawingSettings
 from generation.version import Version, choose_version, require_drawable
 
@@ -51,6 +52,7 @@ def find_columns(options: config.ReportOptions, given: Mapping[str, Any]) -> lis
             entry[2].append(version.run)
     if not found:
         raise UserError(f"nothing to show: --version {options.version} names no version")
+    require_lettering(next(iter(found.values()))[0], [version for _, version, _ in found.values()])
     several = len({run for _, _, runs in found.values() for run in runs}) > 1
     starts = sum(version.name == "v0" for _, version, _ in found.values())
     columns = []

@@ -77,9 +77,12 @@ def split_stale(chosen: Mapping[str, Score], weights: Mapping[str, str]) -> tupl
 
 
 def differences(chosen: Mapping[str, Score]) -> list[tuple[str, dict[str, Any]]]:
-    """[(setting, {label: its value})] of the settings that must match and do not."""
-    names = scores.differences([score.settings for score in chosen.values()])
-    return [(name, {label: score.settings.get(name) for label, score in chosen.items()}) for name in names]
+    """[(setting, {label: its value})] of the settings that must match and do not; see scores.differences."""
+    settings = {label: score.settings for label, score in chosen.items()}
+    return [
+        (name, {label: of.get(name) for label, of in settings.items() if name in of or name not in scores.OF_SOME})
+        for name in scores.differences([*settings.values()])
+    ]
 
 
 def require_same_settings(chosen: Mapping[str, Score]) -> None:

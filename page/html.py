@@ -101,7 +101,7 @@ def picture_rows(columns: Sequence[Column], books: Sequence[Book]) -> list[dict[
     The first line has the real cover and what each version drew; with --typeset there is a second, the same with type.
     """
     prompts = {column.label: read_settings(column.folder / SETTINGS)[1] for column in columns}
-    drawn = {column.label: drawing_facts(column.options) for column in columns}
+    drawn = {column.label: drawing_facts(column.options) + letter_facts(column) for column in columns}
     rows = []
     with tqdm(total=len(books) * (len(columns) + 1), desc="embedding pictures", unit="cover", delay=2) as bar:
         for book in books:
@@ -167,6 +167,12 @@ def drawing_facts(options: config.InferenceOptions) -> str:
         f"seed {options.seed}, {options.steps} steps of {options.scheduler}, guidance {options.guidance_scale:g}, "
         f"{options.resolution}" + (f", negative prompt {options.negative_prompt!r}" if options.negative_prompt else "")
     )
+
+
+def letter_facts(column: Column) -> str:
+    """Whether a version draws letters from glyph pages, in words; '' if it does not."""
+    layout = column.settings and column.settings.layout
+    return f", letters of title and author by layout {layout[:15]}" if layout else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -272,7 +278,10 @@ def drawing_words(column: Column) -> list[str]:
     inherited = config.option_names(config.InferenceOptions, "inherited", True)
     saved = read_json(run.config) if run else {}
     fields = [field for group in (config.DataOptions, config.DrawingOptions) for field in dataclasses.fields(group)]
-    for name in [*(field.name for field in fields), "seed", "mixed_precision"]:
+    names = [*(field.name for field in fields), "seed", "mixed_precision"]
+    if column.settings and column.settings.layout:
+        names.append("layout")
+    for name in names:
         value = getattr(options, name)
         if value != (saved[name] if name in inherited and name in saved else defaults[name]):
             words += [f"--{name}", str(value)]

@@ -20,18 +20,18 @@ ROOMS = {
     "diffusion": {"common", "config"},
     "data": {"common", "config", "demo_data.folder"},
     "dataset": {"common", "config", "cli", "data", "diffusion"},
+    "ocr": {"common", "config", "data"},
+    "lettering": {"common", "config", "data", "ocr", "typesetting"},
     "checkpoints": {"common", "config", "diffusion"},
     "tracking": {"common", "config", "cli.saved_options", "checkpoints", "diffusion.parts"},
     "generation": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints"),
-        *("tracking.artifacts", "typesetting"),
+        *("tracking.artifacts", "typesetting", "lettering"),
     },
     "publishing": {
         *("common", "config", "cli.saved_options", "data.book", "data.prompts", "diffusion", "checkpoints"),
         "generation.version",
     },
-    "ocr": {"common", "config", "data"},
-    "lettering": {"common", "config", "data", "ocr", "typesetting"},
     "evaluation": {
         *("common", "config", "cli", "data", "diffusion", "ocr"),
         *("checkpoints.scores", "checkpoints.run_folder"),
@@ -40,7 +40,7 @@ ROOMS = {
     "trainer": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints", "tracking"),
         "lettering",
-        *("generation.grid", "publishing.card_facts", "publishing.model_card"),
+        *("generation.glyph_pages", "generation.grid", "publishing.card_facts", "publishing.model_card"),
     },
     "memory": {
         *("common", "config", "cli", "data.buckets", "diffusion"),

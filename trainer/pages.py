@@ -13,8 +13,7 @@ from data.book import Book
 from data.buckets import Size
 from dataset import BookCoverDataset
 from diffusion.parts import Parts
-from lettering.layout import layout_by_rule
-from lettering.page import draw_page
+from generation.glyph_pages import pages_by_rule
 from lettering.readings import read_layouts, require_readable
 
 
@@ -36,17 +35,14 @@ def read_pages(
     options: config.TrainingOptions,
     accelerator: accelerate.Accelerator,
 ) -> None:
-    """Give both sets the glyph pages of their covers; those not in the cache are read first, by all processes. UserError
-    as from read_layouts."""
+    """Give both sets the glyph pages of their covers; those not in the cache are read first, by all processes.
+
+    UserError as from read_layouts.
+    """
     train_set.pages = val_set.pages = read_layouts(train_set.books + val_set.books, options, accelerator)
 
 
 def preview_pages(books: Sequence[Book], size: Size) -> list[np.ndarray]:
     """Glyph pages uint8 (H, W) for previews of these books; blank for a book whose texts can't be set."""
-    pages = []
-    for book in books:
-        try:
-            pages.append(draw_page(layout_by_rule(book.title, ", ".join(book.authors), size), size))
-        except UserError:
-            pages.append(np.zeros(size[::-1], np.uint8))
-    return pages
+    by_rule = pages_by_rule(size)
+    return [by_rule.of_book(book) for book in books]

@@ -107,6 +107,10 @@ def test_options_of_the_loss_that_contradict_each_other_are_refused(options, mes
         (dict(prompt="a", prompts_file="b"), "--prompt is one prompt and --prompts_file has many"),
         (dict(prompts_file="b", calc_fid=True), "--prompts_file draws prompts and --calc_fid scores"),
         (dict(prompts_file="b", typeset=True), "--typeset True .* and --prompts_file has none"),
+        (dict(prompt="a", typeset=True), "--typeset True sets a title as type, .*: add --title TITLE"),
+        (dict(title="a"), "--title and --author are of the book of one --prompt: add that"),
+        (dict(title="a", prompts_file="b"), "--title and --author are of the book of one --prompt"),
+        (dict(author="a", prompt="b"), "--author stands below a title: add --title TITLE"),
         (dict(num_images=2), "--num_images is about --prompt and --prompts_file"),
         (dict(negative_prompt="a", guidance_scale=1.0), "--negative_prompt has no effect with --guidance_scale 1"),
     ],
@@ -114,6 +118,7 @@ def test_options_of_the_loss_that_contradict_each_other_are_refused(options, mes
 def test_options_on_prompts_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         checks.check(config.InferenceOptions(**options))
+    checks.check(config.InferenceOptions(prompt="a", title="b", author="c", typeset=True))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from checkpoints import scores
 from common.errors import UserError
 from diffusion import lora_file
 from generation import settings
-from generation.settings import SETTINGS, DrawingSettings, prompts_of, read_settings, require_same_settings
+from generation.settings import SETTINGS, DrawingSettings, prompts_of, read_all, read_settings, require_same_settings
 from generation.version import Version
 
 DRAWN = DrawingSettings("v1", "one", "hash", "no", 1, "32x48", 5, 7.5, "dpm++")
@@ -112,6 +112,40 @@ def test_a_lora_is_named_by_its_weights_and_only_where_there_is_one(tmp_path):
         assert DrawingSettings.from_json(drawn.to_json()) == drawn
     assert scores.differences([plain.to_json(), first.to_json()]) == ["lora"]
     assert scores.differences([first.to_json(), half.to_json()]) == ["lora_scale"]
+
+
+def test_covers_with_letters_of_another_title_are_not_mixed(tmp_path):
+    """The prompt may be the same: it is cut off where it is too long."""
+    path, lettered = tmp_path / SETTINGS, dataclasses.replace(DRAWN, layout="rule")
+    require_same_settings(path, lettered, {"1": "a book"}, {"1": ["It", "Ann Oak"]})
+    require_same_settings(path, lettered, {"2": "a tree"}, {"2": ["", ""]})
+    before = path.read_bytes()
+    assert read_all(path) == (lettered, {"1": "a book", "2": "a tree"}, {"1": ["It", "Ann Oak"], "2": ["", ""]})
+    for title, author in (("It", "Ann Lee"), ("Its", "Ann Oak")):
+        with pytest.raises(UserError, match=r"row 1 in .* was drawn with other letters, 'It / Ann Oak': choose anoth"):
+            require_same_settings(path, lettered, {"1": "a book"}, {"1": [title, author]})
+    require_same_settings(path, lettered, {"1": "a book"})
+    assert path.read_bytes() == before
+    assert lettered.parameters().endswith(", Layout: rule")
+    for wrong in ('"It"', '["It"]', '["It", 1]'):
+        path.write_text(before.decode().replace(before.decode()[before.decode().index("[") :], f"{wrong}}}}}"))
+        with pytest.raises(UserError, match="'letters' must map rows to title and author"):
+            read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ("rule", "abc", "drawn with layout rule, and now it is abc: give --layout rule, choose another --save_dir"),
+        ("abc", "rule", "drawn with layout abc, and now it is rule: give that file with --layout, choose another"),
+        ("like abc", "rule", "layout like abc, and now it is rule: give --layout like with the same training covers, "),
+    ],
+)
+def test_covers_with_another_layout_are_not_mixed(tmp_path, before, now, message):
+    path = tmp_path / SETTINGS
+    require_same_settings(path, dataclasses.replace(DRAWN, layout=before), {"1": "a book"}, {"1": ["It", ""]})
+    with pytest.raises(UserError, match=message):
+        require_same_settings(path, dataclasses.replace(DRAWN, layout=now), {"1": "a book"}, {"1": ["It", ""]})
 
 
 @pytest.mark.parametrize(

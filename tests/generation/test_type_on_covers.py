@@ -159,7 +159,7 @@ def test_drawn_covers_get_type_in_a_folder_of_their_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--typeset --prompt Fantasy", "--typeset True is for books with titles, and --prompt has none"),
+        ("--typeset --prompt Fantasy", "--typeset True sets a title as type, and --prompt has none: add --title TITLE"),
         ("--typeset_font sans", "--typeset_place: add --typeset True"),
         ("--typeset --typeset_width 63", "--typeset_width: expected at least 64"),
         ("--typeset --typeset_place left", "--typeset_place: expected one of auto, top, bottom"),

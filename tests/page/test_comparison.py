@@ -180,3 +180,14 @@ def test_remarks_stand_once_with_their_versions():
         [("CLIP score, CMMD", "no model", ["v0", "v1"])],
         [("FID", "few covers", ["v2"])],
     )
+
+
+def test_a_version_without_letters_is_compared_with_those_that_draw_them():
+    """It has no layout; two that have are compared only if they have the same."""
+    ruled, other = score(layout="rule", fid=20.0), score(layout="abc")
+    plain = Score({name: value for name, value in score().settings.items() if name != "layout"}, score().values)
+    comparison.require_same_settings({"v0": plain, "v1": ruled})
+    _, (row, *_) = comparison.table({"v0": plain, "v1": ruled}, ["v0", "v1"])
+    assert row.cells[1].verdict == "worse"
+    with pytest.raises(UserError, match="layout is rule for v1 and abc for v2; score them alike"):
+        comparison.require_same_settings({"v0": plain, "v1": ruled, "v2": other})
