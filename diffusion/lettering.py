@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -28,11 +28,8 @@ from diffusers.configuration_utils import register_to_config
 from torch.nn.functional import max_pool2d, pixel_unshuffle, silu
 
 from common import randomness
+from diffusion.parts import LETTERING, Parts
 
-if TYPE_CHECKING:
-    from diffusion.parts import Parts
-
-LETTERING = "lettering"  # the part, and its folder in a version
 HIDDEN_CHANNELS = 64  # of a new one
 REACH = 4  # latent places around a letter that the exit may change: a label or a shadow behind it
 LARGEST = 16384  # of a setting, in a file that somebody else may have written
