@@ -10,6 +10,7 @@ O, "A NOVEL", the publisher's name.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import string
@@ -25,11 +26,14 @@ from data.book import normalize_whitespace
 from ocr.engine import Line, Point
 from ocr.text_accuracy import normalise
 
-WRONG = 0.25  # share of a span's letters that may be misread, missing or too many
+WRONG = 0.2  # share of a span's letters that may be misread, missing or too many: 0.8 are right, as in legibility.READ
 WHOLE = 0.6  # share of a line's letters that its spans have to cover together, or else a span must show
 MOST = 0.6  # this share of the title, or of the author
 EXTRA = 0.25  # what a letter of the line outside of the span counts, against one inside
 SHORT = 4  # letters: a shorter span needs the next word of the title beside it, on another line
+MATCHES = 5000  # the longest spans that agree; there are more if a title says one word again and again
+# What has more is no line of a title, or does not stand on a cover, and would take long
+LONGEST, LINE_WORDS, TITLE_WORDS = 100, 20, 100  # letters of a line, words of a line, of a title or author
 CAPITALS = 0.7  # share of a line's letters that makes it one in capitals
 # A word, an ideograph, or & (which is read as "and")
 WORD = re.compile(r"&|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+(?:['’ʼ][^\W_]+)*")
@@ -48,14 +52,20 @@ class TrueLine(NamedTuple):
 
 
 class Words:
-    """A text and its words: letters without case, accents and spaces, and where each stands."""
+    """A text and its first words: letters without case, accents and spaces, and where each stands."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, most: int = TITLE_WORDS) -> None:
         self.text = unicodedata.normalize("NFC", normalize_whitespace(text))
-        found = [(normalise(match[0]).replace(" ", ""), match.span()) for match in WORD.finditer(self.text)]
+        words = itertools.islice(WORD.finditer(self.text), most)
+        found = [(letters_of(match[0]), match.span()) for match in words]
         self.letters = [letters for letters, _ in found if letters]
         self.places = [place for letters, place in found if letters]
-        self.total = sum(map(len, self.letters))
+        self.before = [0, *itertools.accumulate(map(len, self.letters))]  # letters before each word, and in all
+        self.total = self.before[-1]
+
+    def count(self, words: range) -> int:
+        """How many letters some of its words have."""
+        return self.before[words.stop] - self.before[words.start]
 
     def spans(self, longest: float) -> Iterator[tuple[int, int, str]]:
         """(first word, word after the last, letters) of every span of at most so many letters."""
@@ -66,6 +76,12 @@ class Words:
                 if len(letters) > longest:
                     break
                 yield first, last + 1, letters
+
+
+@functools.lru_cache(maxsize=100_000)
+def letters_of(word: str) -> str:
+    """A word's letters and digits without case and accents."""
+    return normalise(word).replace(" ", "")
 
 
 class Target(NamedTuple):
@@ -94,7 +110,7 @@ def match_lines(lines: Sequence[Line], title: str, authors: Sequence[str]) -> tu
     """
     targets = [Target("title", Words(title), main_letters(title))]
     targets += [Target("author", words := Words(author), words.total) for author in authors]
-    read = [Words(line.text) for line in lines]
+    read = [Words(line.text, LINE_WORDS) for line in lines]
     chosen = choose(possible_matches(read, targets), lines, read, targets)
     chosen = [match for match in chosen if is_supported(match, chosen, targets)]
     found = [true_line(match, lines[match.line], read[match.line], targets[match.target]) for match in chosen]
@@ -109,19 +125,24 @@ def main_letters(title: str) -> int:
 
 def possible_matches(read: Sequence[Words], targets: Sequence[Target]) -> list[Match]:
     """Every span of a line that agrees with a span of a target."""
-    longest = max((words.total for words in read), default=0)
+    longest = max((words.total for words in read if words.total <= LONGEST), default=0)
     shown = [(t, *span) for t, target in enumerate(targets) for span in target.words.spans(longest / (1 - WRONG))]
     limit = max((len(letters) for *_, letters in shown), default=0)
-    spans = [(k, *span) for k, words in enumerate(read) for span in words.spans(limit / (1 - WRONG))]
+    lines = [(k, words) for k, words in enumerate(read) if words.total <= LONGEST]
+    spans = [(k, *span) for k, words in lines for span in words.spans(limit / (1 - WRONG))]
     if not shown or not spans:
         return []
-    edits = cdist([span[3] for span in spans], [span[3] for span in shown], scorer=Levenshtein.distance)
-    lengths = np.array([len(span[3]) for span in shown])
+    texts = [[span[3] for span in some] for some in (spans, shown)]
+    edits = cdist(*texts, scorer=Levenshtein.distance, dtype=np.uint8)
+    lengths = np.array([len(letters) for *_, letters in shown])
+    pairs = np.argwhere(edits <= WRONG * lengths)
+    if len(pairs) > MATCHES:
+        pairs = pairs[np.argsort(-lengths[pairs[:, 1]], kind="stable")[:MATCHES]]
     found = []
-    for i, j in np.argwhere(edits <= WRONG * lengths).tolist():
-        (k, start, end, letters), (t, first, last, _) = spans[i], shown[j]
-        value = lengths[j] - 2 * edits[i, j] - EXTRA * (read[k].total - len(letters))
-        found.append(Match(float(value), k, range(start, end), t, range(first, last)))
+    for i, j in pairs.tolist():
+        (k, start, end, letters), (t, first, last, true) = spans[i], shown[j]
+        value = len(true) - 2 * int(edits[i, j]) - EXTRA * (read[k].total - len(letters))
+        found.append(Match(value, k, range(start, end), t, range(first, last)))
     return found
 
 
@@ -133,8 +154,10 @@ def choose(
     They must cover WHOLE of their line, together with those chosen before, or show MOST of their target.
     """
 
+    heights = [height(line) for line in lines]
+
     def order(match: Match) -> tuple[float, float, int, int, int]:
-        return -match.value, -height(lines[match.line]), match.target, match.line, match.shown.start
+        return -match.value, -heights[match.line], match.target, match.line, match.shown.start
 
     used: set[tuple[str, int, int]] = set()
     covered = [0] * len(lines)
@@ -142,23 +165,19 @@ def choose(
     for match in sorted(matches, key=order):
         words = {("read", match.line, i) for i in match.read} | {("true", match.target, i) for i in match.shown}
         line, target = read[match.line], targets[match.target]
-        cover = covered[match.line] + sum(len(line.letters[i]) for i in match.read)
-        shown = shown_letters(match, target)
-        if not words & used and (cover >= WHOLE * line.total or shown >= max(SHORT, MOST * target.letters)):
+        cover = covered[match.line] + line.count(match.read)
+        shown = target.words.count(match.shown)
+        if words.isdisjoint(used) and (cover >= WHOLE * line.total or shown >= max(SHORT, MOST * target.letters)):
             used |= words
             covered[match.line] = cover
             chosen.append(match)
     return sorted(chosen, key=lambda match: (match.line, match.read.start))
 
 
-def shown_letters(match: Match, target: Target) -> int:
-    """How many letters of its target a span shows."""
-    return sum(len(target.words.letters[i]) for i in match.shown)
-
-
 def height(line: Line) -> float:
-    """Height of a line's box in fractions of the cover's."""
-    return max((y for _, y in line.corners), default=0.0) - min((y for _, y in line.corners), default=0.0)
+    """Height of a line's box in fractions of the cover's; 0 if its place is not known."""
+    down = [y for _, y in line.corners]
+    return max(down) - min(down) if down else 0.0
 
 
 def is_supported(match: Match, chosen: Sequence[Match], targets: Sequence[Target]) -> bool:
@@ -166,7 +185,7 @@ def is_supported(match: Match, chosen: Sequence[Match], targets: Sequence[Target
     target = targets[match.target]
     beside = (match.shown.start - 1, match.shown.stop)
     neighbours = (i for other in chosen if other.target == match.target for i in other.shown)
-    return shown_letters(match, target) >= min(SHORT, target.letters) or any(i in beside for i in neighbours)
+    return target.words.count(match.shown) >= min(SHORT, target.letters) or any(i in beside for i in neighbours)
 
 
 def true_line(match: Match, line: Line, read: Words, target: Target) -> TrueLine:
@@ -179,7 +198,7 @@ def true_line(match: Match, line: Line, read: Words, target: Target) -> TrueLine
     true = in_case_of(text[first:last] + "".join(marks), read.text[start:end])
     whole = len(match.read) == len(read.letters)
     corners = line.corners if whole else part_of(line.corners, start / len(read.text), end / len(read.text))
-    return TrueLine(true, corners, line.slant, target.part, shown_letters(match, target))
+    return TrueLine(true, corners, line.slant, target.part, target.words.count(match.shown))
 
 
 def in_case_of(true: str, read: str) -> str:
@@ -206,6 +225,8 @@ def part_of(corners: Sequence[Point], start: float, end: float) -> tuple[Point, 
 
 def with_common_slant(lines: Sequence[TrueLine]) -> list[TrueLine]:
     """The lines, those of one part with one slant: the median over their letters. In a single line it may be missed."""
+    if not any(line.slant for line in lines):
+        return list(lines)
     slants = {}
     for part in {line.part for line in lines}:
         each = [[line.slant] * len(line.text) for line in lines if line.part == part]
