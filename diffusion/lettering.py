@@ -28,7 +28,7 @@ from diffusers.configuration_utils import register_to_config
 from torch.nn.functional import max_pool2d, pixel_unshuffle, silu
 
 from common import randomness
-from diffusion.parts import LETTERING, Parts
+from diffusion.parts import Parts
 
 HIDDEN_CHANNELS = 64  # of a new one
 REACH = 4  # latent places around a letter that the exit may change: a label or a shadow behind it

@@ -1,12 +1,15 @@
-"""Does fine-tuning move mini's images towards book covers? Text encoder, UNet and both, from the same start.
+"""Does fine-tuning move mini's images towards book covers, and can their titles be read? Text encoder, UNet, both, and
+the UNet with lettering, from the same start.
 
     python -m experiments.transfer --out DIR                                     # three seeds; hours on a laptop
     python -m experiments.transfer --out DIR --seeds 0 --max_steps 60 --num_imgs 100   # a quick look
     python -m experiments.transfer --out DIR --regimes UNet "UNet, LoRA"               # full fine-tuning against LoRA
+    python -m experiments.transfer --out DIR --regimes UNet "UNet, lettering"          # with letters and without
 
 Runs the project's own scripts: statistics of held-out covers, then for every seed and regime a training run and its
-score, and the score of v0 with the first. Writes DIR/table.md and DIR/covers.png (books x versions, from the same
-latents). Finished steps are not repeated: after Ctrl-C or a crash the same command resumes.
+score, and the score of v0 with the first. With lettering, OCR reads the covers, too. Writes DIR/table.md and
+DIR/covers.png (books x versions, from the same latents). Finished steps are not repeated: after Ctrl-C or a crash the
+same command resumes.
 """
 
 from __future__ import annotations
@@ -41,18 +44,21 @@ from evaluation.reference import load_reference
 from experiments.regimes import run_script
 from generation import grid
 
-# What learns, as options of training. LoRA's learning rate is LORA_LR times that of full fine-tuning
+# What learns, as options of training. LoRA's learning rate is LORA_LR times that of full fine-tuning, lettering's that
+# of the UNet
 REGIMES: dict[str, dict[str, Any]] = {
     "text encoder": dict(train_unet=False, train_text_encoder=True),
     "UNet": dict(train_unet=True, train_text_encoder=False),
     "both": dict(train_unet=True, train_text_encoder=True),
+    "UNet, lettering": dict(train_unet=True, train_text_encoder=False, train_lettering=True),
     "UNet, LoRA": dict(train_unet=True, train_text_encoder=False, lora_rank=16, lora_targets="all"),
     "both, LoRA": dict(train_unet=True, train_text_encoder=True, lora_rank=16, lora_targets="all"),
 }
 LORA_LR = 10
 DEFAULT_REGIMES = ("text encoder", "UNet", "both")
+BATCH_SIZE = 16
 TRAIN = (
-    *("--batch_size", 16, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
+    *("--batch_size", BATCH_SIZE, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
     *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256, "--tracker", "none"),
     *("--mixed_precision", "bf16", "--save_dtype", "fp32"),
 )
@@ -73,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the training runs")
     parser.add_argument("--max_steps", type=int, default=400, help="updates of each training run, of 16 covers each")
+    parser.add_argument(
+        "--lettering_steps", type=int, help="updates of the runs with lettering (default: as many as the others)"
+    )
     parser.add_argument("--num_imgs", type=int, default=1000, help="number of covers to draw and score")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of the UNet")
     parser.add_argument("--lr_text_encoder", type=float, default=4e-4, help="learning rate of the text encoder")
@@ -83,7 +92,10 @@ def main(argv: list[str] | None = None) -> int:
         options.data_root = str(pathlib.Path(options.data_root).expanduser().resolve())
     data = ("--data_root", options.data_root, "--test_fraction", options.test_fraction, "--resolution", "128x192")
     features = ("--fid_features", "efficientnet", "--fid_stats_path", options.out / "fid_stats.npz")
+    options.lettering_steps = options.lettering_steps or options.max_steps
     num_train = check(options, data)
+    lettered = [name for name in options.regimes if "train_lettering" in REGIMES[name]]
+    metrics = ("fid", "legibility") if lettered else ("fid",)
 
     # So small a network gains little from a second thread: on a CPU, draw with one process for each core
     drawing = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), 8, options.num_imgs)
@@ -98,24 +110,27 @@ def main(argv: list[str] | None = None) -> int:
         factor = LORA_LR if "lora_rank" in learning else 1
         print(f"== run {number + 1} of {len(plan)}: {regime}, seed {seed}", flush=True)
         run = RunFolder(options.out / "runs" / name)
-        third = max(1, options.max_steps // 3)
+        updates = options.lettering_steps if regime in lettered else options.max_steps
+        third = max(1, updates // 3)
+        # Encoding every cover once pays from the third time on that it is seen
+        cached = updates * BATCH_SIZE > 2 * num_train
         words = (
             *("--output_dir", run.path.parent, "--run_id" if run.config.exists() else "--run_name", name),
             *("--pretrained_model", options.pretrained_model, "--seed", seed, *data, *TRAIN, *DRAW),
             *(word for option, value in learning.items() for word in (f"--{option}", value)),
             *("--lr", factor * options.lr, "--lr_text_encoder", factor * options.lr_text_encoder),
-            *("--max_steps", options.max_steps),
+            *("--lr_lettering", options.lr, "--max_steps", updates, "--cache_latents", cached),
             *("--save_every", third, "--validate_every", third),
         )
         run_script("training", *words)
 
         # Draw and score; v0 is the same for all
         for version in ("v0", "latest") if number == 0 else ("latest",):
-            if not read_score(run, version, options.num_imgs):
+            if not read_score(run, version, options.num_imgs, metrics):
                 start = ("--output_dir", run.path.parent, "--run_id", name, "--version", version)
-                scoring = ("--calc_fid", True, "--metrics", "fid", "--num_imgs", options.num_imgs)
+                scoring = ("--calc_fid", True, "--metrics", ",".join(metrics), "--num_imgs", options.num_imgs)
                 run_script("sd_inference", *start, *data, *DRAW, *features, *scoring, processes=drawing)
-            result = read_result(run, version, options.num_imgs, num_train)
+            result = read_result(run, version, options.num_imgs, metrics, num_train)
             results.append(dict(name=regime if version == "latest" else "v0", seed=seed) | result)
         write_text(options.out / "table.md", table(options, baseline, results))
         make_image(options, data, results)
@@ -142,19 +157,24 @@ def check(options: argparse.Namespace, data: tuple) -> int:
 # Results of the scripts
 
 
-def read_score(run: RunFolder, version: str, count: int) -> tuple[pathlib.Path, dict] | None:
-    """(folder of the covers, content of its metrics.json), or None if `count` covers are not scored yet."""
+def read_score(
+    run: RunFolder, version: str, count: int, metrics: Sequence[str] = ("fid",)
+) -> tuple[pathlib.Path, dict] | None:
+    """(folder of the covers, content of its metrics.json), or None if `count` covers are not scored yet by these."""
     found = run.covers / catalog.read_version_index(run).aliases.get(version, version) / "metrics.json"
     score = json.loads(found.read_text(encoding="utf-8")) if found.exists() else {}
-    return (found.parent, score) if score.get("n") == count and "fid" in score["values"] else None
+    values = [{"legibility": "titles_read"}.get(metric, metric) for metric in metrics]
+    complete = score.get("n") == count and all(value in score["values"] for value in values)
+    return (found.parent, score) if complete else None
 
 
-def read_result(run: RunFolder, version: str, count: int, num_train: int) -> dict[str, Any]:
-    """The results of one version: its distance, the run's validation losses, training seconds and bytes of a version.
+def read_result(run: RunFolder, version: str, count: int, metrics: Sequence[str], num_train: int) -> dict[str, Any]:
+    """The results of one version: its distance, with legibility the share of titles read, the run's validation losses,
+    training seconds and bytes of a version.
 
     count: covers scored; num_train: covers in an epoch, whose last update may have fewer than the others.
     """
-    covers, score = read_score(run, version, count)
+    covers, score = read_score(run, version, count, metrics)
     lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     batch_size = json.loads(run.config.read_text(encoding="utf-8"))["batch_size"]
@@ -163,11 +183,13 @@ def read_result(run: RunFolder, version: str, count: int, num_train: int) -> dic
         if "images_per_s" in line:
             before = (line["step"] - 1) % -(-num_train // batch_size) * batch_size  # covers of this epoch
             seconds += min(batch_size, num_train - before) / line["images_per_s"]
-    fid = score["values"]["fid"]
+    fid, titles = (score["values"].get(key, {}) for key in ("fid", "titles_read"))
     latest = run.version(catalog.read_version_index(run).aliases["latest"])
     learned = [path for path in latest.rglob("*.safetensors") if not (run.frozen / path.relative_to(latest)).exists()]
     result = dict(covers=covers, score=score, distance=fid["value"], real=fid["real"])
-    result |= dict(nbytes=sum(path.stat().st_size for path in learned))
+    result |= dict(
+        titles=titles.get("value"), real_titles=titles.get("real"), nbytes=sum(path.stat().st_size for path in learned)
+    )
     return result | dict(first=losses[0], last=losses[-1], seconds=seconds)
 
 
@@ -209,11 +231,10 @@ def autoencoder_baseline(options: argparse.Namespace, words: Sequence) -> float:
 # Table and image
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
     """'mean ± standard deviation' of several values, or the only value."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def table(options: argparse.Namespace, baseline: float, results: list[dict[str, Any]]) -> str:
@@ -221,15 +242,26 @@ def table(options: argparse.Namespace, baseline: float, results: list[dict[str, 
     score = results[0]["score"]
     seeds = list(dict.fromkeys(result["seed"] for result in results))
     which = f"seeds {', '.join(map(str, seeds))}; ± is the deviation between them" if seeds[1:] else f"seed {seeds[0]}"
+    longer = f" ({options.lettering_steps} with lettering)" if options.lettering_steps != options.max_steps else ""
+    read = " titles read |" if results[0]["titles"] is not None else ""  # a column that only lettering's tables have
+
+    def cell(titles: str) -> str:
+        return f" {titles} |" if read else ""
+
+    columns = (
+        f"trained | distance | each seed |{read} validation loss before | after | seconds of training | MB of weights"
+    )
     lines = [
         f"{score['score']} of {score['n']} covers to {score['n_reference']} held-out ones, lower is better; "
-        f"{options.max_steps} updates of 16 covers, {which}. v0 is drawn "
+        f"{options.max_steps} updates of {BATCH_SIZE} covers{longer}, {which}. v0 is drawn "
         f"from the latents of the first. Seconds are those of the updates, without reading, validating and saving.",
         "",
-        "| trained | distance | each seed | validation loss before | after | seconds of training | MB of weights |",
-        "|---|---|---|---|---|---|---|",
-        f"| (real covers to learn from) | {results[0]['real']:.1f} | | | | | |",
-        f"| (the autoencoder's copies of such covers) | {baseline:.1f} | | | | | |",
+        f"| {columns} |",
+        "|---|---|---|---|---|---|---|" + ("---|" if read else ""),
+        f"| (real covers to learn from) | {results[0]['real']:.1f} | |"
+        + cell(f"{results[0]['real_titles'] or 0:.2f}")
+        + " | | | |",
+        f"| (the autoencoder's copies of such covers) | {baseline:.1f} | |" + cell("") + " | | | |",
     ]
     for name in ("v0", *REGIMES):
         some = [result for result in results if result["name"] == name]
@@ -237,6 +269,7 @@ def table(options: argparse.Namespace, baseline: float, results: list[dict[str, 
             continue
         distances = [result["distance"] for result in some]
         line = f"| {name} | {spread(distances)} | {', '.join(f'{d:.1f}' for d in distances)} |"
+        line += cell(spread([result["titles"] or 0 for result in some], 2))
         if name == "v0":
             lines.append(line + " | | | |")
             continue

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(words, message, tm
     (tmp_path / "asked.json").write_text('{"max_steps": 400}')
     if "--max_steps" in words:
         options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
-        options |= dict(lr=1e-3, lr_text_encoder=4e-4)
+        options |= dict(lr=1e-3, lr_text_encoder=4e-4, lettering_steps=400)
         (tmp_path / "asked.json").write_text(json.dumps(options))
     with pytest.raises(UserError, match=message):
         transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
@@ -94,13 +95,24 @@ def test_an_error_of_a_script_ends_it_with_its_status(tmp_path):
 def test_the_table_has_means_and_spreads():
     score = {"score": "FD", "n": 10, "n_reference": 12}
     one = dict(score=score, real=1.0, first=0.4, last=0.2, seconds=60.4, nbytes=2_500_000)
+    one |= dict(titles=None, real_titles=None)
     results = [one | dict(name="v0", seed=0, distance=9.0)]
     results += [one | dict(name="UNet", seed=seed, distance=distance) for seed, distance in enumerate((3.0, 5.0))]
-    lines = transfer.table(type("Options", (), {"max_steps": 5}), 2.0, results).splitlines()
+    lines = transfer.table(Namespace(max_steps=5, lettering_steps=5), 2.0, results).splitlines()
     assert lines[0].startswith(
         "FD of 10 covers to 12 held-out ones, lower is better; 5 updates of 16 covers, seeds 0, 1;"
     )
     assert lines[-2] == "| v0 | 9.0 | 9.0 | | | | |"
     assert lines[-1] == "| UNet | 4.0 ± 1.4 | 3.0, 5.0 | 0.4000 | 0.2000 | 60 | 2.5 |"
+
+    # With lettering, a column more
+    results = [result | dict(titles=result["seed"] / 4, real_titles=0.98) for result in results]
+    results[1:] = [result | dict(name="UNet, lettering") for result in results[1:]]
+    lines = transfer.table(Namespace(max_steps=5, lettering_steps=20), 2.0, results).splitlines()
+    assert "5 updates of 16 covers (20 with lettering)" in lines[0] and " titles read |" in lines[2]
+    assert lines[4] == "| (real covers to learn from) | 1.0 | | 0.98 | | | | |"
+    assert lines[-2] == "| v0 | 9.0 | 9.0 | 0.00 | | | | |"
+    assert lines[-1] == "| UNet, lettering | 4.0 ± 1.4 | 3.0, 5.0 | 0.12 ± 0.18 | 0.4000 | 0.2000 | 60 | 2.5 |"
+    assert len({line.count("|") for line in lines[2:]}) == 1
     assert transfer.spread([1.0, 2.0, 3.0]) == f"2.0 ± {np.std([1, 2, 3], ddof=1):.1f}"
     assert float(transfer.spread([1.26])) == pytest.approx(1.3)
