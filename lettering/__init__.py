@@ -1,1 +1,1 @@
-"""Glyph pages: title and author in a plain font where they stand on a cover, which a model learns to letter by."""
+"""Where a cover's letters stand, as layouts and as glyph pages that the model is shown."""

@@ -20,6 +20,7 @@ ROOMS = {
     "diffusion": {"common", "config"},
     "data": {"common", "config", "demo_data.folder"},
     "dataset": {"common", "config", "cli", "data", "diffusion"},
+    "lettering": {"common", "config", "data", "ocr", "typesetting"},
     "checkpoints": {"common", "config", "diffusion"},
     "tracking": {"common", "config", "cli.saved_options", "checkpoints", "diffusion.parts"},
     "generation": {
