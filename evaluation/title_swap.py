@@ -24,16 +24,26 @@ from data.book import normalize_whitespace
 from data.images import read_cover
 from data.prompts import TEMPLATES, build_prompt, count_tokens, genres_of
 from diffusion import encoding
+from diffusion.lettering import lettering_pages
 from diffusion.noise import normal
 from diffusion.tokens import token_limit
 from evaluation.distances import TooFewImages
+from lettering.filling import fill_lines
+from lettering.matching import match_lines
+from lettering.page import draw_page, letter_area
+from lettering.plain import plain_text
+from lettering.readings import cover_layout, shows_title
+from lettering.records import Layout
+from ocr.readings import read_covers
 
 if TYPE_CHECKING:
+    import pathlib
+
     from data.book import Book
     from diffusion.parts import Parts
 
 TIMESTEP = 0.6  # of all: the picture is there in outline, and its letters are not
-MIN_BOOKS = 8
+MIN_BOOKS, MAX_BOOKS = 8, 240
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Swap:
     book: Book
     other: Book
     area: np.ndarray  # bool (H, W)
-    pages: tuple[np.ndarray, np.ndarray] | None = None  # glyph pages uint8 (H, W) with its own title and the other one
+    pages: tuple[np.ndarray, np.ndarray]  # glyph pages uint8 (H, W) with its own title and with the other one
 
 
 def other_books(books: Sequence[Book]) -> list[Book | None]:
@@ -109,5 +119,37 @@ def shares_inside(
 
 
 def shown_pages(parts: Parts, swaps: Sequence[Swap], number: int) -> contextlib.AbstractContextManager[None]:
-    """Inside, the UNet draws with the pages of their own titles (0) or the other ones (1), if they have pages."""
-    return contextlib.nullcontext()
+    """Inside, the UNet of a model with lettering draws with the pages of the own titles (0) or of the others (1)."""
+    pages = np.stack([swap.pages[number] for swap in swaps])
+    return lettering_pages(parts, torch.from_numpy(pages)[:, None])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which books, and where their letters stand
+
+
+def find_swaps(books: Sequence[Book], size: tuple[int, int], cache_folder: pathlib.Path) -> list[Swap]:
+    """The swaps of those of the first MAX_BOOKS books on whose real covers OCR finds the title.
+
+    size: (W, H) of the covers, at which they are read; cache_folder: of what OCR read, which is the same as that of
+    their legibility. OCRUnavailable without OCR.
+    """
+    usable = [book for book in books if book.title and not book.caption][:MAX_BOOKS]
+    covers = (read_cover(book.image, size) for book in usable)
+    readings = read_covers(covers, len(usable), cache_folder, "reading real covers")
+    swaps = []
+    for book, other, lines in zip(usable, other_books(usable), readings, strict=True):
+        found = match_lines(lines, book.title, book.authors)
+        if other and shows_title(found, book.title):
+            layout = cover_layout(found, dataclasses.replace(book, width=size[0], height=size[1]))
+            pages = draw_page(layout, size), draw_page(retitled(layout, other.title, size), size)
+            swaps.append(Swap(book, other, letter_area(layout, size), pages))
+    return swaps
+
+
+def retitled(layout: Layout, title: str, size: tuple[int, int]) -> Layout:
+    """The layout with another title in the title's lines; with none if the plain font can't set it."""
+    lines = [line for line in layout.lines if line.part == "title"]
+    text = plain_text(title)
+    kept = [line for line in layout.lines if line.part != "title"]
+    return Layout((*(fill_lines(lines, text, size) if text else ()), *kept))

@@ -20,7 +20,6 @@ ROOMS = {
     "diffusion": {"common", "config"},
     "data": {"common", "config", "demo_data.folder"},
     "dataset": {"common", "config", "cli", "data", "diffusion"},
-    "lettering": {"common", "config", "data", "ocr", "typesetting"},
     "checkpoints": {"common", "config", "diffusion"},
     "tracking": {"common", "config", "cli.saved_options", "checkpoints", "diffusion.parts"},
     "generation": {
@@ -34,7 +33,7 @@ ROOMS = {
     "ocr": {"common", "config", "data"},
     "lettering": {"common", "config", "data", "ocr", "typesetting"},
     "evaluation": {
-        *("common", "config", "cli", "data", "diffusion", "ocr"),
+        *("common", "config", "cli", "data", "diffusion", "ocr", "lettering"),
         *("checkpoints.scores", "checkpoints.run_folder"),
     },
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},
