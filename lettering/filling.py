@@ -22,6 +22,8 @@ def fill_lines(lines: Sequence[LetterLine], text: str, size: Size) -> list[Lette
     gets as wide as its text, up to the picture's margin; then its letters get smaller. One in capitals stays so.
     """
     words = split_words(text)
+    if not lines:
+        return []
     sizes = [letter_size(line, text, size) for line in lines]
     largest = sorted(range(len(lines)), key=lambda i: -sizes[i])[: len(words)]
     chosen = sorted(largest)

@@ -119,9 +119,9 @@ def layout_like(
 
     examples: (key, layout in pictures of this size) of training covers; lines of no part are left out. Of the NEAREST
     ones by the number of their title's letters, one is taken by the hash of `key`; if the title would be smaller than
-    READABLE there, the next one, at worst the one where it is largest, or layout_by_rule if it fits nowhere. Those with
-    more lines than the title has words, or without an author where one is needed, come last. UserError as
-    layout_by_rule, or if no example has a title.
+    READABLE there, the next one, at worst the one where it is largest, or layout_by_rule if it fits nowhere. Those
+    without an author where one is needed, or with more lines than the title has words, count only if there are no
+    others. UserError as layout_by_rule, or if no example has a title.
     """
     title, author = settable(title, "title", size), settable(author, "author", size)
     letters, words = number_of_letters(title), len(title.split())
@@ -136,6 +136,7 @@ def layout_like(
     nearest = heapq.nsmallest(NEAREST, titled, key=difference)
     if not nearest:
         raise UserError("no training cover has a title that OCR could read: leave --layout at rule")
+    nearest = [pair for pair in nearest if difference(pair)[:2] == difference(nearest[0])[:2]]
     first = int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:4], "big") % len(nearest)
     found: list[tuple[float, Layout]] = []
     for _, example in nearest[first:] + nearest[:first]:
