@@ -18,23 +18,28 @@ import torch
 import config
 from checkpoints.metrics_log import read_metrics
 from common.files import read_json
+from data.book import Book
 from data.folder import open_data
 from data.prompts import genres_of, title_first
 from diffusion import encoding, pipeline
-from evaluation.distance_correlation import excess_of_rows
+from evaluation.distance_correlation import correlation, excess_of_rows
 from evaluation.distances import jackknife_stderr
 from evaluation.entanglement import MAX_BOOKS
 
 
 @torch.no_grad()
-def text_excess(model: str, books: list) -> tuple[float, float]:
-    """(excess of the text encoder of a model's folder, its standard error)."""
+def text_numbers(model: str, books: list[Book]) -> str:
+    """Of the text encoder of a model's folder: the excess with its standard error, and how its states of genres go
+    along with the genres themselves (R*), which a term that destroyed them would bring to 0."""
     parts = pipeline.load_parts(model)
     prompts = [title_first(book) for book in books]
     states = encoding.states_of_spans(parts, [p.text for p in prompts], [(p.title, p.genres) for p in prompts])
     title, genres = (torch.stack([pair[i].mean(0) for pair in states]).double().numpy() for i in (0, 1))
     statistic = excess_of_rows(genres, title, [genres_of(book)[0] for book in books])
-    return statistic(np.arange(len(books))), jackknife_stderr(statistic, len(books))
+    every = sorted({genre for book in books for genre in genres_of(book)})
+    has = np.array([[genre in genres_of(book) for genre in every] for book in books], float)
+    excess, error = statistic(np.arange(len(books))), jackknife_stderr(statistic, len(books))
+    return f"{excess:.3f} ± {error:.3f} | {correlation(genres, has):.3f}"
 
 
 def main() -> None:
@@ -45,18 +50,19 @@ def main() -> None:
     saved = {run: read_json(run / "config.json") for run in runs}
     options = config.TrainingOptions(**{k: v for k, v in saved[runs[0]].items() if k in fields})
     usable = [book for book in open_data(options).books("test") if title_first(book)][:MAX_BOOKS]
-    before = text_excess(options.pretrained_model, usable)
-    print(f"| v0 | | {before[0]:.3f} ± {before[1]:.3f} | | | |")
+
+    print("| run | --decorrelate | excess, text | R* of genres and their states | validation loss | the term's value |")
+    print("|---|---|---|---|---|---|")
+    print(f"| v0 | | {text_numbers(options.pretrained_model, usable)} | | |")
     for run in runs:
-        after = text_excess(str(max(run.glob("versions/v*"), key=lambda path: int(path.name[1:]))), usable)
         lines = read_metrics(run / "metrics.jsonl")
         losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
-        terms = [f"{line['decorrelation']:.3f}" for line in lines if "decorrelation" in line]
-        weight = f"{saved[run].get('decorrelate', 0):g}, {saved[run].get('decorrelate_by', '')}"
-        change = f"{losses[0]:.4f} -> {losses[-1]:.4f}"
-        print(
-            f"| {run.name} | {weight} | {after[0]:.3f} ± {after[1]:.3f} | {change} | {' -> '.join(terms[:: len(terms) - 1]) if terms else ''} |"
-        )
+        terms = [line["decorrelation"] for line in lines if "decorrelation" in line]
+        weight = f"{saved[run]['decorrelate']:g} by {saved[run]['decorrelate_by']}" if terms else "0"
+        term = f"{terms[0]:.3f} to {terms[-1]:.3f}" if terms else ""
+        latest = max(run.glob("versions/v*"), key=lambda path: int(path.name[1:]))
+        numbers = text_numbers(str(latest), usable)
+        print(f"| {run.name} | {weight} | {numbers} | {losses[0]:.4f} to {losses[-1]:.4f} | {term} |")
 
 
 if __name__ == "__main__":
