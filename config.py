@@ -585,6 +585,23 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         le=1,
         memory=False,
     )
+    decorrelate: float = option(
+        0.0,
+        "weight of a term of the loss that keeps titles out of the text encoder's states of genres: for 64 more "
+        "prompts an update, the partial distance correlation (Annals of Statistics 42, 2014) of the states of title "
+        "and genres, beyond what the genres explain; 0.03 to 1 on mini. It takes no pass of the UNet. Needs "
+        "--train_text_encoder True and 64 books with genres; --metrics entanglement of sd_inference measures the "
+        "effect; 0 = without it",
+        ge=0,
+        memory=bool,
+    )
+    decorrelate_by: str = option(
+        "correlation",
+        "with --decorrelate: what the term is; correlation = as there; alone = mean squared error between the states "
+        "of the genres' tokens behind the title and those of the same tokens without a title",
+        choices=("correlation", "alone"),
+        memory=False,
+    )
     zero_terminal_snr: bool = option(
         False,
         "rescale the noise schedule so that the last timestep is noise alone (arXiv:2305.08891), for very dark and "

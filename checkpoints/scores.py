@@ -32,6 +32,7 @@ METRIC_NAMES = {  # display names of the metrics that may be skipped
     "kid": "kernel distance",
     "precision": "precision, recall, coverage",
     "clip": "CLIP score, CMMD",
+    "entanglement_letters": "title swap inside letters",
 }
 BETTER = ("lower", "higher", "real")
 WRITE_HINT = "free some space there or choose another --save_dir"

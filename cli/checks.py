@@ -189,6 +189,7 @@ def check_training(options: config.TrainingOptions) -> None:
     check_updates(options)
     check_lora(options)
     check_loss(options)
+    check_decorrelation(options)
 
 
 def check_inference(options: config.InferenceOptions) -> None:
@@ -233,6 +234,23 @@ def check_loss(options: config.TrainingOptions) -> None:
     if options.zero_terminal_snr and options.prediction_type == "epsilon":
         raise UserError(
             "--zero_terminal_snr needs v-prediction: give --prediction_type v_prediction, or leave one of the two out"
+        )
+
+
+def check_decorrelation(options: config.TrainingOptions) -> None:
+    """UserError if --decorrelate can't be combined with other options."""
+    if not options.decorrelate:
+        if options.decorrelate_by != config.TrainingOptions.decorrelate_by:
+            raise UserError("--decorrelate_by belongs to --decorrelate: add that, such as 0.1, or leave it out")
+        return
+    if not options.train_text_encoder:
+        raise UserError(
+            "--decorrelate changes the text encoder: give --train_text_encoder True, or leave --decorrelate out"
+        )
+    if options.fused_backward:
+        raise UserError(
+            "--fused_backward updates each weight as soon as one backward pass gives its gradient, and --decorrelate "
+            "has passes of its own: give --fused_backward False, or leave --decorrelate out"
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 # Purposes. Every run depends on these values: never change or reuse one.
 ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
 NOISE_OFFSET, LORA_WEIGHTS, LORA_DROPOUT, LETTERING_WEIGHTS = 9, 10, 11, 12
+DECORRELATION = 15
 
 
 def rng(seed: int, purpose: int, index: int) -> np.random.Generator:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from data.book import Book, normalize_whitespace
 
@@ -22,6 +22,7 @@ TEMPLATES = (
     "Book cover of {title}[ by {authors}][, {genres}]",
     "{title}[ by {authors}], {an}[ {genres}] book cover",
 )
+TITLE_FIRST = "{title}[, {genres}]"  # the genres' tokens then see the title: CLIP's attention is causal
 MAX_GENRES = 3
 MAX_TOKENS = 77  # context length of CLIP's text encoder, start and end tokens included
 LONGEST_TOKEN = 64  # characters; a generous bound
@@ -54,8 +55,7 @@ def build_prompt(
 
     title = normalize_whitespace(book.title)
     authors = list(filter(None, map(normalize_whitespace, book.authors)))
-    genres = list(dict.fromkeys(filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))))
-    genres = genres[:MAX_GENRES]
+    genres = genres_of(book)
     if count_tokens is not None:  # a word has at least one token, so words beyond that many can't fit
         title, *authors = (" ".join(text.split()[:max_tokens]) for text in [title, *authors[:max_tokens]])
 
@@ -77,6 +77,29 @@ def build_prompt(
     if not words or text != whole:
         return text
     return longest_start(text + (" " if text[-1:] in ".!?" else ". "), words, max_tokens, fits) or text
+
+
+def genres_of(book: Book) -> list[str]:
+    """The genres as a prompt names them."""
+    genres = filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))
+    return list(dict.fromkeys(genres))[:MAX_GENRES]
+
+
+class TitleFirst(NamedTuple):
+    """A prompt in which a book's title stands before its genres, and which characters (start, end) these are."""
+
+    text: str
+    title: tuple[int, int]
+    genres: tuple[int, int]
+
+
+def title_first(book: Book) -> TitleFirst | None:
+    """The prompt of TITLE_FIRST, as long as it is; None for a book without a title or without genres."""
+    title, genres = normalize_whitespace(book.title), genres_of(book)
+    if not (title and genres):
+        return None
+    text = fill(TITLE_FIRST, title, [], genres)
+    return TitleFirst(text, (0, len(title)), (len(title) + len(", "), len(text)))
 
 
 def fill(template: str, title: str, authors: Sequence[str], genres: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ The scaling factor (latent diffusion, arXiv:2112.10752, D.1) is applied here and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from common.errors import UserError
 from diffusion.parts import Parts
-from diffusion.tokens import token_ids
+from diffusion.tokens import ONE_CHUNK, token_ids
 
 
 def encode_images(vae: AutoencoderKL, pixel_values: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -100,6 +101,22 @@ def encode_prompts(
     """
     input_ids = torch.tensor(token_ids(tokenizer, prompts, max_tokens), dtype=torch.int64)
     return encode_text(text_encoder, input_ids.to(text_encoder.device), clip_skip)
+
+
+def states_of_spans(
+    parts: Parts, texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]], clip_skip: int = 1
+) -> list[list[torch.Tensor]]:
+    """For each text, for each of its spans (start, end) of characters: float32 (k, C), the states of the k tokens that
+    begin in it. The texts are read by the text encoder at once; tokens beyond its length are left out."""
+    states = encode_prompts(parts.tokenizer, parts.text_encoder, texts, ONE_CHUNK, clip_skip).float()
+    found = []
+    for text, wanted, state in zip(texts, spans, states, strict=True):
+        tokens: Any = parts.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        offsets = tokens["offset_mapping"][: len(state)]
+        found.append(
+            [state[[i for i, (a, b) in enumerate(offsets) if start <= a < end and b > a]] for start, end in wanted]
+        )
+    return found
 
 
 def encode_text(text_encoder: CLIPTextModel, input_ids: torch.Tensor, clip_skip: int = 1) -> torch.Tensor:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+ONE_CHUNK = 77  # --max_tokens of what the text encoder reads at once
 CHUNK = 75  # tokens of a prompt in one chunk of CLIP, its start and end not included
 
 

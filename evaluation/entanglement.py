@@ -20,11 +20,10 @@ import torch
 from tqdm import tqdm
 
 from common import randomness
-from data.book import normalize_whitespace
-from data.prompts import MAX_GENRES, TEMPLATES, build_prompt, count_tokens, fill
+from data.prompts import TEMPLATES, build_prompt, count_tokens, genres_of, title_first
 from diffusion import encoding
 from diffusion.noise import normal
-from diffusion.tokens import token_limit
+from diffusion.tokens import ONE_CHUNK, token_limit
 from evaluation.distance_correlation import MIN_SAMPLES, excess_of_rows
 from evaluation.distances import TooFewImages, jackknife_stderr
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from diffusion.parts import Parts
 
 MAX_BOOKS = 240  # R*'s noise is then about 0.006, and an hour of a CPU would not make much of it
-TITLE_FIRST = "{title}[, {genres}]"
-ONE_CHUNK = 77  # --max_tokens of what fits into the text encoder at once
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Codes:
     """Codes of books, float64 (n, D), each with a row for every book."""
 
     title: np.ndarray  # mean state of the title's tokens; with nothing before it, it is the same in any prompt
-    genres: np.ndarray  # mean state of the genres' tokens in TITLE_FIRST
+    genres: np.ndarray  # mean state of the genres' tokens in data.prompts.TITLE_FIRST
     middle: np.ndarray  # of the UNet, mean over its places
     genre: list[str]  # the first one of each book
 
@@ -73,12 +70,9 @@ def compute_codes(
     The UNet sees the same noise for every book. TooFewImages if there are fewer than MIN_SAMPLES such books.
     """
     count = functools.partial(count_tokens, parts.tokenizer)
-    usable, one_chunk = [], token_limit(parts.tokenizer, ONE_CHUNK)
-    for book in books:
-        title = normalize_whitespace(book.title)
-        if title and genres_of(book) and count(fill(TITLE_FIRST, title, [], genres_of(book))) <= one_chunk:
-            usable.append(book)
-    usable = usable[:MAX_BOOKS]
+    one_chunk = token_limit(parts.tokenizer, ONE_CHUNK)
+    found = ((book, title_first(book)) for book in books)
+    usable = [(book, prompt) for book, prompt in found if prompt and count(prompt.text) <= one_chunk][:MAX_BOOKS]
     if len(usable) < MIN_SAMPLES:
         raise TooFewImages(f"entanglement needs {MIN_SAMPLES} books with genres, and there are {len(usable)}")
 
@@ -93,15 +87,12 @@ def compute_codes(
         with tqdm(total=len(usable), desc="entanglement", unit="book", delay=2) as bar:
             for first in range(0, len(usable), batch_size):
                 chunk = usable[first : first + batch_size]
-                titles = [normalize_whitespace(book.title) for book in chunk]
-                texts = [
-                    fill(TITLE_FIRST, title, [], genres_of(book)) for title, book in zip(titles, chunk, strict=True)
-                ]
-                starts = [len(title) + len(", ") for title in titles]
-                rows["title"] += token_means(parts, titles, [(0, len(title)) for title in titles], clip_skip)
-                rows["genres"] += token_means(parts, texts, [*zip(starts, map(len, texts), strict=True)], clip_skip)
+                spans = [(prompt.title, prompt.genres) for _, prompt in chunk]
+                for title, genres in encoding.states_of_spans(parts, [p.text for _, p in chunk], spans, clip_skip):
+                    rows["title"].append(title.mean(0))
+                    rows["genres"].append(genres.mean(0))
                 limit = token_limit(parts.tokenizer, max_tokens)
-                prompts = [build_prompt(book, TEMPLATES[0], count, limit) for book in chunk]
+                prompts = [build_prompt(book, TEMPLATES[0], count, limit) for book, _ in chunk]
                 states = encoding.encode_prompts(parts.tokenizer, parts.text_encoder, prompts, max_tokens, clip_skip)
                 latents = noise.to(device, dtype).expand(len(chunk), -1, -1, -1)
                 unet(latents, timestep.to(device), states.to(dtype), return_dict=False)
@@ -109,25 +100,5 @@ def compute_codes(
     finally:
         hook.remove()
     arrays = {name: torch.stack(some).double().cpu().numpy() for name, some in rows.items()}
-    genre = [genres_of(book)[0] for book in usable]
+    genre = [genres_of(book)[0] for book, _ in usable]
     return Codes(**arrays, middle=torch.cat(middle).double().cpu().numpy(), genre=genre)
-
-
-def genres_of(book: Book) -> list[str]:
-    """The genres as a prompt names them."""
-    genres = filter(None, (normalize_whitespace(genre).lower() for genre in book.genres))
-    return list(dict.fromkeys(genres))[:MAX_GENRES]
-
-
-def token_means(
-    parts: Parts, texts: Sequence[str], spans: Sequence[tuple[int, int]], clip_skip: int = 1
-) -> list[torch.Tensor]:
-    """For each text float32 (C,): the mean state of the tokens that begin in its span (start, end) of characters."""
-    states = encoding.encode_prompts(parts.tokenizer, parts.text_encoder, texts, ONE_CHUNK, clip_skip).float()
-    means = []
-    for text, (start, end), state in zip(texts, spans, states, strict=True):
-        tokens: Any = parts.tokenizer(text, return_offsets_mapping=True, verbose=False)
-        offsets = tokens["offset_mapping"]
-        inside = [i for i, (first, last) in enumerate(offsets[: len(state)]) if start <= first < end and last > first]
-        means.append(state[inside].mean(0))
-    return means

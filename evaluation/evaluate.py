@@ -19,7 +19,7 @@ from checkpoints.scores import Score, ScoreValue
 from cli.checks import chosen_metrics
 from common.png import png_paths, read_png
 from data.images import read_cover
-from evaluation import distances, entanglement, feature_cache, precision_recall
+from evaluation import distances, entanglement, feature_cache, precision_recall, title_swap
 from evaluation.legibility import legibility
 from ocr.engine import OCRUnavailable
 from ocr.readings import read_covers
@@ -184,9 +184,9 @@ def measure_clip(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
 
 def measure_entanglement(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     """How far titles go into the states of genres and into the UNet's middle block; {} without the model."""
-    if inputs.load_parts is None:
+    options, parts = inputs.options, inputs.parts
+    if parts is None:
         return {}
-    options, parts = inputs.options, inputs.load_parts()
     codes = entanglement.compute_codes(
         *(parts, inputs.books, config.size(options), options.seed, options.batch_size),
         max_tokens=options.max_tokens,
@@ -200,6 +200,26 @@ def measure_entanglement(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     }
 
 
+def measure_title_swap(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
+    """How much of what another title changes lies where the letters are; {} without the model."""
+    options, parts, size = inputs.options, inputs.parts, config.size(inputs.options)
+    if parts is None:
+        return {}
+    swaps = title_swap.find_swaps(inputs.books, size, config.cache_dir(options) / "readings")
+    inside, areas = title_swap.shares_inside(
+        *(parts, swaps, size, options.seed, options.batch_size, options.max_tokens, options.clip_skip)
+    )
+    value = scores.make_value(
+        "title swap inside letters",
+        inside.mean(),
+        n=len(swaps),
+        better="higher",
+        error=inside.std(ddof=1) / len(swaps) ** 0.5,
+        note=f"of what another title changes; the letters' boxes are {areas.mean():.0%} of the picture",
+    )
+    return {"entanglement_letters": value}
+
+
 METRIC_FUNCTIONS = {  # key: (name in --metrics, function, the first of the values that it gives)
     "fid": ("fid", measure_frechet, "fid"),
     "fid_infinity": ("fid", measure_frechet_infinity, "fid_infinity"),
@@ -209,6 +229,7 @@ METRIC_FUNCTIONS = {  # key: (name in --metrics, function, the first of the valu
     "legibility": ("legibility", measure_legibility, "title_accuracy"),
     "clip": ("clip", measure_clip, "clip_score"),
     "entanglement": ("entanglement", measure_entanglement, "entanglement_text"),
+    "entanglement_letters": ("entanglement", measure_title_swap, "entanglement_letters"),
 }
 
 

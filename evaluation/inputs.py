@@ -45,6 +45,11 @@ class EvaluationInputs:
     load_parts: Callable[[], Parts] | None = None  # the version's networks, ready to draw; for what looks into them
 
     @functools.cached_property
+    def parts(self) -> Parts | None:
+        """The version's networks; None if they can't be loaded."""
+        return self.load_parts() if self.load_parts else None
+
+    @functools.cached_property
     def drawn(self) -> np.ndarray:
         """Features (n, D) of the drawn covers."""
         return self.drawn_features(self.extractor)

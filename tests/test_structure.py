@@ -33,7 +33,7 @@ ROOMS = {
         "generation.version",
     },
     "evaluation": {
-        *("common", "config", "cli", "data", "diffusion", "ocr"),
+        *("common", "config", "cli", "data", "diffusion", "ocr", "lettering"),
         *("checkpoints.scores", "checkpoints.run_folder"),
     },
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},

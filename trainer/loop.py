@@ -50,6 +50,7 @@ class UpdateResult:
     grad_norm: float  # before clipping; not finite if the loss scaler skipped the update
     stopping: bool  # whether any process has been asked to stop
     seconds: float
+    decorrelation: float | None = None  # of --decorrelate; in the first process alone
 
 
 def train(session: Session, stop: StopSignal) -> int:
@@ -81,6 +82,8 @@ def train(session: Session, stop: StopSignal) -> int:
             skipped = skipped + 1 if session.optimizer.step_was_skipped else 0
             if skipped == MAX_SKIPPED_UPDATES:
                 raise not_finite_error(session, step, result.samples, result.loss)
+            if session.decorrelation and (note := session.decorrelation.cost_note(result.seconds)):
+                say(note)
             bar.set_postfix_str(log_update(session, result), refresh=False)
             bar.update()
             validate_and_save(session, result)
@@ -124,6 +127,7 @@ def run_update(session: Session, batches: Iterator[Batch], step: int, stop: Stop
             yield losses
 
     loss_sum = accumulate_gradients(accelerator, batch_losses(), len(samples))
+    decorrelation = session.decorrelation.add_gradients(step) if session.decorrelation else None
     values = torch.stack([loss_sum, torch.full_like(loss_sum, stop.number or 0)])
     sums = sum_over_processes(accelerator, optimizer.parameters, values, had_batches=bool(own_batches))
 
@@ -135,7 +139,8 @@ def run_update(session: Session, batches: Iterator[Batch], step: int, stop: Stop
         raise not_finite_error(session, step, samples, loss)
 
     apply_update(optimizer, session.ema, step)
-    return UpdateResult(samples, loss, norm, bool(stopping), time.monotonic() - began)
+    term = None if decorrelation is None else decorrelation.item()
+    return UpdateResult(samples, loss, norm, bool(stopping), time.monotonic() - began, term)
 
 
 def log_update(session: Session, result: UpdateResult) -> str:
@@ -145,8 +150,9 @@ def log_update(session: Session, result: UpdateResult) -> str:
     norm = result.grad_norm if math.isfinite(result.grad_norm) else None  # JSON has no infinity
     speed = len(result.samples) / result.seconds  # validation, previews and saving do not count
     memory = memory_gib(session.accelerator.device)
+    more = {} if result.decorrelation is None else {"decorrelation": result.decorrelation}
     session.log.log(
-        session.state.step, loss=result.loss, grad_norm=norm, **rates, images_per_s=speed, memory_gib=memory
+        session.state.step, loss=result.loss, grad_norm=norm, **rates, images_per_s=speed, memory_gib=memory, **more
     )
     return f"loss {result.loss:.4f}, lr {max(rates.values()):.1e}, {speed:.1f} images/s, {memory:.1f} GiB"
 

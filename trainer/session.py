@@ -48,6 +48,7 @@ from diffusion.trainable import Trainable
 from tracking.uploader import Uploader
 from trainer import optimizers
 from trainer.batches import BatchSchedule, make_schedule
+from trainer.decorrelate import Decorrelation, make_decorrelation
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective, make_objective
 from trainer.option_notes import option_notes, require_covers_for_batch
@@ -73,6 +74,7 @@ class Prepared:
     train_set: BookCoverDataset
     val_set: BookCoverDataset
     schedule: BatchSchedule
+    decorrelation: Decorrelation | None = None
 
     @property
     def complete(self) -> bool:
@@ -99,6 +101,7 @@ class Session:
     schedule: BatchSchedule  # which samples each update takes
     log: MetricsLog  # metrics.jsonl
     uploader: Uploader  # of the run's folder, to the tracker
+    decorrelation: Decorrelation | None = None  # a term of the loss beside the objective
 
     @property
     def total(self) -> int:
@@ -159,6 +162,8 @@ def prepare_locked(
     train_set = BookCoverDataset(train_books, train_sizes, parts.tokenizer, options)
     val_set = BookCoverDataset(val_books, val_sizes, parts.tokenizer, options)
 
+    decorrelation = make_decorrelation(options, train_books, parts, accelerator, trainable.dropout)
+
     # How long
     schedule = make_schedule(options, train_sizes, state)
     total = options.max_steps or options.epochs * schedule.updates
@@ -181,7 +186,8 @@ def prepare_locked(
         announce_device(facts, index, parts)
     (run,) = accelerate.utils.broadcast_object_list([run])
     prepared = Prepared(
-        options, accelerator, run, lock.pop_all(), state, state_folder, parts, trainable, train_set, val_set, schedule
+        *(options, accelerator, run, lock.pop_all(), state, state_folder, parts, trainable, train_set, val_set),
+        *(schedule, decorrelation),
     )
     if saved_state and accelerator.is_main_process:
         restore_card(prepared, state)
@@ -353,6 +359,7 @@ def start(prepared: Prepared) -> Session:
         schedule=prepared.schedule,
         log=MetricsLog(prepared.run.metrics, state.step, write=main_process),
         uploader=Uploader(prepared.run, options, state.step, enabled=main_process, say=say),
+        decorrelation=prepared.decorrelation,
     )
 
 

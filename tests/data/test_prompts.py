@@ -4,7 +4,7 @@ import time
 import pytest
 
 from data.book import Book, normalize_whitespace
-from data.prompts import TEMPLATES, build_prompt
+from data.prompts import TEMPLATES, build_prompt, title_first
 
 LE_GUIN = Book(0, "A Wizard of Earthsea", ("Ursula K. Le Guin",), ("Fantasy", "Young Adult", "Fiction", "Classics"))
 
@@ -151,3 +151,13 @@ def test_a_caption_without_spaces_is_cut_within():
     assert 50 < len(prompt) <= 75 and caption.startswith(prompt)
     long = build_prompt(Book(0, "", caption="x" * 2**16 + " end"), count_tokens=count, max_tokens=77)
     assert long and set(long) == {"x"}
+
+
+def test_the_title_stands_before_the_genres():
+    book = Book(
+        row=0, title=" The  Gates ", authors=("Ada F.",), genres=("Fantasy", "fantasy ", "Space Opera", "a", "b")
+    )
+    text, title, genres = title_first(book)
+    assert text == "The Gates, fantasy, space opera, a"
+    assert text[slice(*title)] == "The Gates" and text[slice(*genres)] == "fantasy, space opera, a"
+    assert title_first(Book(row=1, title="The Gates")) is title_first(Book(row=2, title="", genres=("a",))) is None

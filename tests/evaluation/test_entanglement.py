@@ -29,19 +29,23 @@ def codes(parts):
     return entanglement.compute_codes(parts, books(66), (64, 64), seed=0, batch_size=33)
 
 
+def means(parts, text, *spans):
+    return [states.mean(0) for states in encoding.states_of_spans(parts, [text], [spans])[0]]
+
+
 def test_the_means_are_those_of_the_tokens_in_the_span(parts):
     """With nothing before it a title has the same states in any prompt; genres behind it have others than alone."""
     text = "the glass crown, fantasy"
     ids = parts.tokenizer(text)["input_ids"]
     states = encoding.encode_text(parts.text_encoder, torch.tensor([ids]))[0]
     comma = next(i for i in range(1, len(ids)) if parts.tokenizer.decode(ids[1 : i + 1]).strip().endswith(","))
-    (title,) = entanglement.token_means(parts, [text], [(0, len("the glass crown"))])
-    (genre,) = entanglement.token_means(parts, [text], [(len("the glass crown, "), len(text))])
+    spans = [(0, len("the glass crown")), (len("the glass crown, "), len(text))]
+    title, genre = means(parts, text, *spans)
     assert torch.allclose(title, states[1:comma].mean(0), atol=1e-5)
     assert torch.allclose(genre, states[comma + 1 : -1].mean(0), atol=1e-5)
-    (alone,) = entanglement.token_means(parts, ["the glass crown"], [(0, len("the glass crown"))])
+    (alone,) = means(parts, "the glass crown", spans[0])
     assert torch.allclose(title, alone, atol=1e-5)
-    (other,) = entanglement.token_means(parts, ["fantasy"], [(0, len("fantasy"))])
+    (other,) = means(parts, "fantasy", (0, len("fantasy")))
     assert not torch.allclose(genre, other, atol=1e-3)
 
 

@@ -311,7 +311,7 @@ IRRELEVANT = {
     ),
     *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
     *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
-    *("huber_c", "noise_offset", "prediction_type", "zero_terminal_snr"),
+    *("huber_c", "noise_offset", "prediction_type", "zero_terminal_snr", "decorrelate_by"),
     *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
 }
 
