@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import hashlib
 import itertools
 import os
 import pathlib
@@ -111,6 +112,33 @@ def the_real_forecast():
     real = forecast.stand_in() if "torch" in sys.modules else None
     gc.freeze()  # its imports, too
     return real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eigenvalues_once():
+    """Those of a large matrix, as Fréchet distances need, are computed once: most tests that score share their real
+    covers, and one matrix of EfficientNet's features takes half a second."""
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.linalg.eigh, np.linalg.eigvalsh = map(remember, (np.linalg.eigh, np.linalg.eigvalsh))
+
+
+def remember(function):
+    known = {}  # hash of a matrix -> result
+
+    @functools.wraps(function)
+    def remembered(matrix, *more):
+        if len(matrix) < 1000 or more:
+            return function(matrix, *more)
+        key = hashlib.sha256(matrix.tobytes()).digest()
+        if key not in known:
+            if len(known) == 8:  # 13 MB each, with vectors
+                del known[next(iter(known))]
+            known[key] = function(matrix)
+        return known[key]
+
+    return remembered
 
 
 @pytest.fixture(autouse=True)
