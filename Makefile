@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install doctor demo test test-all quick lint clean
+.PHONY: install doctor demo test test-all quick lint style types clean
 .SILENT:
 
 install: .venv/ready
@@ -36,22 +36,27 @@ demo: install
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"
 	echo "look at:"; ls $(DEMO)/report.html $(DEMO)/covers.png $(DEMO)/table.md
 
-# --- make test, make test-all, make quick -------------------------------------------------------------------------------------------
+# --- make test, make test-all, make quick ----------------------------------------------------------------------------
 
-lint: install
+lint: style types
+
+style: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: install
 	$(BIN)/mypy
 
 # one process more than cores: some tests wait
-test: lint
-	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal -m "not nightly"
+test: TESTS := -n $$(($$(nproc) + 1)) -m "not nightly"
+test-all: TESTS := -n $$(($$(nproc) + 1))
+quick: TESTS := -n logical -m "not script and not slow and not browser and not gpu and not nightly"
 
-test-all: lint
-	$(BIN)/python -m pytest -n $$(($$(nproc) + 1)) --dist worksteal
-
-quick: lint
-	$(BIN)/python -m pytest -n logical --dist worksteal -m "not script and not slow and not browser and not gpu and not nightly"
+# mypy has one thread: it runs beside the tests, and what it says comes after theirs
+test test-all quick: style
+	said=$$(mktemp); $(BIN)/mypy >$$said & mypy=$$!; \
+	$(BIN)/python -m pytest --dist worksteal $(TESTS); tests=$$?; \
+	wait $$mypy; types=$$?; cat $$said; rm $$said; exit $$((tests | types))
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -1,5 +1,9 @@
 """Shared by all tests: one private cache, no internet, and small data drawn by the project itself."""
 
+import functools
+import gc
+import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -12,6 +16,8 @@ from support import forecast, processes
 
 from cli import launch
 
+gc.disable()  # until all is collected: imports make no garbage, and a search for it goes through all that they make
+os.fsync = lambda file: None  # a wait of milliseconds, dozens of times in a training; no test cuts the power
 launch.EXIT_SECONDS = 10**6  # tests call run_script in this process, which goes on after it
 ROOT = processes.ROOT
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers and diffusers are imported
@@ -40,11 +46,52 @@ def pytest_unconfigure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Long tests come first, so that no worker is left alone with one; what opens a browser is marked."""
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker("browser")
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("script") is None))
+    items[:] = in_shares(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def in_shares(items, workers):
+    """The tests in such an order that each worker begins with files of long tests, and ends with short ones.
+
+    xdist's worksteal gives each worker an equal number of tests that stand together, and later the end of another's
+    share to one that has done its own. Files stay together as far as that goes: they share fixtures.
+    """
+    if workers == 1:
+        return list(items)
+    files = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.path)]
+    costs = [sum(map(expected_seconds, file)) for file in files]
+    shares, loads = [[] for _ in range(workers)], [0.0] * workers
+    short = []
+    for cost, file in sorted(zip(costs, files, strict=True), key=lambda pair: -pair[0]):
+        lightest = loads.index(min(loads))
+        if cost >= LONG_FILE and len(shares[lightest]) + len(file) <= len(items) // workers:
+            shares[lightest] += file
+            loads[lightest] += cost
+        else:
+            short += file
+    ends = [len(items) * (worker + 1) // workers for worker in range(workers)]
+    for worker, (share, end) in enumerate(zip(shares, ends, strict=True)):
+        missing = end - (ends[worker - 1] if worker else 0) - len(share)
+        share += short[:missing]
+        del short[:missing]
+    return list(itertools.chain(*shares))
+
+
+LONG_FILE = 4  # seconds
+
+
+def expected_seconds(item):
+    """Roughly, by its marks."""
+    return 5 if item.get_closest_marker("slow") else 2 if item.get_closest_marker("script") else 0.1
+
+
+def pytest_collection_finish():
+    """The garbage collector leaves alone what has been imported. It would go through it in each of many collections,
+    which has been a fourth of a short training."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,7 +109,36 @@ def pytest_runtest_protocol(item):
 @pytest.fixture(scope="session", autouse=True)
 def the_real_forecast():
     """memory.forecast; what is called by that name is a stand-in, unless a test is marked real_forecast."""
-    return forecast.stand_in() if "torch" in sys.modules else None
+    real = forecast.stand_in() if "torch" in sys.modules else None
+    gc.freeze()  # its imports, too
+    return real
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eigenvalues_once():
+    """Those of a large matrix, as Fréchet distances need, are computed once: most tests that score share their real
+    covers, and one matrix of EfficientNet's features takes half a second."""
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.linalg.eigh, np.linalg.eigvalsh = map(remember, (np.linalg.eigh, np.linalg.eigvalsh))
+
+
+def remember(function):
+    known = {}  # hash of a matrix -> result
+
+    @functools.wraps(function)
+    def remembered(matrix, *more):
+        if len(matrix) < 1000 or more:
+            return function(matrix, *more)
+        key = hashlib.sha256(matrix.tobytes()).digest()
+        if key not in known:
+            if len(known) == 8:  # 13 MB each, with vectors
+                del known[next(iter(known))]
+            known[key] = function(matrix)
+        return known[key]
+
+    return remembered
 
 
 @pytest.fixture(autouse=True)
@@ -79,12 +155,13 @@ def forecast_of_this_test(request, the_real_forecast, monkeypatch):
 def run_script():
     """Run a script as a user does, in its own process; returns the finished process with its text.
 
-    real: the interpreter is started, not forked; a test or two of each script do that."""
+    fresh: it imports the project's modules itself; a test or two of each script do that. real: the interpreter is
+    started, not forked, which costs ten seconds where torch is imported."""
 
-    def run(script, *args, cwd=ROOT, timeout=240, real=False, **env):
+    def run(script, *args, cwd=ROOT, timeout=240, real=False, fresh=False, **env):
         words = [sys.executable, "-m", script, *map(str, args)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        run = subprocess.run if real else processes.run
+        run = subprocess.run if real else functools.partial(processes.run, fresh=fresh)
         return run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
     return run

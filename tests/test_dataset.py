@@ -503,7 +503,7 @@ def test_the_report_goes_by_what_the_model_reads(plain, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.script
 def test_the_script_prints_the_report(plain, tmp_path, run_script):
-    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache", real=True)
+    done = run_script("dataset", "--data_root", plain, "--cache_dir", tmp_path / "cache", fresh=True)
     assert done.returncode == 0 and "kept                                   40" in done.stdout, done.stderr
     assert "prompts over 77 tokens" in done.stdout and "Traceback" not in done.stderr
 

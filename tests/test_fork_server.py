@@ -1,5 +1,6 @@
 """The fork server: what it starts is a process like any other, and it is gone when the tests are."""
 
+import json
 import os
 import pathlib
 import signal
@@ -67,6 +68,21 @@ print(os.getsid(0) == os.getpid(), sys.stdout.isatty(), sys.stdout.encoding, sys
     assert real[0] == forked[0] == 0
 
 
+def test_a_fresh_one_has_imported_libraries_alone():
+    code = (
+        "import sys; print(*sorted({'torch', 'diffusers', 'config', 'memory.forecast', 'cli.launch'} & {*sys.modules}))"
+    )
+    for fresh, has in ((True, "diffusers torch"), (False, "cli.launch config diffusers memory.forecast torch")):
+        done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, fresh=fresh)
+        assert done.stdout == f"{has}\n", done.stderr
+
+
+@pytest.mark.parametrize("script", ["report", "runs", "sd_inference", "training"])
+def test_scripts_import_in_their_own_order(script, tmp_path, run_script):
+    done = run_script(script, "--output_dir", tmp_path, "--run_id", "none", fresh=True)
+    assert done.returncode == 2 and "no run none in " in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_random_numbers_are_those_of_a_new_process():
     code = """
 import random, uuid, numpy, torch
@@ -82,12 +98,24 @@ print(torch.get_num_threads(), numpy.random.default_rng(1).random(), torch.manua
 
 @pytest.mark.slow
 def test_scripts_do_the_same_to_the_bit_when_they_start_for_real(small_data, tmp_path):
-    """Training, with covers read by two workers, and then a cover and a page of that run: weights, optimizer, losses,
-    pictures. precalc_fid_stats, dataset and runs start for real in their own tests."""
+    """Training, with covers read by two workers, and then a cover of that run: weights, optimizer, losses, pictures.
+    For real, one start of the interpreter runs both scripts, for it costs ten seconds."""
     words = f"""--data_root {small_data} --run_name r --pretrained_model tiny --resolution 32x48
         --batch_size 5 --lr 1e-3 --lr_text_encoder 1e-3 --num_workers 2 --sample_every 2 --num_samples 2 --steps 2
         --validation_rows 4 --train_unet --train_text_encoder --max_steps 4 --ema_decay 0.9""".split()
-    finish(*(start("training", [*words, "--output_dir", tmp_path / start.__name__]) for start in (real, forked)))
+    pair = [
+        (
+            ["training", *words, "--output_dir", str(tmp_path / name)],
+            ["sd_inference", "--output_dir", str(tmp_path / name), "--version", "v1", "--prompt", "A cover"],
+        )
+        for name in ("real", "forked")
+    ]
+    pipes = dict(cwd=processes.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finish(
+        processes.Popen([sys.executable, "-c", IN_TURN, json.dumps(pair[0])], **pipes),
+        processes.Process([sys.executable, "-m", *pair[1][0]], **pipes),
+    )
+    finish(processes.Process([sys.executable, "-m", *pair[1][1]], **pipes))
     one, other = tmp_path / "real" / "r", tmp_path / "forked" / "r"
     assert final_state(one) == final_state(other)
     logs = [read_log(run) for run in (one, other)]
@@ -95,39 +123,23 @@ def test_scripts_do_the_same_to_the_bit_when_they_start_for_real(small_data, tmp
         line.pop("images_per_s", None), line.pop("memory_gib", None)
     assert logs[0] == logs[1]
     assert_same_files(one / "samples", other / "samples", 3)
-
-    finish(
-        *(
-            start("sd_inference", draw(tmp_path / start.__name__, "r", "--prompt", "A cover"))
-            for start in (real, forked)
-        ),
-        *(
-            start("report", draw(tmp_path / start.__name__, "r", "--report_path", f"{tmp_path}/r.html"))
-            for start in (real,)
-        ),
-    )
     assert_same_files(one / "covers", other / "covers", 2)
-    assert (tmp_path / "r.html").read_text().count("data:image/") == 4  # two books, real and drawn
 
 
-def real(script, words):
-    command = [sys.executable, "-m", script, *map(str, words)]
-    return processes.Popen(command, cwd=processes.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def forked(script, words):
-    command = [sys.executable, "-m", script, *map(str, words)]
-    return processes.Process(command, cwd=processes.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+IN_TURN = """
+import json, runpy, sys
+for sys.argv[0], *sys.argv[1:] in json.loads(sys.argv[1]):
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as left:
+        assert not left.code, sys.argv
+"""
 
 
 def finish(*started):
     for process in started:
         out, _ = process.communicate(timeout=280)
         assert process.returncode == 0, out
-
-
-def draw(runs, run, *more):
-    return ["--output_dir", str(runs), "--run_id", run, "--version", "v1", *more]
 
 
 def assert_same_files(one, other, count):

@@ -56,7 +56,7 @@ def words(root, path, *more):
 def test_statistics_are_those_of_the_held_out_covers(root, tmp_path, run_script):
     """The real script against numpy on the same pixels; the file fits the same options and no others."""
     path = tmp_path / "new" / "fid_stats.npz"
-    done = run_script("precalc_fid_stats", *words(root, path, "--fid_batch_size", "2"), real=True)
+    done = run_script("precalc_fid_stats", *words(root, path, "--fid_batch_size", "2"), fresh=True)
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip()
     assert line.startswith("5 real covers (test, 64x96), 1280 features for FD (EfficientNet-Lite0), clean resize -> ")

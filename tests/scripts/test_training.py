@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -170,14 +169,14 @@ def test_two_processes_equal_one(arguments, runs, small_data):
     """
     common = (*BOTH, "--optimizer", "adamw", "--max_steps", 6, "--num_examples", 20)
     assert training.main(arguments(*common, "--batch_size", 3, "--grad_acc_steps", 2, name="one")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "training.py"]
+    launch = [sys.executable, "-m", "support.torchrun", "--standalone", "--nproc_per_node", "2", "training.py"]
     words = arguments(*common, "--batch_size", 3, name="two")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    done = processes.run(
         [*launch, *words], cwd=processes.ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
-    assert read_state(RunFolder(runs / "two"))[0].global_batch_size == 6
     assert done.returncode == 0, done.stderr
+    assert read_state(RunFolder(runs / "two"))[0].global_batch_size == 6
     for name in ("loss", "validation_loss", "grad_norm"):
         one, two = ([line[name] for line in read_log(runs / run) if name in line] for run in ("one", "two"))
         assert one == pytest.approx(two, rel=1e-4), name

@@ -8,8 +8,8 @@ a new process does: a session of its own, the working directory, environment and
 
 One server serves the whole test run, all workers of pytest-xdist; it imports when the first script is asked for, and
 ends, with all its children, when its standard input does: with the process that started it, however that ends.
-processes.py has the other side. The talk on the socket, a message each: {"words", "cwd", "env"} with the three standard
-streams -> {"pid"} -> {"status", "memory", "seconds"}, as wait4 gives them, when the child has ended.
+processes.py has the other side. The talk on the socket, a message each: {"words", "cwd", "env", "fresh"} with the
+three standard streams -> {"pid"} -> {"status", "memory", "seconds"}, as wait4 gives them, when the child has ended.
 """
 
 import atexit
@@ -42,6 +42,8 @@ def import_everything():
     """The libraries and modules that scripts import, and no more: no thread, and no state that a fork would have."""
     import logging
 
+    gc.disable()
+    os.fsync = lambda file: None  # as in conftest.py
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as every script does first
     for name in ("accelerate", "bitsandbytes", "diffusers", "pandas", "torch", "torchvision", "transformers"):
         importlib.import_module(name)
@@ -50,8 +52,8 @@ def import_everything():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if name not in SCRIPTS and path.parent.name not in ("tests", "mini_sd", "bench", "experiments"):
             importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # a child's garbage collector leaves alone, and shared, what was there before
+    gc.enable()
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("an import has started a thread, which a fork would lack")
 
@@ -108,6 +110,8 @@ def tell(connection, **message):
 def begin(request, streams):
     """Make this process, just forked, one that was just started."""
     os.setsid()
+    if request.get("fresh"):
+        forget_the_project()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -133,6 +137,15 @@ def begin(request, streams):
     sys.stderr = sys.__stderr__ = open_stream(2, encoding or sys.stderr.encoding, "backslashreplace")
     sys.stdout.reconfigure(write_through=unbuffered)
     sys.stderr.reconfigure(write_through=unbuffered, line_buffering=not unbuffered)
+
+
+def forget_the_project():
+    """What runs imports the project's modules itself, in its own order, as after a start of the interpreter."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        ours = path.startswith(f"{ROOT}/") and "site-packages" not in path
+        if ours and name != "__main__" and not name.startswith("support"):
+            del sys.modules[name]
 
 
 def open_stream(number, encoding, errors):

@@ -57,10 +57,13 @@ class Server:
 class Process:
     """A program of Python in a fork: [sys.executable, "-m", MODULE, ...], or with "-c", CODE or FILE instead.
 
-    The attributes, methods and arguments are subprocess.Popen's. It always has a session of its own.
+    The attributes, methods and arguments are subprocess.Popen's. It always has a session of its own. fresh: only
+    libraries have been imported before, and none of the project's modules.
     """
 
-    def __init__(self, words, *, cwd=None, env=None, stdin=None, stdout=None, stderr=None, text=False, bufsize=-1, **_):
+    def __init__(
+        self, words, *, cwd=None, env=None, stdin=None, stdout=None, stderr=None, text=False, bufsize=-1, **more
+    ):
         assert not forbidden, forbidden
         self.args = words
         python, *words = map(str, words)
@@ -88,6 +91,7 @@ class Process:
             ends.append(theirs)
 
         request = {"words": words, "cwd": os.fspath(cwd or os.getcwd()), "env": environment}
+        request["fresh"] = more.get("fresh", False)
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection.connect(wait_for_server())
         socket.send_fds(self.connection, [json.dumps(request, default=str).encode()], ends)
