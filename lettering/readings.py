@@ -73,21 +73,22 @@ def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator
     by_content = {book.content: book for book in books}  # equal images once
     missing: list[str] = []
     if accelerator.is_main_process:
-        cache = ReadingsCache(path)
+        cache = ReadingsCache(path)  # drops what is damaged
         missing = [content for content in by_content if content not in cache]
         require_free_space(folder, len(missing) * RECORD, f"what is read on {len(missing)} covers", HINT)
         line = f"letters: {len(by_content) - len(missing)} of {len(by_content)} covers are in the cache"
         print(f"{line}; {len(missing)} to read" if missing else line)
     (missing,) = accelerate.utils.broadcast_object_list([missing])
-    if missing or not accelerator.is_main_process:
+    if not accelerator.is_main_process:
         cache = ReadingsCache(path)
     if missing:
+        accelerator.wait_for_everyone()  # so that nobody opens the file while others write to it
         began = time.monotonic()
         share = missing[accelerator.process_index :: accelerator.num_processes]
         read_covers([by_content[content] for content in share], cache, options, accelerator)
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - began
-        accelerator.print(f"letters: {len(missing)} read in {seconds:.0f} s, {len(missing) / seconds:.1f} covers/s")
+        accelerator.print(f"letters: {len(missing)} read in {seconds:.1f} s, {len(missing) / seconds:.1f} covers/s")
         if accelerator.num_processes > 1:
             cache = ReadingsCache(path)  # with what the others have read
     return find_letters(books, cache, accelerator)
