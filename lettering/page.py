@@ -1,7 +1,7 @@
 """Draws layouts as glyph pages: white letters in one plain font on black, which the model is shown.
 
-Each line's letters are drawn larger and mapped into the line's box in the picture, at OVERSAMPLING times the page's
-size, so that small letters have smooth edges.
+Each line's letters are drawn larger and mapped into the line's box in the picture, at a multiple of the page's size, so
+that small letters have smooth edges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lettering.records import Layout, LetterLine, Size
 from typesetting.fitting import Style
 from typesetting.layout import line_mask
 
-OVERSAMPLING = 4
+SMALL = 24  # pixels: lines lower than this are mapped at 4 times the page's size, higher ones at 2 times
 DRAWN = (16, 32, 64, 128)  # font sizes in which letters are drawn before they are mapped: few, so that fonts stay open
 
 
@@ -29,7 +29,7 @@ def draw_page(layout: Layout, size: Size) -> np.ndarray:
     page = Image.new("L", size)
     for line in layout.lines:
         draw_line(page, line)
-    return np.asarray(page)
+    return np.array(page)
 
 
 def draw_line(page: Image.Image, line: LetterLine) -> None:
@@ -40,24 +40,24 @@ def draw_line(page: Image.Image, line: LetterLine) -> None:
     high = np.ceil(corners.max(0)).astype(int).clip(0, page.size)
     if not text or (high <= low).any():
         return
-    letters = line_mask(text, Style(plain_face()), font_size(text, corners))[0]
+    times = 4 if sides(corners)[1] < SMALL else 2
+    letters = line_mask(text, Style(plain_face()), font_size(text, corners * times))[0]
     if line.slant:
         letters = sheared(letters, line.slant, corners)
-    target = (corners - low) * OVERSAMPLING
-    coefficients = perspective(target, letters.size)
+    coefficients = perspective((corners - low) * times, letters.size)
     if coefficients is None:  # the box is a line or a point
         return
-    width, height = ((high - low) * OVERSAMPLING).tolist()
+    width, height = ((high - low) * times).tolist()
     mapped = letters.transform((width, height), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BICUBIC)
     box = (*low.tolist(), *high.tolist())
-    page.paste(ImageChops.lighter(page.crop(box), mapped.reduce(OVERSAMPLING)), box)
+    page.paste(ImageChops.lighter(page.crop(box), mapped.reduce(times)), box)
 
 
 def font_size(text: str, corners: np.ndarray) -> int:
     """The least of DRAWN in which the letters have as many pixels as they are mapped to; corners in pixels."""
     wide, high = sides(corners)
     ink_width, ink_height = ink_size(text)
-    needed = OVERSAMPLING * math.sqrt(wide * high / (ink_width * ink_height))
+    needed = math.sqrt(wide * high / (ink_width * ink_height))
     return next((size for size in DRAWN if size >= needed), DRAWN[-1])
 
 
@@ -96,13 +96,14 @@ def perspective(corners: np.ndarray, size: Size) -> tuple[float, ...] | None:
 
 def letter_area(layout: Layout, size: Size) -> np.ndarray:
     """Whether each pixel's centre lies inside a line's box: bool (H, W). size: (width, height)."""
-    width, height = size
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    area = np.zeros((height, width), bool)
+    area = np.zeros(size[::-1], bool)
     for line in layout.lines:
         corners = np.array(line.corners) * size
+        left, top = np.floor(corners.min(0)).astype(int).clip(0, size)
+        right, bottom = np.ceil(corners.max(0)).astype(int).clip(0, size)
+        x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
         turns = []
         for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             turns.append((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0)
-        area |= np.all(turns, axis=0) | ~np.any(turns, axis=0)
+        area[top:bottom, left:right] |= np.all(turns, axis=0) | ~np.any(turns, axis=0)
     return area

@@ -40,6 +40,14 @@ def test_the_page_of_the_rule_shows_letters_in_the_area_of_its_lines():
     assert np.abs(large - page).mean() < 1.5
 
 
+@pytest.mark.slow
+def test_ocr_reads_what_the_page_of_the_rule_shows():
+    engine, text_accuracy = pytest.importorskip("ocr.engine"), pytest.importorskip("ocr.text_accuracy")
+    page = draw_page(layout_by_rule("The Glass Crown", "Ada Fenwick", SIZE), SIZE)
+    lines = [line.text for line in engine.read_text(np.stack([page] * 3, -1))]
+    assert text_accuracy.accuracy("The Glass Crown", lines) == text_accuracy.accuracy("Ada Fenwick", lines) == 1
+
+
 def test_turned_lines_are_turned_pages():
     """(x, y) -> (128 - y, x): a quarter turn clockwise."""
     page = page_of("The Moon", box(10, 40, 110, 60), 0.2, (128, 128))
