@@ -126,7 +126,7 @@ def corners_from_json(value: dict[str, Any], where: str) -> Corners:
     if "box" in value:
         if not is_list_of_numbers(box, 4):
             raise UserError(f"{where}: its box must be [left, top, right, bottom], numbers")
-        left, top, right, bottom = box
+        left, top, right, bottom = value["box"]
         corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
     if not (isinstance(corners, list) and len(corners) == 4 and all(is_list_of_numbers(c, 2) for c in corners)):
         raise UserError(f"{where}: its corners must be four [x, y], numbers")
