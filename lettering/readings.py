@@ -28,7 +28,7 @@ from data.book import Book
 from data.images import BadImage, decode_image
 from lettering.matching import TrueLine, main_letters, match_lines
 from lettering.page import draw_page
-from lettering.records import Layout, LetterLine, Size, ink_corners, to_corners
+from lettering.records import Layout, LetterLine, Size, ink_corners
 from ocr.engine import Line, engine_hash, read_text
 from ocr.readings import ReadingsCache
 
@@ -43,18 +43,20 @@ class CoverPages:
     """pages(book, size) -> the glyph page of a training cover, uint8 (H, W), size (width, height): black if OCR found
     neither its title nor an author. KeyError for a book that was not read. It can be pickled."""
 
-    def __init__(self, layouts: Mapping[int, Layout]) -> None:
-        """layouts: {row of a book: where its lines stand on the cover as it is}."""
+    def __init__(self, lines: Mapping[int, Sequence[TrueLine]]) -> None:
+        """lines: {row of a book: those of its cover that show title or author}."""
         # As JSON they take a twentieth of the memory, and workers of a DataLoader are started sooner
-        self.layouts = {row: json.dumps(layout.to_json()) for row, layout in layouts.items()}
+        self.lines = {row: json.dumps(found) for row, found in lines.items()}
 
     def __call__(self, book: Book, size: Size) -> np.ndarray:
         return draw_page(self.layout(book, size), size)
 
     def layout(self, book: Book, size: Size) -> Layout:
         """Where title and author stand on the cover when it is resized to `size` (see data.images.fit_image)."""
-        layout = Layout.from_json(json.loads(self.layouts[book.row]))
-        return layout.fitted((book.width, book.height), size)
+        whole = (book.width, book.height)
+        found = (TrueLine(*line) for line in json.loads(self.lines[book.row]))
+        lines = [LetterLine(line.text, ink_corners(line.corners, whole), line.slant, line.part) for line in found]
+        return Layout(tuple(lines)).fitted(whole, size)
 
 
 def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator: accelerate.Accelerator) -> CoverPages:
@@ -68,21 +70,22 @@ def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator
     by_content = {book.content: book for book in books}  # equal images once
     missing: list[str] = []
     if accelerator.is_main_process:
-        cache = ReadingsCache(path)
+        cache = ReadingsCache(path)  # drops what is damaged
         missing = [content for content in by_content if content not in cache]
         require_free_space(path.parent, len(missing) * RECORD, f"what is read on {len(missing)} covers", HINT)
         line = f"letters: {len(by_content) - len(missing)} of {len(by_content)} covers are in the cache"
         print(f"{line}; {len(missing)} to read" if missing else line)
     (missing,) = accelerate.utils.broadcast_object_list([missing])
-    if missing or not accelerator.is_main_process:
+    if not accelerator.is_main_process:
         cache = ReadingsCache(path)
     if missing:
+        accelerator.wait_for_everyone()  # so that nobody opens the file while others write to it
         began = time.monotonic()
         share = missing[accelerator.process_index :: accelerator.num_processes]
         read_covers([by_content[content] for content in share], cache, options, accelerator)
         accelerator.wait_for_everyone()
         seconds = time.monotonic() - began
-        accelerator.print(f"letters: {len(missing)} read in {seconds:.0f} s, {len(missing) / seconds:.1f} covers/s")
+        accelerator.print(f"letters: {len(missing)} read in {seconds:.1f} s, {len(missing) / seconds:.1f} covers/s")
         if accelerator.num_processes > 1:
             cache = ReadingsCache(path)  # with what the others have read
     return find_letters(books, cache, accelerator)
@@ -155,11 +158,11 @@ def read_cover_text(book: Book) -> list[Line]:
 
 def find_letters(books: Sequence[Book], cache: ReadingsCache, accelerator: accelerate.Accelerator) -> CoverPages:
     """The glyph pages of these books, from the lines that were read. UserError if no cover shows its title."""
-    layouts, titles, authors, blank = {}, 0, 0, 0
+    lines, titles, authors, blank = {}, 0, 0, 0
     quiet = not accelerator.is_main_process
     for book in tqdm(books, "finding titles", unit=" covers", delay=3, disable=quiet):
         found = match_lines(cache[book.content], book.title, book.authors)
-        layouts[book.row] = cover_layout(found, book)
+        lines[book.row] = found
         titles += shows_title(found, book.title)
         authors += any(line.part == "author" for line in found)
         blank += not found
@@ -170,18 +173,7 @@ def find_letters(books: Sequence[Book], cache: ReadingsCache, accelerator: accel
             f"OCR found the title on none of the {len(books)} covers: look whether titles and images belong together "
             "(python -m dataset prints a summary), or leave --train_lettering out"
         )
-    return CoverPages(layouts)
-
-
-def cover_layout(found: Sequence[TrueLine], book: Book) -> Layout:
-    """The layout of a cover, from the lines that show title or author."""
-    size = (book.width, book.height)
-    return Layout(
-        tuple(
-            LetterLine(line.text, to_corners(np.round(ink_corners(line.corners, size), 5)), line.slant, line.part)
-            for line in found
-        )
-    )
+    return CoverPages(lines)
 
 
 def shows_title(found: Sequence[TrueLine], title: str) -> bool:

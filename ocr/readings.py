@@ -17,8 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, write_error
 from common.prefetch import read_ahead
 from ocr.engine import Line, engine_hash, read_text
 
@@ -62,7 +61,7 @@ class ReadingsCache:
             if content and not content.endswith(b"\n"):
                 self.append(b"\n")
         except OSError as problem:
-            raise self.write_error(problem) from None
+            raise write_error(self.path, problem, CACHE_HINT) from None
         texts = content.splitlines()
         sound = [text for text in texts if self.take(text)]
         if len(sound) < len(texts):  # what another process appends just now is lost with them, and read again
@@ -110,8 +109,4 @@ class ReadingsCache:
             with open(self.path, "ab", buffering=0) as file:
                 file.write(content)
         except OSError as problem:
-            raise self.write_error(problem) from None
-
-    def write_error(self, problem: OSError) -> UserError:
-        """The UserError for a failed write."""
-        return UserError(f"can't cache OCR results in {self.path}: {problem.strerror or problem}; {CACHE_HINT}")
+            raise write_error(self.path, problem, CACHE_HINT) from None

@@ -18,7 +18,7 @@ from common.errors import UserError
 from data.book import Book
 from evaluation.legibility import READ
 from ocr import engine, readings
-from ocr.engine import read_text, reading_order
+from ocr.engine import as_read, read_text, reading_order
 from ocr.text_accuracy import accuracy, author_accuracy, title_accuracy
 
 
@@ -96,6 +96,27 @@ def test_lines_come_in_reading_order():
         (0.55, 0.1, 26, "second"), (0.05, 0.11, 26, "first"), (0.05, 0.8, 26, "fourth"), (0.3, 0.45, 40, "third")
     )
     assert texts(image) == ["first", "second", "third", "fourth"]
+
+
+def test_corners_are_fractions_of_the_cover():
+    size = (101, 153)  # enlarged to 512x776, whose sides are not in quite the same ratio
+    image = draw((0.2, 0.5, 24, "RAVEN"), size=size)
+    (line,) = read_text(image)
+    ink = np.argwhere((image < 100).all(2))
+    (top, left), (bottom, right) = ink.min(0), ink.max(0) + 1
+    expected = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]) / size
+    assert np.abs(np.array(line.corners) - expected).max() < 0.05 and line.slant == 0
+
+
+def test_corners_begin_where_the_text_does():
+    lying = np.array([(10, 20), (90, 20), (90, 40), (10, 40)], float)
+    assert (as_read(lying) == lying).all()
+    upended = np.array([(10, 20), (30, 20), (30, 100), (10, 100)], float)  # read from top to bottom
+    assert as_read(upended).tolist() == [[30, 20], [30, 100], [10, 100], [10, 20]]
+    image = np.ascontiguousarray(np.rot90(draw((0.1, 0.4, 60, "RAVEN"), size=(384, 256)), -1))
+    (line,) = read_text(image)
+    (first, second, _, fourth) = line.corners
+    assert line.text == "RAVEN" and second[1] > first[1] + 0.2 and first[0] > fourth[0] + 0.1
 
 
 def test_reading_order_of_boxes():

@@ -119,5 +119,5 @@ def test_a_cached_reading_with_a_changed_letter_is_read_again_and_said(tmp_path,
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"can't cache OCR results.*--cache_dir"):
+    with pytest.raises(UserError, match=r"^can't write .*; choose another --cache_dir$"):
         readings.read_covers(some_covers(1), 1, tmp_path / "file" / "cache")
