@@ -167,7 +167,7 @@ def announce_forecast(options: config.TrainingOptions, parts: Parts, device: tor
     """
     try:
         forecast = forecast_memory(options, architecture_of(parts), device.type)
-    except Exception as problem:  # such as an operator that fake tensors do not support: no reason not to train
+    except Exception as problem:  # such as an operator that meta tensors do not support: no reason not to train
         print(f"memory: no forecast ({' '.join(str(problem).split())[:200]})", file=sys.stderr)
         return None
     peak = f"{forecast.peak / GIB:.2f} GiB" if forecast.peak > GIB / 10 else f"{forecast.peak / 2**20:.1f} MiB"
