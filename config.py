@@ -425,6 +425,19 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     )
     train_unet: bool = option(False, "fine-tune the UNet")
     train_text_encoder: bool = option(True, "fine-tune the CLIP text encoder")
+    train_lettering: bool = option(
+        False,
+        "teach the model to draw title and author where a glyph page says: a small network beside the UNet, which "
+        "learns from the letters that OCR finds on the training covers (docs/lettering.md). It works best with "
+        "--train_unet True",
+    )
+    letter_loss_weight: float = option(
+        5.0,
+        "weight of the training loss where a cover has letters, in a model with lettering; 1 = as everywhere",
+        ge=1,
+        le=100,
+        memory=False,
+    )
     lora_rank: int | None = option(
         None,
         "train LoRA adapters of this rank (arXiv:2106.09685) in the parts that learn, by --train_unet and "
@@ -480,6 +493,14 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
         gt=0,
         memory=False,
         learning_rate_of="text_encoder",
+    )
+    lr_lettering: float = option(
+        1e-4,
+        "learning rate of the lettering network, which begins at 0 and takes larger steps than weights that are "
+        "trained already; also with --lora_rank",
+        gt=0,
+        memory=False,
+        learning_rate_of="lettering",
     )
     lr_scheduler: str = option(
         "constant",

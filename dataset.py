@@ -17,6 +17,7 @@ from data.prompts import TEMPLATES, build_prompt, count_tokens
 from diffusion.tokens import token_ids, token_limit
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import CLIPTokenizer
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
         """{prompt: its hidden states (N * 77, C)}."""
 
         def __getitem__(self, prompt: str) -> torch.Tensor: ...
+
+    class Pages(Protocol):
+        """(book, (W, H)) -> the glyph page of its cover, uint8 (H, W), 255 = letter."""
+
+        def __call__(self, book: Book, size: Size) -> np.ndarray: ...
 
 
 def load_image(path: str | pathlib.Path, size: Size) -> torch.Tensor:
@@ -59,7 +65,8 @@ class BookCoverDataset:
     size: (W, H) of all covers, or with buckets a list with one for each. With cached latents, a mapping from (hash of
     the image file, size) as trainer.latent_cache makes it, no image is read: instead of pixel_values there are moments,
     float16 (2, 4, H/8, W/8), mean and standard deviation of the autoencoder's posterior. With cached text embeddings
-    (self.text, as trainer.text_cache makes it) there are hidden_states (N * 77, C) instead of input_ids.
+    (self.text, as trainer.text_cache makes it) there are hidden_states (N * 77, C) instead of input_ids. For a model
+    with lettering (self.pages) there is also page, uint8 (1, H, W), which is blank where the prompt is empty.
 
     dataset[i] uses the canonical template: for validation and reference. dataset[i, sample_index] is for training:
     template and caption dropout (an empty prompt) are functions of (options.seed, sample_index) alone. Picklable.
@@ -75,6 +82,7 @@ class BookCoverDataset:
     ):
         self.books, self.tokenizer, self.options, self.latents = books, tokenizer, options, latents
         self.text: CachedText | None = None
+        self.pages: Pages | None = None
         self.sizes = size if isinstance(size, list) else [size] * len(books)
         self.limit = token_limit(tokenizer, options.max_tokens)
         self.descriptions = load_descriptions(books, tokenizer, options)
@@ -92,10 +100,21 @@ class BookCoverDataset:
         else:
             image = dict(moments=self.latents[book.content, self.sizes[index]])
         text = self.prompt(book) if sample_index is None else self.training_prompt(book, sample_index)
+        if self.pages is not None:
+            image |= dict(page=self.page(book, self.sizes[index], blank=not text))
         if self.text is not None:
             return dict(**image, hidden_states=self.text[text], row=book.row)
         (ids,) = token_ids(self.tokenizer, [text], self.options.max_tokens)
         return dict(**image, input_ids=torch.tensor(ids, dtype=torch.int64), row=book.row)
+
+    def page(self, book: Book, size: Size, blank: bool) -> torch.Tensor:
+        """The glyph page of a book's cover, uint8 (1, H, W); blank: all 0, as guidance without a prompt has it."""
+        import torch
+
+        width, height = size
+        if blank or self.pages is None:
+            return torch.zeros(1, height, width, dtype=torch.uint8)
+        return torch.tensor(self.pages(book, size))[None]
 
     def prompt(self, book: Book, template: str = TEMPLATES[0]) -> str:
         """The prompt of a book, shortened to the tokens that are read."""

@@ -3,9 +3,9 @@
     python -m bench.typeset_read                        # a few minutes; the pictures are in typeset_read/
 
 The scenes are those of the demo covers, 512x768 pixels, without their lettering. A text counts as read as in
-evaluation/ocr.py: at least 0.8 of its letters are right. Besides the size that they are set in, pictures are read at
-512 pixels wide, as large as the covers that are scored, and at 107, a thumbnail in a shop. OCR overlooks some letters
-that are higher than about 200 pixels.
+evaluation/legibility.py: at least 0.8 of its letters are right. Besides the size that they are set in, pictures are
+read at 512 pixels wide, as large as the covers that are scored, and at 107, a thumbnail in a shop. OCR overlooks some
+letters that are higher than about 200 pixels.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from data.images import decode_image
 from demo_data.books import genre_of, row_rng, text_row, title_and_authors
 from demo_data.canvas import Art
 from demo_data.jacket import LOOKS
-from evaluation.ocr import READ, read_text
-from evaluation.text_accuracy import author_accuracy, title_accuracy
+from evaluation.legibility import READ
+from ocr.engine import read_text
+from ocr.text_accuracy import author_accuracy, title_accuracy
 from typesetting.cover import WEIGHT, enlarge, set_type
 from typesetting.faces import find_face
 

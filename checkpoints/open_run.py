@@ -75,7 +75,7 @@ def require_space_for(
 ) -> None:
     """UserError unless the disk has space for the frozen parts, a version, and the training states to be kept."""
     weights = trainable.nbytes()
-    frozen = 0 if run.frozen.exists() else weights_nbytes(parts, frozen_names(trainable), frozen_dtype(state))
+    frozen = 0 if run.frozen.exists() else weights_nbytes(parts, frozen_names(parts, trainable), frozen_dtype(state))
     moments = moments_nbytes(options.optimizer, weights)
     average = weights if options.ema_decay else 0
     saves = -(-(state.total - state.step) // options.save_every)  # to come

@@ -25,7 +25,7 @@ from common.files import link_or_copy, read_json, remove
 from common.manifest import MANIFEST, find_damage
 from diffusion.lora import AdapterWeights
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import PARTS
+from diffusion.parts import LETTERING, TRAINABLE
 from diffusion.trainable import Trainable
 from diffusion.weights import empty_network
 
@@ -81,10 +81,10 @@ def recover(run: RunFolder, set_aside: dict[int, str]) -> None:
     if set_aside:
         keep_later_versions(run, state.step)
 
-    trained = [part for part in PARTS if (folder / WEIGHTS.format(part)).is_file()]
-    adapters = read_adapters(folder, trained)
-    own = [LORA_FILE] if adapters else trained  # names in a version's folder
+    trained = [part for part in TRAINABLE if (folder / WEIGHTS.format(part)).is_file()]
     latest = state.version_index.aliases["latest"]
+    adapters = read_adapters(run, latest, folder, trained)
+    own = [LORA_FILE, *adapters.whole] if adapters else trained  # names in a version's folder
     version = run.version(latest)
     if run.frozen.exists() and version.is_dir() and not (run.frozen / MANIFEST).exists():
         complete_frozen(run, latest, own)
@@ -137,20 +137,22 @@ def without_dropped(run: RunFolder, index: VersionIndex) -> VersionIndex:
     return index.without_versions(gone)
 
 
-def read_adapters(folder: Path, trained: Sequence[str]) -> AdapterWeights | None:
-    """The adapters in a state's folder that its version has, too; None if it has none. UserError if it is damaged."""
+def read_adapters(run: RunFolder, name: str, folder: Path, trained: Sequence[str]) -> AdapterWeights | None:
+    """The adapters in a state's folder that its version `name` has, too, and the lettering beside them; None if it has
+    no adapters. UserError if it is damaged."""
     configs = [read_json(path) for part in trained if (path := folder / CONFIG.format(part)).is_file()]
     alphas = [value["lora_alpha"] for value in configs if "lora_alpha" in value]
     if not alphas:
         return None
     weights = {}
-    for part in trained:
+    whole = [part for part in trained if part == LETTERING]
+    for part in (part for part in trained if part not in whole):
         with report_damage(folder / WEIGHTS.format(part)) as path:
             weights[part] = load_file(path)
         if (folder / AVERAGE.format(part)).is_file():  # not of layers that --clip_skip leaves out
             with report_damage(folder / AVERAGE.format(part)) as path:
                 weights[part] |= load_file(path)
-    return AdapterWeights(weights, alphas[0])
+    return AdapterWeights(weights, alphas[0], read_networks(run, name, folder, whole).networks)
 
 
 def read_networks(run: RunFolder, name: str, folder: Path, trained: Sequence[str]) -> Trainable:

@@ -77,7 +77,7 @@ def save_checkpoint(
     if not all_finite(tensors_in([ema.averages if ema else {}, optimizer.state_dict()])):
         raise UserError(
             f"update {state.step}: the average of the weights, or a moment of the optimizer, is not finite; nothing of "
-            "this update was saved: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
+            "this update was saved: start again with a lower --lr, --lr_text_encoder, --lr_lettering or --max_grad_norm"
         )
     index, name = state.version_index.with_version(state.step, validation_loss, keep_versions)
     with ema_weights(ema):

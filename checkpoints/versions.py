@@ -14,20 +14,21 @@ from common.errors import UserError
 from common.files import atomic_write, link_or_copy, link_or_copy_tree, remove
 from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, write_manifest
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import NETWORKS, PARTS, Parts
+from diffusion.parts import LETTERING, TRAINABLE, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
 from diffusion.weights import save_pipeline
 
 
-def frozen_names(trainable: Trainable) -> list[str]:
+def frozen_names(parts: Parts, trainable: Trainable) -> list[str]:
     """Names of the networks that are saved once: those that are not trained as a whole."""
-    return [name for name in NETWORKS if name not in trainable.whole]
+    return [name for name in parts.networks if name not in trainable.whole]
 
 
 def own_names(options: Mapping[str, Any]) -> list[str]:
     """Names in a version's folder that are its own, and no hard links. options: of the run's config.json."""
-    return [LORA_FILE] if options.get("lora_rank") else [part for part in PARTS if options.get(f"train_{part}")]
+    trained = [part for part in TRAINABLE if options.get(f"train_{part}")]
+    return [LORA_FILE, *(part for part in trained if part == LETTERING)] if options.get("lora_rank") else trained
 
 
 def frozen_dtype(state: TrainingState) -> str:
@@ -44,7 +45,7 @@ def save_frozen(run: RunFolder, parts: Parts, trainable: Trainable, dtype: str) 
             write_manifest(run.frozen)
         return
     with atomic_write(run.frozen, FREE_SPACE_HINT) as folder:
-        save_pipeline(parts, folder, frozen_names(trainable), DTYPES[dtype])
+        save_pipeline(parts, folder, frozen_names(parts, trainable), DTYPES[dtype])
         write_manifest(folder)
 
 

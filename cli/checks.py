@@ -165,8 +165,14 @@ def check(options: Options) -> Options:
 
 def check_training(options: config.TrainingOptions) -> None:
     """UserError if the options of training can't be combined."""
-    if not (options.train_unet or options.train_text_encoder):
-        raise UserError("nothing to train: give --train_unet True, --train_text_encoder True, or both")
+    if not (options.train_unet or options.train_text_encoder or options.train_lettering):
+        raise UserError(
+            "nothing to train: give --train_unet True, --train_text_encoder True, --train_lettering True, or several"
+        )
+    if options.lr_lettering != config.TrainingOptions.lr_lettering and not options.train_lettering:
+        raise UserError(
+            "--lr_lettering is about lettering that is trained: add --train_lettering True, or leave it out"
+        )
     if options.cache_text and options.train_text_encoder:
         raise UserError(
             "--cache_text: what the text encoder makes of a prompt changes as it learns: give --train_text_encoder "
@@ -254,6 +260,11 @@ def check_lora(options: config.TrainingOptions) -> None:
             if getattr(options, name) != getattr(config.TrainingOptions, name):
                 raise UserError(f"--{name} is about LoRA adapters: add --lora_rank, such as 16, or leave it out")
         return
+    if not (options.train_unet or options.train_text_encoder):
+        raise UserError(
+            "--lora_rank: there is nothing to put adapters into, since lettering is trained as a whole: give "
+            "--train_unet True or --train_text_encoder True, or leave --lora_rank out"
+        )
     if options.lora_targets == "all+conv" and not options.train_unet:
         raise UserError("--lora_targets all+conv: the text encoder has no convolutions; give all, or --train_unet True")
     if options.weights_dtype == "bf16":

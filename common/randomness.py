@@ -13,7 +13,7 @@ import numpy as np
 
 # Purposes. Every run depends on these values: never change or reuse one.
 ORDER, CAPTION, NOISE, TIMESTEP, POSTERIOR, VALIDATION_NOISE, VALIDATION_POSTERIOR, DRAWING, ROUNDING = range(9)
-NOISE_OFFSET, LORA_WEIGHTS, LORA_DROPOUT = 9, 10, 11
+NOISE_OFFSET, LORA_WEIGHTS, LORA_DROPOUT, LETTERING_WEIGHTS = 9, 10, 11, 12
 
 
 def rng(seed: int, purpose: int, index: int) -> np.random.Generator:

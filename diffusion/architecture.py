@@ -1,6 +1,7 @@
 """The architecture of a model without its weights: network configurations, read, compared and built again.
 
-That is enough to plan memory. An architecture is ready for JSON: {"unet": {...}, "vae": {...}, "text_encoder": {...}}.
+That is enough to plan memory. An architecture is ready for JSON: {"unet": {...}, "vae": {...}, "text_encoder": {...}},
+and "lettering" of a model that has it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from config import ModelOptions
 from diffusion import sd15, single_file
-from diffusion.parts import Parts, turn_off_dropout
-from diffusion.pipeline import build_tiny, quiet_libraries
+from diffusion.lettering import LetteringModel
+from diffusion.parts import LETTERING, Parts, turn_off_dropout
+from diffusion.pipeline import build_tiny, quiet_libraries, read_lettering_config
 from diffusion.source import library_errors_as_one_line, local_folder, single_file_path
 from diffusion.supported import read_configs
 
@@ -38,14 +40,17 @@ def read_architecture(source: str) -> Architecture:
         networks = single_file.empty_networks(single_file.inspect(path).open_clip)
         return architecture_of(Parts(tokenizer=None, scheduler=None, **networks))
 
-    _, configs = read_configs(source, local_folder(source) or source)
+    location = local_folder(source) or source
+    _, configs = read_configs(source, location)
+    if settings := read_lettering_config(source, location):
+        configs[LETTERING] = settings
     with library_errors_as_one_line(source), torch.device("meta"):
         return architecture_of(build_parts(configs))
 
 
 def architecture_of(parts: Parts) -> Architecture:
     """The architecture of a model in memory, with every setting written out, defaults too."""
-    return {name: network_settings(getattr(parts, name)) for name in ("text_encoder", "unet", "vae")}
+    return {name: network_settings(network) for name, network in sorted(parts.networks.items())}
 
 
 def network_settings(network: torch.nn.Module) -> dict[str, Any]:
@@ -70,6 +75,7 @@ def build_parts(architecture: Architecture) -> Parts:
         vae=AutoencoderKL.from_config(architecture["vae"]),
         unet=UNet2DConditionModel.from_config(architecture["unet"]),
         scheduler=None,
+        lettering=LetteringModel.from_config(architecture[LETTERING]) if LETTERING in architecture else None,
     )
     turn_off_dropout(parts)
     return parts

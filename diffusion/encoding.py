@@ -88,8 +88,7 @@ def require_finite(values: torch.Tensor, what: str) -> None:
 def latent_shape(parts: Parts, size: tuple[int, int]) -> tuple[int, int, int]:
     """(4, H/8, W/8) of the latents of one image; size: (width, height) in pixels."""
     width, height = size
-    factor = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-    return parts.unet.config.in_channels, height // factor, width // factor
+    return parts.unet.config.in_channels, height // parts.factor, width // parts.factor
 
 
 def encode_prompts(

@@ -20,9 +20,10 @@ from peft.tuners.lora import LoraLayer
 import config
 from common import randomness
 from common.errors import UserError
+from diffusion.lettering import build_lettering
 from diffusion.lora_dropout import KeyedDropout, LayerDropout
 from diffusion.lora_file import LORA_FILE, save_lora
-from diffusion.parts import NETWORKS, Parts
+from diffusion.parts import LETTERING, PARTS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from diffusion.weights import all_finite
@@ -47,20 +48,25 @@ ADAPTER = "default"  # PEFT's name of ours, in the names of its parameters
 def make_trainable(parts: Parts, options: config.TrainingOptions) -> Trainable:
     """Make what the options ask for trainable, and nothing else: whole parts, or with --lora_rank adapters in them.
 
-    UserError if a layer is too small for --lora_rank.
+    Lettering is always trained as a whole; a model that has none gets a new one. UserError if a layer is too small for
+    --lora_rank.
     """
     names = trained_parts(options)
+    if LETTERING in names and parts.lettering is None:
+        parts.lettering = build_lettering(parts, options.seed)
     return add_adapters(parts, names, options) if options.lora_rank else set_trainable(parts, names)
 
 
 def add_adapters(parts: Parts, names: Sequence[str], options: config.TrainingOptions) -> AdapterTrainable:
-    """Put an adapter into each target layer of the named parts, and freeze all else. UserError as make_trainable."""
+    """Put an adapter into each target layer of the named ones of PARTS, make lettering trainable if it is named, too,
+    and freeze all else. UserError as make_trainable."""
     rank, alpha = options.lora_rank, lora_alpha(options)
-    layers = {name: target_layers(getattr(parts, name), TARGETS[name], options.lora_targets) for name in names}
+    adapted = [name for name in names if name in PARTS]
+    layers = {name: target_layers(getattr(parts, name), TARGETS[name], options.lora_targets) for name in adapted}
     require_rank_fits(layers, rank)
 
-    for name in NETWORKS:
-        getattr(parts, name).requires_grad_(False).train(name in names)
+    for name, network in parts.networks.items():
+        network.requires_grad_(name == LETTERING and name in names).train(name in names)
     dropout = KeyedDropout(options.lora_dropout, options.seed)
     for part, targets in layers.items():
         network = getattr(parts, part)
@@ -134,7 +140,7 @@ def begin(layer: LoraLayer, seed: int, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterTrainable(Trainable):
-    """The adapters of the trained parts; the networks themselves are frozen.
+    """The adapters of the trained parts, which are frozen themselves; and lettering, as a whole.
 
     Names of parameters are those of PEFT's own files: to_q.lora_A.weight (down), to_q.lora_B.weight (up).
     """
@@ -143,7 +149,7 @@ class AdapterTrainable(Trainable):
 
     @property
     def whole(self) -> list[str]:
-        return []
+        return [name for name in self.names if name == LETTERING]
 
     def named_parameters(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         return {
@@ -163,21 +169,25 @@ class AdapterTrainable(Trainable):
             p.copy_(tensors[name])
 
     def settings(self, part: str) -> dict[str, Any]:
-        return {"lora_alpha": self.alpha}
+        return super().settings(part) if part in self.whole else {"lora_alpha": self.alpha}
 
     def save(self, folder: Path, dtype: str) -> None:
-        AdapterWeights({part: self.state_dict(part) for part in self.names}, self.alpha).save(folder, dtype)
+        weights = {part: self.state_dict(part) for part in self.names if part not in self.whole}
+        AdapterWeights(weights, self.alpha, {part: self.networks[part] for part in self.whole}).save(folder, dtype)
 
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """Adapters without their networks, as a training state has them: {part: {name of a parameter: weights}}."""
+    """Adapters without their networks, as a training state has them: {part: {name of a parameter: weights}}; and the
+    networks that were trained as a whole beside them, {part: network}."""
 
     weights: dict[str, dict[str, torch.Tensor]]
     alpha: float
+    whole: dict[str, torch.nn.Module]
 
     def save(self, folder: Path, dtype: str) -> None:
-        """Write LORA_FILE into a version's folder; see Trainable.save."""
+        """Write LORA_FILE, and the networks, into a version's folder; see Trainable.save."""
+        Trainable(self.whole).save(folder, dtype)
         adapters = {}
         for part, tensors in self.weights.items():
             for name, tensor in tensors.items():

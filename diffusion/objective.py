@@ -21,6 +21,7 @@ class LossSettings:
     snr_gamma: float | None = None  # min_snr_weights
     debiased: bool = False  # debiased_weights
     huber_c: float | None = None  # pseudo_huber in place of the square
+    letter_weight: float = 1  # letter_weights
 
 
 PLAIN = LossSettings()
@@ -85,6 +86,18 @@ def pseudo_huber(error: torch.Tensor, c: float) -> torch.Tensor:
     return 2 * error.square() / (1 + (1 + (error / c).square()).sqrt())
 
 
+def letter_weights(pages: torch.Tensor, factor: int, weight: float) -> torch.Tensor:
+    """float32 (B, 1, H / factor, W / factor): loss weights of latent places, `weight` within one place of a letter, 1
+    elsewhere.
+
+    pages: uint8 (B, 1, H, W), 0 = nothing; factor: pixels of a latent place's side. A letter's pixels also change the
+    latents next to its own, hence the places around it, diagonal ones included.
+    """
+    letters = torch.nn.functional.max_pool2d((pages > 0).float(), factor)
+    near = torch.nn.functional.max_pool2d(letters, kernel_size=3, stride=1, padding=1)
+    return 1 + (weight - 1) * near
+
+
 def loss(
     unet: UNet2DConditionModel,
     noise_scheduler: DDPMScheduler,
@@ -93,13 +106,14 @@ def loss(
     noise: torch.Tensor,
     timesteps: torch.Tensor,
     settings: LossSettings = PLAIN,
+    place_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The denoising loss of each sample, float32 (B,).
 
     latents, noise: float32 (B, 4, H/8, W/8), latents scaled; encoder_hidden_states: (B, 77, C); timesteps: int64 (B,),
     0 ... 999. Mean squared error (or pseudo-Huber loss) between the UNet's prediction from
     x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise and `target` (Ho et al., arXiv:2006.11239, eq. 14),
-    weighted by `min_snr_weights` or `debiased_weights`.
+    weighted by `min_snr_weights` or `debiased_weights`. place_weights: of latent places, float32 (B, 1, H/8, W/8).
     """
     noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
     dtype = next(unet.parameters()).dtype
@@ -110,4 +124,6 @@ def loss(
         weights = debiased_weights(noise_scheduler, timesteps)
     else:
         weights = min_snr_weights(noise_scheduler, timesteps, settings.snr_gamma)
+    if place_weights is not None:
+        values = values * place_weights
     return values.mean(dim=(1, 2, 3)) * weights

@@ -1,4 +1,5 @@
-"""A Stable Diffusion 1.x model in memory: its five parts, eval mode, gradient checkpointing."""
+"""A Stable Diffusion 1.x model in memory: its five parts, and the lettering that it may have; eval mode, gradient
+checkpointing."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-PARTS = ("unet", "text_encoder")  # what can be trained; the autoencoder never is
-NETWORKS = ("vae", *PARTS)  # of Parts, in the order in which they are hashed
+PARTS = ("unet", "text_encoder")  # networks that can be trained, as a whole or by adapters; the autoencoder never is
+NETWORKS = ("vae", *PARTS)  # of every model, in the order in which they are hashed
+LETTERING = "lettering"  # the part beside the UNet that lettering.py has, and its folder in a version
+TRAINABLE = (*PARTS, LETTERING)  # all that can be trained
 
 
 @dataclass
@@ -26,6 +29,18 @@ class Parts:
     vae: AutoencoderKL  # images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
     unet: UNet2DConditionModel  # noisy latents, timesteps (B,), (B, 77, C) -> (B, 4, H/8, W/8)
     scheduler: Any  # the diffusers scheduler that the model came with; versions are saved with it
+    lettering: Any = None  # LetteringModel: glyph pages -> what they add to the output of the UNet's conv_in; or None
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """{name: network} of those that this model has: NETWORKS, and lettering."""
+        networks = {name: getattr(self, name) for name in NETWORKS}
+        return networks | ({LETTERING: self.lettering} if self.lettering is not None else {})
+
+    @property
+    def factor(self) -> int:
+        """Pixels that the side of a latent place stands for: 8 in Stable Diffusion 1.x."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def noise_scheduler(self) -> DDPMScheduler:
@@ -52,15 +67,15 @@ class Parts:
 
     def freeze(self) -> Parts:
         """Make no network trainable and put all in eval mode; returns self."""
-        for name in NETWORKS:
-            getattr(self, name).requires_grad_(False).eval()
+        for network in self.networks.values():
+            network.requires_grad_(False).eval()
         return self
 
 
 @contextlib.contextmanager
 def eval_mode(parts: Parts) -> Iterator[None]:
-    """Inside: no gradients, UNet and text encoder in eval mode; after: train mode again for those that were in it."""
-    modes = {name: getattr(parts, name).training for name in PARTS}
+    """Inside: no gradients, all that can be trained in eval mode; after: train mode again for what was in it."""
+    modes = {name: network.training for name, network in parts.networks.items() if name in TRAINABLE}
     for name in modes:
         getattr(parts, name).eval()
     try:
@@ -91,9 +106,9 @@ def turn_off_dropout(parts: Parts) -> dict[str, float]:
 def enable_checkpointing(parts: Parts, trained: Sequence[str]) -> None:
     """Turn on gradient checkpointing in every network that a backward pass goes through.
 
-    trained: names of the trained parts. The UNet needs it even when frozen, since the text encoder's gradient comes
-    through it. diffusers checkpoints whenever gradients are on; transformers only in train mode, which a trained text
-    encoder is in.
+    trained: names of the trained parts. The UNet needs it even when frozen, since the gradients of text encoder and
+    lettering come through it. diffusers checkpoints whenever gradients are on; transformers only in train mode, which
+    a trained text encoder is in.
     """
     parts.unet.enable_gradient_checkpointing()
     if "text_encoder" in trained:

@@ -1,7 +1,8 @@
 """Load a Stable Diffusion 1.x model: from a hub id, a pipeline folder, a single file, the bundled miniature, or built
 by code.
 
-A model is always the five parts that StableDiffusionPipeline holds. A saved version of a run is a pipeline folder, too;
+A model is always the five parts that StableDiffusionPipeline holds, and a folder may have lettering.py's network
+beside them. A saved version of a run is a pipeline folder, too;
 `mini` is the one in mini_sd/, and BUILT_BY_CODE have the same classes with random weights.
 """
 
@@ -22,10 +23,18 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from common.errors import UserError
 from common.manifest import require_intact
 from diffusion import sd15, single_file, tiny
+from diffusion.lettering import LetteringModel, require_fitting
 from diffusion.lora_file import LORA_FILE, merge_lora
-from diffusion.parts import Parts
+from diffusion.parts import LETTERING, Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder, single_file_path
-from diffusion.supported import load_scheduler, read_configs, read_index, read_text_config
+from diffusion.supported import (
+    load_scheduler,
+    read_configs,
+    read_index,
+    read_text_config,
+    require_file,
+    require_object,
+)
 from diffusion.weights import all_finite
 
 BUILT_BY_CODE = ("tiny", "sd15-random")  # models that need no files; tiny.py, sd15.py
@@ -33,6 +42,7 @@ NETWORK_CLASSES = {
     "unet": diffusers.UNet2DConditionModel,
     "vae": diffusers.AutoencoderKL,
     "text_encoder": CLIPTextModel,
+    LETTERING: LetteringModel,
 }
 DAMAGED = "bring that file back, or use another version; resuming its run makes the latest version again"
 
@@ -65,10 +75,12 @@ def load_parts(
     with library_errors_as_one_line(source, "tokenizer"):
         tokenizer = read_tokenizer(location, configs["text_encoder"])
     networks = {}
-    for name in NETWORK_CLASSES:
+    for name in configs:
         with library_errors_as_one_line(source, name):
             networks[name] = load_network(location, name)
-    parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks).freeze()
+    parts = Parts(tokenizer=tokenizer, scheduler=scheduler, **networks)
+    parts.lettering = load_lettering(source, location, parts)
+    parts.freeze()
     if isinstance(location, pathlib.Path) and (location / LORA_FILE).exists() and lora_scale is not None:
         merge_lora(parts, location / LORA_FILE, lora_scale)
     return parts
@@ -113,6 +125,32 @@ def read_network(location: pathlib.Path | str, name: str, variant: str | None) -
         if not all_finite([tensor]):
             raise ValueError(f"{key} is not finite: the weights are damaged; bring the model again")
     return network
+
+
+def load_lettering(source: str, location: pathlib.Path | str, parts: Parts) -> LetteringModel | None:
+    """The lettering of the pipeline in `location` (folder or hub id) that `source` names, in fp32; None if it has none.
+    UserError unless it is whole and fits the networks of `parts`."""
+    if (settings := read_lettering_config(source, location)) is None:
+        return None
+    with library_errors_as_one_line(source, f"{LETTERING}/config.json"):
+        require_fitting(settings, parts)
+    with library_errors_as_one_line(source, LETTERING):
+        return load_network(location, LETTERING)
+
+
+def read_lettering_config(source: str, location: pathlib.Path | str) -> dict[str, Any] | None:
+    """Settings of the lettering of a pipeline; None if it has none. See load_lettering."""
+    file = f"{LETTERING}/config.json"
+    if isinstance(location, pathlib.Path) and not (location / LETTERING).exists():
+        return None
+    with library_errors_as_one_line(source, file):
+        require_file(location, file)
+        try:
+            return require_object(LetteringModel.load_config(location, subfolder=LETTERING))
+        except OSError:
+            if isinstance(location, pathlib.Path):
+                raise
+            return None  # the hub has no such file, as of nearly all models
 
 
 def has_lora(source: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from common.errors import UserError
-from diffusion.parts import NETWORKS, Parts
+from diffusion.parts import Parts
 
 DTYPES = {"no": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,8 +39,7 @@ def to_device(
     trained: names of the parts of which every weight is trained. What requires a gradient in another part is an
     adapter, and stays in fp32.
     """
-    for name in NETWORKS:
-        network = getattr(parts, name)
+    for name, network in parts.networks.items():
         adapters = [] if name in trained else [(p, p.data) for p in network.parameters() if p.requires_grad]
         network.to(device, DTYPES[weights_dtype if name in trained else precision])
         for p, weights in adapters:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 
 import config
 from common import randomness
 from common.errors import UserError
 from diffusion import encoding
+from diffusion.lettering import lettering_pages
 from diffusion.noise import normal
 from diffusion.parts import Parts
 
@@ -130,11 +132,13 @@ def draw_images(
     options: config.TrainingOptions | config.InferenceOptions | config.ReportOptions,
     version: str = "the model",
     negative_prompt: str | None = None,
+    pages: Sequence[np.ndarray] | None = None,
 ) -> torch.Tensor:
     """Generate one image for each prompt: uint8 (B, H, W, 3) on the CPU. rows: which fixed latents each starts from.
 
-    negative_prompt: of all of them; None: the empty prompt. version: what draws, for messages. NotFinite (a UserError)
-    if an image has values that are NaN or infinite.
+    negative_prompt: of all of them; None: the empty prompt. version: what draws, for messages. pages: of a model with
+    lettering, the glyph page of each, uint8 (H, W); None: no letters. NotFinite (a UserError) if an image has values
+    that are NaN or infinite.
 
     All of our samplers are deterministic, so the latents are the only random numbers. Matrix products round differently
     with the batch size, so on a CPU, where batches gain little, each image is computed by itself: the same bytes
@@ -156,19 +160,22 @@ def draw_images(
     images = []
     for first in range(0, len(prompts), batch_size):
         chunk = slice(first, first + batch_size)
-        latents = pipeline(
-            prompt_embeds=encode(prompts[chunk]),
-            negative_prompt_embeds=encode([negative_prompt or ""] * len(prompts[chunk]))
-            if options.guidance_scale > 1
-            else None,
-            width=width,
-            height=height,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            latents=starting_latents(parts, options.seed, rows[chunk], size).to(parts.unet.device, parts.unet.dtype),
-            output_type="latent",
-            return_dict=False,
-        )[0]
+        latents = starting_latents(parts, options.seed, rows[chunk], size).to(parts.unet.device, parts.unet.dtype)
+        page = None if pages is None else torch.from_numpy(np.stack(pages[chunk]))[:, None]
+        with lettering_pages(parts, page):
+            latents = pipeline(
+                prompt_embeds=encode(prompts[chunk]),
+                negative_prompt_embeds=encode([negative_prompt or ""] * len(prompts[chunk]))
+                if options.guidance_scale > 1
+                else None,
+                width=width,
+                height=height,
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance_scale,
+                latents=latents,
+                output_type="latent",
+                return_dict=False,
+            )[0]
         try:
             images.append(encoding.decode_latents(parts.vae, latents, options.vae_tiling))
         except encoding.NotFinite as problem:

@@ -21,7 +21,12 @@ GIVE_ANOTHER = f"give a Stable Diffusion 1.x or 2.x model, such as {ModelOptions
 # What from_single_file needs beside the file
 ONLINE = "with internet (or also give it config='FOLDER', local_files_only=True, a pipeline of the same kind)"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-WEIGHTS = dict(unet="diffusion_pytorch_model", vae="diffusion_pytorch_model", text_encoder="model")  # names of files
+WEIGHTS = dict(  # names of files
+    unet="diffusion_pytorch_model",
+    vae="diffusion_pytorch_model",
+    text_encoder="model",
+    lettering="diffusion_pytorch_model",
+)
 VARIANTS = ("fp16", "bf16", "fp32")  # of a file's name; read where there is no file without one
 # What a file of weights is that is no whole model of Stable Diffusion 1.x or 2.x, by names in it; the first that fits
 KINDS = {

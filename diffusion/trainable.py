@@ -1,7 +1,7 @@
 """The trained parts of a model, as one object that optimizer, EMA, versions and training state work with.
 
-Here whole networks are trained; lora.py has adapters in them. Anything else to train (a network beside the UNet) goes
-in here: it needs a name, parameters, and a learning rate option in config.py.
+Here whole networks are trained; lora.py has adapters in them. A part needs a name (parts.TRAINABLE), parameters, and
+in config.py the options --train_<name> and that of its learning rate.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 
 import config
 from diffusion.lora_dropout import KeyedDropout
-from diffusion.parts import NETWORKS, PARTS, Parts
+from diffusion.parts import TRAINABLE, Parts
 from diffusion.placement import DTYPES
 from diffusion.weights import network_config, save_network
 
 
 def trained_parts(options: config.TrainingOptions) -> list[str]:
-    """Names of the parts that --train_unet and --train_text_encoder ask for, in the order of PARTS."""
-    return [name for name in PARTS if getattr(options, f"train_{name}")]
+    """Names of the parts that the options --train_<name> ask for, in the order of TRAINABLE."""
+    return [name for name in TRAINABLE if getattr(options, f"train_{name}")]
 
 
 def set_trainable(parts: Parts, names: Sequence[str]) -> Trainable:
     """Make just the named parts trainable: they get requires_grad and train mode, all other networks neither."""
-    for name in NETWORKS:
-        getattr(parts, name).requires_grad_(name in names).train(name in names)
+    for name, network in parts.networks.items():
+        network.requires_grad_(name in names).train(name in names)
     return Trainable({name: getattr(parts, name) for name in names})
 
 

@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from diffusion.parts import NETWORKS, Parts
+from diffusion.lettering import LetteringModel
+from diffusion.parts import LETTERING, Parts
 from diffusion.placement import DTYPES
 
 # Before every key of a text encoder's file, as in the hub's files of Stable Diffusion 1.x. transformers 5.6 dropped it
@@ -39,8 +40,8 @@ def base_state_dict(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def weights_hash(parts: Parts) -> str:
-    """The networks_hash of all three networks, which every generated image depends on."""
-    return networks_hash(*(getattr(parts, name) for name in NETWORKS))
+    """The networks_hash of all networks, which every generated image depends on."""
+    return networks_hash(*parts.networks.values())
 
 
 def networks_hash(*networks: torch.nn.Module) -> str:
@@ -111,7 +112,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: Mapping
 
 
 def save_pipeline(parts: Parts, folder: Path, names: Sequence[str], dtype: torch.dtype) -> None:
-    """Save a pipeline folder, with the weights of the named ones of NETWORKS. UserError as from save_network."""
+    """Save a pipeline folder, with the weights of the named ones of parts.networks. UserError as from save_network."""
     parts.pipeline().save_config(folder)  # model_index.json
     parts.tokenizer.save_pretrained(folder / "tokenizer")
     save_scheduler(parts.scheduler, folder / "scheduler")
@@ -135,15 +136,17 @@ def save_scheduler(scheduler: diffusers.SchedulerMixin, folder: Path) -> None:
 
 
 def network_config(network: Any) -> dict[str, Any]:
-    """The configuration of a UNet or text encoder, as JSON has it: all that empty_network needs."""
+    """The configuration of a part (see parts.TRAINABLE), as JSON has it: all that empty_network needs."""
     from_transformers = isinstance(network, transformers.PreTrainedModel)
     value = json.loads(network.config.to_json_string() if from_transformers else network.to_json_string())
     return {key: each for key, each in value.items() if key != "_name_or_path"}  # no path of this machine
 
 
 def empty_network(part: str, value: dict[str, Any]) -> torch.nn.Module:
-    """The part (see parts.PARTS) with that configuration, and with no weights: they are on torch's device "meta"."""
+    """The part (see parts.TRAINABLE) with that configuration, without weights: they are on torch's device "meta"."""
     with torch.device("meta"):
         if part == "text_encoder":
             return CLIPTextModel(CLIPTextConfig.from_dict(value))
+        if part == LETTERING:
+            return LetteringModel.from_config(value)
         return UNet2DConditionModel.from_config(value)

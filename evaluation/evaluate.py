@@ -19,7 +19,10 @@ from checkpoints.scores import Score, ScoreValue
 from cli.checks import chosen_metrics
 from common.png import png_paths, read_png
 from data.images import read_cover
-from evaluation import distances, entanglement, feature_cache, ocr, precision_recall
+from evaluation import distances, entanglement, feature_cache, precision_recall
+from evaluation.legibility import legibility
+from ocr.engine import OCRUnavailable
+from ocr.readings import read_covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +35,7 @@ class NoTitles(ValueError):
 
 
 # Problems of one metric, without which the others can be measured
-SKIP = (distances.TooFewImages, distances.ZeroEmbedding, ocr.OCRUnavailable, scores.NotFiniteError, NoTitles)
+SKIP = (distances.TooFewImages, distances.ZeroEmbedding, OCRUnavailable, scores.NotFiniteError, NoTitles)
 COPY_SHARE = 0.01  # fraction of real held-out covers as near to a training cover as what counts as a copy
 
 
@@ -155,9 +158,9 @@ def measure_legibility(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     cache_folder, size = config.cache_dir(inputs.options) / "readings", config.size(inputs.options)
     paths = png_paths(inputs.folder, [book.row for book in inputs.books])
     covers = (read_cover(book.image, size) for book in inputs.books)
-    real = ocr.read_covers(covers, len(paths), cache_folder, "reading real covers")
-    drawn = ocr.read_covers(map(read_png, paths), len(paths), cache_folder, f"reading {inputs.folder.name}")
-    return ocr.legibility(drawn, inputs.books, ocr.legibility(real, inputs.books))
+    real = read_covers(covers, len(paths), cache_folder, "reading real covers")
+    drawn = read_covers(map(read_png, paths), len(paths), cache_folder, f"reading {inputs.folder.name}")
+    return legibility(drawn, inputs.books, legibility(real, inputs.books))
 
 
 def measure_clip(inputs: EvaluationInputs) -> dict[str, ScoreValue]:

@@ -30,7 +30,7 @@ from diffusion.trainable import trained_parts
 
 # Options that the card shows in another place, or that say nothing about the weights
 LEFT_OUT = {
-    *("train_unet", "train_text_encoder", "lora_rank", "lora_alpha", "lora_targets"),
+    *("train_unet", "train_text_encoder", "train_lettering", "lora_rank", "lora_alpha", "lora_targets"),
     *("resolution", "seed", "data_root", "pretrained_model", "num_workers", "allow_extra_images"),
     *("save_every", "validate_every", "sample_every", "keep_versions", "num_samples"),
     *(each.name for each in dataclasses.fields(config.TrackingOptions)),

@@ -20,7 +20,7 @@ from common.manifest import MANIFEST, write_manifest
 from diffusion import pipeline, single_file
 from diffusion.architecture import Architecture, build_parts, read_architecture
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import NETWORKS, Parts
+from diffusion.parts import LETTERING, NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.weights import all_finite, save_pipeline, save_tensors, weights_nbytes
 from generation.version import Version, fetch_missing
@@ -85,6 +85,17 @@ def notes(options: config.ExportOptions, version: Version) -> list[str]:
             f"trained with clip skip {skip}, which others must be told: Clip skip {skip} in A1111, CLIP Set Last "
             f"Layer -{skip} in ComfyUI, clip_skip={skip - 1} in diffusers"
         )
+    if pathlib.Path(version.source, LETTERING).is_dir():
+        if options.to in ("single", "lora"):
+            found.append(
+                "the file has no place for the version's lettering, and draws without it; --to diffusers and --to "
+                "merged keep it, in a folder of its own"
+            )
+        else:
+            found.append(
+                f"other programs draw without the lettering in {LETTERING}/; docs/lettering.md has the few lines with "
+                "which diffusers draws with it"
+            )
     changed = saved.get("zero_terminal_snr") or saved.get("prediction_type", "auto") != "auto"
     if options.to == "lora" and changed:
         found.append(
@@ -241,8 +252,8 @@ def export_folder(options: config.ExportOptions, version: Version) -> pathlib.Pa
                 shutil.copyfile(file, copy)
         return path
     with torch.device("meta"):
-        nbytes = weights_nbytes(build_parts(read_architecture(version.source)), NETWORKS, options.dtype or "fp16")
-    require_space(path, nbytes)
+        empty = build_parts(read_architecture(version.source))
+    require_space(path, weights_nbytes(empty, list(empty.networks), options.dtype or "fp16"))
     parts = load(version)
     with atomic_write(path, HINT) as folder:
         save_whole(parts, folder, dtype(options))
@@ -253,7 +264,7 @@ def export_folder(options: config.ExportOptions, version: Version) -> pathlib.Pa
 def save_whole(parts: Parts, folder: pathlib.Path, dtype: torch.dtype) -> None:
     """save_pipeline of all networks. UserError, with advice for an export, if a weight is not finite in `dtype`."""
     try:
-        save_pipeline(parts, folder, NETWORKS, dtype)
+        save_pipeline(parts, folder, list(parts.networks), dtype)
     except UserError as problem:  # its advice is for training
         reason = str(problem).partition(", and not saved")[0]
         raise UserError(f"{reason}: give --dtype bf16 or fp32") from None

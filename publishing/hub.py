@@ -28,7 +28,7 @@ from common.library_errors import LIBRARY_ERRORS, short_reason
 from common.manifest import MANIFEST, require_intact
 from diffusion import pipeline
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import NETWORKS
+from diffusion.parts import LETTERING
 from diffusion.placement import DTYPES
 from diffusion.weights import weights_nbytes
 from generation.version import Version
@@ -130,6 +130,8 @@ def gather(options: HubOptions, version: Version, repo: str, folder: Path) -> No
         if alone and options.dtype is None:
             require_intact(source, pipeline.DAMAGED)
             link_or_copy(source / LORA_FILE, folder / LORA_FILE)
+            if (source / LETTERING).is_dir():
+                link_or_copy_tree(source / LETTERING, folder / LETTERING)
         elif alone:
             raise UserError("--dtype: a LoRA is uploaded as it was saved, leave it out; --to lora writes it in another")
         elif facts.lora or options.dtype:
@@ -153,7 +155,7 @@ def merged(facts: CardFacts, dtype: str) -> CardFacts:
 def save_in_dtype(version: Version, folder: Path, dtype: str) -> None:
     """Write the version's model as a pipeline folder with weights of `dtype`, a LoRA merged into them."""
     parts = load(version)
-    require_free_space(folder, weights_nbytes(parts, NETWORKS, dtype), "the copy to upload", SPACE_HINT)
+    require_free_space(folder, weights_nbytes(parts, list(parts.networks), dtype), "the copy to upload", SPACE_HINT)
     save_whole(parts, folder, DTYPES[dtype])
 
 

@@ -48,7 +48,7 @@ LICENSES = {
     "mini": "apache-2.0",  # mini_sd/README.md
 }
 MINIATURES = ("mini", "tiny")  # no other program reads them, so export refuses --to single
-PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder"}
+PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder", "lettering": "lettering, a network beside the UNet"}
 EXAMPLE = Book(row=0, title="The Silver Forest", authors=("Jane Doe",), genres=("fantasy",))  # until there are covers
 # Types of metrics, unless the features are the official Inception's
 OWN_TYPES = {"fid": "frechet_distance", "fid_infinity": "frechet_distance_infinity", "kid": "kernel_distance"}

@@ -30,10 +30,16 @@ ROOMS = {
         *("common", "config", "cli.saved_options", "data.book", "data.prompts", "diffusion", "checkpoints"),
         "generation.version",
     },
-    "evaluation": {"common", "config", "cli", "data", "diffusion", "checkpoints.scores", "checkpoints.run_folder"},
+    "ocr": {"common", "config", "data"},
+    "lettering": {"common", "config", "data", "ocr", "typesetting"},
+    "evaluation": {
+        *("common", "config", "cli", "data", "diffusion", "ocr"),
+        *("checkpoints.scores", "checkpoints.run_folder"),
+    },
     "mini_sd": {"common", "cli", "demo_data", "typesetting", "data.prompts", "diffusion"},
     "trainer": {
         *("common", "config", "cli.saved_options", "dataset", "data", "diffusion", "checkpoints", "tracking"),
+        "lettering",
         *("generation.grid", "publishing.card_facts", "publishing.model_card"),
     },
     "memory": {

@@ -17,7 +17,7 @@ from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
 from common.terminal import printable
-from diffusion.parts import PARTS
+from diffusion.parts import TRAINABLE
 from tracking import asking, trackers
 from tracking.artifact_info import ArtifactInfo
 from tracking.published import read_all_published
@@ -166,7 +166,7 @@ def describe(run: RunFolder) -> str:
     """Which parts are trained, from which model, how far the run is, and how many bytes it takes on the disk."""
     options = read_json(run.config)
     training_state, _ = read_state(run) if run.saved_steps() else (None, None)
-    trained = " and ".join(part for part in PARTS if options.get(f"train_{part}"))
+    trained = " and ".join(part for part in TRAINABLE if options.get(f"train_{part}"))
     if rank := options.get("lora_rank"):
         trained = f"LoRA of rank {rank} in {trained}"
     at = f"update {training_state.step} of {training_state.total}" if training_state else "no training state here"

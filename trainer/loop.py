@@ -14,6 +14,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+import config
 from checkpoints.run_folder import FREE_SPACE_HINT
 from checkpoints.state import save_checkpoint
 from cli import saved_options
@@ -29,6 +30,7 @@ from diffusion.weights import all_finite
 from generation.grid import image_grid
 from trainer.batches import make_loader, split_batches
 from trainer.losses import Batch
+from trainer.pages import preview_pages
 from trainer.session import Session, say
 from trainer.stop_signal import StopSignal
 from trainer.update import accumulate_gradients, apply_update, check_largest_batch, sum_over_processes
@@ -188,11 +190,13 @@ def draw_preview(session: Session) -> None:
     options, parts, step = session.options, session.parts, session.state.step
     books = session.val_set.books[: options.num_samples]
     texts = [session.val_set.prompt(book) for book in books]
+    pages = None if parts.lettering is None else preview_pages(books, config.size(options))
     device = session.accelerator.device  # what was cached left it: autoencoder and text encoder come just for this
     vae, text_encoder = on_device(parts.vae, device), on_device(parts.text_encoder, device)
     try:
         with ema_weights(session.ema), vae, text_encoder, eval_mode(parts), session.accelerator.autocast():
-            images = sampling.draw_images(parts, texts, [book.row for book in books], options, f"update {step}")
+            rows = [book.row for book in books]
+            images = sampling.draw_images(parts, texts, rows, options, f"update {step}", pages=pages)
     except NotFinite as problem:
         say(f"warning: no preview of {problem}")
         return
@@ -235,7 +239,7 @@ def not_finite_error(session: Session, step: int, samples: range, loss: float | 
     latest = session.state.version_index.aliases.get("latest", "none")
     return UserError(
         f"update {step + 1}: {what} is not finite; {covers}; nothing of this update was kept, the last good version "
-        f"is {latest}: start again with a lower --lr, --lr_text_encoder or --max_grad_norm"
+        f"is {latest}: start again with a lower --lr, --lr_text_encoder, --lr_lettering or --max_grad_norm"
     )
 
 

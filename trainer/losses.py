@@ -15,20 +15,22 @@ from diffusers import DDPMScheduler
 import config
 from common import randomness
 from diffusion import encoding, objective
+from diffusion.lettering import lettering_pages
 from diffusion.lora_dropout import KeyedDropout
 from diffusion.noise import normal, training_noise, uniform_timesteps
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts
 
 # pixel_values float32 (B, 3, H, W) in [-1, 1], or with cached latents moments float16 (B, 2, 4, H/8, W/8); input_ids
-# int64 (B, 77), or (B, N, 77) for prompts of N chunks, or with cached text hidden_states (B, N * 77, C)
+# int64 (B, 77), or (B, N, 77) for prompts of N chunks, or with cached text hidden_states (B, N * 77, C). For a model
+# with lettering also page: uint8 (B, 1, H, W)
 Batch = dict[str, torch.Tensor]
 
 
 def loss_settings(options: config.TrainingOptions) -> LossSettings:
     """The settings of the loss that these options ask for, in training."""
     huber_c = options.huber_c if options.loss == "huber" else None
-    return LossSettings(options.snr_gamma, options.debiased_loss, huber_c)
+    return LossSettings(options.snr_gamma, options.debiased_loss, huber_c, options.letter_loss_weight)
 
 
 @dataclass
@@ -70,15 +72,21 @@ class Objective:
             else:
                 input_ids = send(batch["input_ids"])
                 encoder_hidden_states = encoding.encode_text(self.parts.text_encoder, input_ids, self.clip_skip)
-            return objective.loss(
-                self.parts.unet,
-                self.noise_scheduler,
-                latents,
-                encoder_hidden_states,
-                send(noise),
-                send(timesteps),
-                settings,
-            )
+            page = send(batch["page"]) if "page" in batch else None
+            place_weights = None
+            if page is not None and settings.letter_weight != 1:
+                place_weights = objective.letter_weights(page, self.parts.factor, settings.letter_weight)
+            with lettering_pages(self.parts, page):
+                return objective.loss(
+                    self.parts.unet,
+                    self.noise_scheduler,
+                    latents,
+                    encoder_hidden_states,
+                    send(noise),
+                    send(timesteps),
+                    settings,
+                    place_weights,
+                )
 
     def training_losses(self, batch: Batch, sample_indexes: Sequence[int]) -> torch.Tensor:
         """float32 (B,): losses with the noise and the timesteps that belong to these sample indexes, weighted."""

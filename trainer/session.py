@@ -1,7 +1,8 @@
 """Everything that one process of a run works with, made in two steps.
 
 prepare() loads data and model and opens the run's folder: whatever can be wrong shows here, before the long work.
-start() encodes latents and prompts, moves the model to its device and makes optimizer, average and learning rates.
+start() encodes latents and prompts, reads the covers' letters, moves the model to its device and makes optimizer,
+average and learning rates.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from trainer.batches import BatchSchedule, make_schedule
 from trainer.latent_cache import cache_latents
 from trainer.losses import Objective, make_objective
 from trainer.option_notes import option_notes, require_covers_for_batch
+from trainer.pages import read_pages, require_lettered
 from trainer.text_cache import cache_text
 from trainer.version_card import restore_card
 
@@ -144,6 +146,7 @@ def prepare_locked(
     # The model
     require_previews(options, source, resumed=saved_state is not None)
     parts, trainable = load_model(options, source, state_folder)
+    require_lettered(options, parts, train_books)
     # A single file that does not say what it predicts is what --prediction_type says
     before = pipeline.load_schedule(source) or pipeline.load_schedule(source, options.prediction_type) or {}
     for note in change_notes(before, parts.scheduler.config, trainable.names):
@@ -306,9 +309,11 @@ def start(prepared: Prepared) -> Session:
             train_set.latents = val_set.latents = cache_latents(books, sizes, parts, options, accelerator)
         if options.cache_text:
             train_set.text = val_set.text = cache_text(train_set, val_set, parts, options, accelerator)
+        if parts.lettering is not None:
+            read_pages(train_set, val_set, options, accelerator)
     except KeyboardInterrupt:
         command = saved_options.command_for_run("training", options, prepared.run)
-        say(f"what was encoded is kept; go on with: {command}")
+        say(f"what was encoded or read is kept; go on with: {command}")
         raise
     to_device(parts, accelerator.device, state.precision, trainable.whole, options.weights_dtype)
     if options.cache_latents:

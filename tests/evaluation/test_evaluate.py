@@ -18,9 +18,10 @@ from common.errors import UserError
 from data.book import Book
 from data.folder import open_data
 from data.images import read_cover
-from evaluation import distances, evaluate, feature_cache, features, ocr
+from evaluation import distances, evaluate, feature_cache, features
 from evaluation import reference as evaluation_reference
 from evaluation.inputs import EvaluationInputs, baseline_books
+from ocr.engine import OCRUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +200,9 @@ def test_metrics_of_the_same_settings_gather():
 @pytest.mark.slow
 def test_without_ocr_the_other_metrics_stand(make_inputs, monkeypatch):
     def none(*_):
-        raise ocr.OCRUnavailable("no OCR here")
+        raise OCRUnavailable("no OCR here")
 
-    monkeypatch.setattr(ocr, "read_covers", none)
+    monkeypatch.setattr(evaluate, "read_covers", none)
     values, skipped = evaluate.measure(make_inputs(blank))
     assert values["fid"].value > 0 and "title_accuracy" not in values
     assert skipped["legibility"] == "no OCR here"

@@ -339,7 +339,7 @@ def test_interrupted_keeps_what_was_encoded_and_says_how_to_go_on(arguments, tmp
     monkeypatch.undo()
     output = capsys.readouterr()
     assert "memory: about" in output.out  # before the long work
-    command = shlex.split(output.err.split("what was encoded is kept; go on with: ")[1].splitlines()[0])
+    command = shlex.split(output.err.split("what was encoded or read is kept; go on with: ")[1].splitlines()[0])
     assert command[:3] == ["python", "-m", "training"]
     assert training.main(command[3:]) == 0
     assert "latents: 9 of 26 covers are in the cache; 17 to encode" in capsys.readouterr().out

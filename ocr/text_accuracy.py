@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,15 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from data.book import Book
+    from ocr.engine import Line
 
 LETTERS = str.maketrans({"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ı": "i", "&": " and "})
-
-
-class Line(NamedTuple):
-    """A line of text found by OCR."""
-
-    text: str
-    score: float  # confidence in [0, 1]
 
 
 def normalise(text: str) -> str:

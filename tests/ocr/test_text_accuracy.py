@@ -7,7 +7,8 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from data.book import Book
-from evaluation.text_accuracy import Line, accuracy, author_accuracy, normalise, title_accuracy
+from ocr.engine import Line
+from ocr.text_accuracy import accuracy, author_accuracy, normalise, title_accuracy
 
 
 @pytest.mark.parametrize(
