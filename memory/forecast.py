@@ -32,6 +32,7 @@ from data import buckets
 from diffusion import encoding, tiny
 from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
+from diffusion.lettering import lettering_pages
 from diffusion.lora import make_trainable
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
@@ -165,11 +166,12 @@ def trace_phases(run: MetaRun, live: LiveBytes, device: str) -> Phases:
     live.mark(tensors_of(parts.vae), "weights")
     if options.cache_latents:
         measure("encoding", lambda: encode(run))
-        live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else OTHER_DEVICE)
 
     # What training holds all the time
     # While prompts are encoded, the text encoder is alone on the device, where it needs less than the UNet does
-    live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
+    live.mark([tensor for network in parts.networks.values() for tensor in tensors_of(network)], "weights")
+    if options.cache_latents and device != "cpu":
+        live.mark(tensors_of(parts.vae), OTHER_DEVICE)
     if options.cache_text and device != "cpu":
         live.mark(tensors_of(parts.text_encoder), OTHER_DEVICE)
     if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
@@ -283,8 +285,9 @@ def denoise(run: MetaRun, batch_size: int, settings: LossSettings) -> torch.Tens
         encoder, (count, *chunks) = run.parts.text_encoder, text["input_ids"].shape
         shape = (count, math.prod(chunks), encoder.config.hidden_size)
         text = {"hidden_states": torch.empty(shape, dtype=encoder.dtype, device=DEVICE)}
+    page = {} if run.parts.lettering is None else {"page": pages(batch_size, size)}
     return run.objective.losses(
-        {**images, **text},
+        {**images, **text, **page},
         torch.empty(batch_size, *latent_shape, device=DEVICE),
         torch.empty(batch_size, *latent_shape, device=DEVICE),
         torch.zeros(batch_size, dtype=torch.int64, device=DEVICE),
@@ -296,6 +299,12 @@ def token_ids(run: MetaRun, count: int) -> torch.Tensor:
     """input_ids int64 (count, N, 77) of prompts in N chunks."""
     positions = run.parts.text_encoder.config.max_position_embeddings
     return torch.zeros(count, num_chunks(run.options.max_tokens), positions, dtype=torch.int64, device=DEVICE)
+
+
+def pages(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """Glyph pages uint8 (count, 1, H, W); size: (width, height)."""
+    width, height = size
+    return torch.empty(count, 1, height, width, dtype=torch.uint8, device=DEVICE)
 
 
 def update(run: MetaRun) -> None:
@@ -327,5 +336,6 @@ def sample(run: MetaRun, num_images: int) -> None:
         prompt_embeds = encoding.encode_text(parts.text_encoder, token_ids(run, rows), options.clip_skip)
         latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype, device=DEVICE)
         timestep = torch.zeros((), dtype=torch.int64, device=DEVICE)
-        latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
+        with lettering_pages(parts, pages(num_images, config.size(options))):
+            latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
         encoding.decode(parts.vae, latents[:num_images], options.vae_tiling)
