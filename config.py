@@ -424,8 +424,8 @@ class TrainingOptions(TrackingOptions, DrawingOptions, ModelOptions, BucketOptio
     preset: str | None = option(
         None,
         "options for a GPU with this much memory at 512x768; explicit options win, and the options that it sets are "
-        "printed. 6gb, 8gb and 12gb need a GPU with bf16, such as RTX 30xx or later, unless --lora_rank is given; t4 = a T4, "
-        "as Colab has it for free",
+        "printed. 6gb, 8gb and 12gb need a GPU with bf16, such as RTX 30xx or later, unless --lora_rank is given; t4 = "
+        "a T4, as Colab has it for free",
         none="no preset",
         choices=tuple(PRESETS),
         saved=False,
