@@ -111,7 +111,7 @@ def gpu_finding(facts: DeviceFacts, index: int) -> Finding:
         status, remedy = WARNING, "another program uses its memory: nvidia-smi shows which"
     elif not gpu.bf16:
         status = WARNING
-        remedy = "computes in fp16; --preset 6gb and 8gb need bf16: choose others, or single options (docs/memory.md)"
+        remedy = "computes in fp16; --preset 6gb to 12gb need bf16: choose others, or single options (docs/memory.md)"
     return Finding(status, f"GPU {index}" if len(facts.gpus) > 1 else "GPU", text, remedy)
 
 

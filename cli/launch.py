@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from common import device_errors
 from common.errors import UserError
-from common.processes import clean_environment, launched_processes
+from common.processes import clean_environment, launched_processes, let_gpu_memory_grow
 from common.terminal import is_closed, printable, replace_unencodable, silence
 
 EXIT_SECONDS = 10  # after an error: what then still runs in threads, or is in a library's care, is cut off
@@ -45,6 +45,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about 4-bit kernels, which are not used here
     replace_unencodable()
+    let_gpu_memory_grow()
     code: int | None
     try:
         launched_processes()

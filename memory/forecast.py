@@ -1,9 +1,9 @@
 """Memory forecast: the peak GPU memory of a configuration, in each phase of a run, before the run starts.
 
 The training update itself is traced, with no GPU and no memory: the networks are built from their architecture on
-torch's fake tensors, which have shapes and types but no values. The very functions that training calls (losses.py,
-update.py, optimizers.py) run on them, while LiveBytes counts the bytes of all live tensors. Fake CUDA tensors need a
-driver in the backward pass, so these are CPU tensors; device_rules.py corrects for what a GPU does differently.
+torch's meta tensors, which have shapes and types but no values. The very functions that training calls (losses.py,
+update.py, optimizers.py) run on them, while LiveBytes counts the bytes of all live tensors. meta_tensors.py makes the
+meta device behave as a CPU does, and device_rules.py corrects for what a GPU does differently.
 
 CUDA_CONTEXT is an allowance for what no trace of tensors can see. Fragmentation is not in the forecast.
 """
@@ -11,10 +11,10 @@ CUDA_CONTEXT is an allowance for what no trace of tensors can see. Fragmentation
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import logging
 import math
 import pathlib
 import types
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
 
 import config
 from common.errors import UserError
@@ -32,6 +32,7 @@ from data import buckets
 from diffusion import encoding, tiny
 from diffusion.architecture import Architecture, build_parts
 from diffusion.ema import EMA, ema_weights
+from diffusion.lettering import lettering_pages
 from diffusion.lora import make_trainable
 from diffusion.objective import PLAIN, LossSettings
 from diffusion.parts import Parts, enable_checkpointing, eval_mode
@@ -40,6 +41,7 @@ from diffusion.tokens import num_chunks
 from diffusion.trainable import Trainable
 from memory import device_rules
 from memory.live_bytes import OTHER_DEVICE, LiveBytes
+from memory.meta_tensors import DEVICE, RememberedShapes, like_a_device
 from trainer import optimizers
 from trainer.losses import Objective, make_objective
 from trainer.update import accumulate_gradients, apply_update
@@ -139,47 +141,55 @@ def computes_in_half(options: config.TrainingOptions, device: str) -> bool:
 
 def trace(options: config.TrainingOptions, architecture: Architecture, device: str) -> Phases:
     """{phase: {kind: bytes}}: the peak of each phase of a run, once the optimizer has its moments."""
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the caller reports it in one line
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)  # the noise schedule's few numbers are real
-    run = build_run(options, architecture, device, fake_mode)
-    live = LiveBytes(device_rules.ROUNDING[device], device_rules.cpu_workspace if device == "cpu" else None)
+    if options.optimizer == "paged_adamw8bit":  # as if its moments stayed on the GPU
+        options = dataclasses.replace(options, optimizer="adamw8bit")
+    workspace = device_rules.cpu_workspace if device == "cpu" else None
+    live = LiveBytes(device_rules.ROUNDING[device], workspace, RememberedShapes().call)
+    run = build_run(options, architecture, device)  # libraries import modules meanwhile: before functions are replaced
     mark_gradients(run.trainable, live)
-    run.optimizer = optimizers.make(options, run.trainable, run.accelerator)  # its hooks may drop gradients: after ours
-    parts, phases = run.parts, {}
+    with like_a_device(), device_rules.emulate_cuda_autocast() if device == "cuda" else contextlib.nullcontext():
+        run.optimizer = optimizers.make(options, run.trainable, run.accelerator)  # its hooks may drop gradients
+        with live:
+            return trace_phases(run, live, device)
+
+
+def trace_phases(run: MetaRun, live: LiveBytes, device: str) -> Phases:
+    """{phase: {kind: bytes}}; see `trace`."""
+    parts, options, phases = run.parts, run.options, {}
 
     def measure(name: str, phase: Callable[[], None]) -> None:
         live.reset_peak()
         phase()
         phases[name] = {kind: live.at_peak.get(kind, 0) for kind in KINDS}
 
-    with fake_mode, live, device_rules.emulate_cuda_autocast() if device == "cuda" else contextlib.nullcontext():
-        # The autoencoder: while latents are encoded it is alone on the device, and it returns for previews
-        live.mark(tensors_of(parts.vae), "weights")
-        if options.cache_latents:
-            measure("encoding", lambda: encode(run))
-            live.mark(tensors_of(parts.vae), "weights" if device == "cpu" else OTHER_DEVICE)
+    # The autoencoder: while latents are encoded it is alone on the device, and it returns for previews
+    live.mark(tensors_of(parts.vae), "weights")
+    if options.cache_latents:
+        measure("encoding", lambda: encode(run))
 
-        # What training holds all the time
-        # While prompts are encoded, the text encoder is alone on the device, where it needs less than the UNet does
-        live.mark([*tensors_of(parts.text_encoder), *tensors_of(parts.unet)], "weights")
-        if options.cache_text and device != "cpu":
-            live.mark(tensors_of(parts.text_encoder), OTHER_DEVICE)
-        if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
-            run.ema = EMA(run.trainable, options.ema_decay)
-            live.mark([average for _, average in run.ema.pairs()], "weights")
-        allocate_moments(run.optimizer, live)
+    # What training holds all the time
+    # While prompts are encoded, the text encoder is alone on the device, where it needs less than the UNet does
+    live.mark([tensor for network in parts.networks.values() for tensor in tensors_of(network)], "weights")
+    if options.cache_latents and device != "cpu":
+        live.mark(tensors_of(parts.vae), OTHER_DEVICE)
+    if options.cache_text and device != "cpu":
+        live.mark(tensors_of(parts.text_encoder), OTHER_DEVICE)
+    if options.ema_decay and (options.ema_device == "auto" or device == "cpu"):
+        run.ema = EMA(run.trainable, options.ema_decay)
+        live.mark([average for _, average in run.ema.pairs()], "weights")
+    allocate_moments(run.optimizer, live)
 
-        measure("training", lambda: update(run))
-        measure("validation", lambda: validate(run))
-        if options.sample_every:
-            live.mark([*tensors_of(parts.vae), *tensors_of(parts.text_encoder)], "weights")
-            measure("sampling", lambda: sample(run, num_images=1 if device == "cpu" else options.num_samples))
+    measure("training", lambda: update(run))
+    measure("validation", lambda: validate(run))
+    if options.sample_every:
+        live.mark([*tensors_of(parts.vae), *tensors_of(parts.text_encoder)], "weights")
+        measure("sampling", lambda: sample(run, num_images=1 if device == "cpu" else options.num_samples))
     return phases
 
 
 @dataclass
-class FakeRun:
-    """On fake tensors, the fields of trainer.session.Session that the traced functions use."""
+class MetaRun:
+    """On meta tensors, the fields of trainer.session.Session that the traced functions use."""
 
     options: config.TrainingOptions
     accelerator: Any  # stands in for accelerate.Accelerator
@@ -190,12 +200,10 @@ class FakeRun:
     ema: EMA | None = None
 
 
-def build_run(
-    options: config.TrainingOptions, architecture: Architecture, device: str, fake_mode: FakeTensorMode
-) -> FakeRun:
-    """A run without its optimizer: networks on fake tensors, with the precision and gradients that training has."""
+def build_run(options: config.TrainingOptions, architecture: Architecture, device: str) -> MetaRun:
+    """A run without its optimizer: networks on meta tensors, with the precision and gradients that training has."""
     half = computes_in_half(options, device)
-    with torch.device("meta"):
+    with DEVICE, no_init_weights():
         parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
     encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
@@ -203,12 +211,9 @@ def build_run(
     encoding.freeze_skipped_layers(parts.text_encoder, options.clip_skip)
     if options.grad_ckpt:
         enable_checkpointing(parts, trainable.names)
-    to_device(parts, "meta", "bf16" if half else "no", trainable.whole, options.weights_dtype)
-    with fake_mode:
-        for network in (parts.text_encoder, parts.vae, parts.unet):
-            network.to_empty(device="cpu")
+    to_device(parts, DEVICE, "bf16" if half else "no", trainable.whole, options.weights_dtype)
     accelerator = types.SimpleNamespace(
-        device=torch.device("cpu"),
+        device=DEVICE,
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
         backward=lambda loss: loss.backward(),
         scaler=None,
@@ -216,7 +221,9 @@ def build_run(
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
     objective = make_objective(parts, options, accelerator, trainable.dropout)
-    return FakeRun(options, accelerator, parts, trainable, objective)
+    schedule = objective.noise_scheduler
+    schedule.alphas_cumprod = schedule.alphas_cumprod.to(DEVICE)  # not counted: a few numbers
+    return MetaRun(options, accelerator, parts, trainable, objective)
 
 
 def mark_gradients(trainable: Trainable, live: LiveBytes) -> None:
@@ -240,7 +247,7 @@ def allocate_moments(optimizer: optimizers.Optimizer, live: LiveBytes) -> None:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # as the learning rate schedule sets it
     optimizer.begin(0, 1.0)
-    (sum(p.sum() for p in optimizer.parameters) * 0).backward()
+    torch.autograd.backward(optimizer.parameters, [torch.zeros_like(p) for p in optimizer.parameters])
     optimizer.clip()
     optimizer.step()
     moments = [value for state in optimizer.state.values() for value in state.values()]
@@ -251,11 +258,11 @@ def allocate_moments(optimizer: optimizers.Optimizer, live: LiveBytes) -> None:
 # The phases of a run
 
 
-def encode(run: FakeRun) -> None:
+def encode(run: MetaRun) -> None:
     """Encode one image, as latent_cache.half_moments does."""
     width, height = largest_size(run.options)
     with run.accelerator.autocast():
-        torch.cat(encoding.posterior(run.parts.vae, torch.empty(1, 3, height, width))).half()
+        torch.cat(encoding.posterior(run.parts.vae, torch.empty(1, 3, height, width, device=DEVICE))).half()
 
 
 def largest_size(options: config.TrainingOptions) -> tuple[int, int]:
@@ -263,37 +270,44 @@ def largest_size(options: config.TrainingOptions) -> tuple[int, int]:
     return max(buckets.bucket_sizes(config.size(options)), key=math.prod) if options.buckets else config.size(options)
 
 
-def denoise(run: FakeRun, batch_size: int, settings: LossSettings) -> torch.Tensor:
+def denoise(run: MetaRun, batch_size: int, settings: LossSettings) -> torch.Tensor:
     """The losses of a batch, float32 (B,)."""
     width, height = size = largest_size(run.options)
     latent_shape = encoding.latent_shape(run.parts, size)
     if run.options.cache_latents:
-        images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16)}
+        images = {"moments": torch.empty(batch_size, 2, *latent_shape, dtype=torch.float16, device=DEVICE)}
     else:
-        images = {"pixel_values": torch.empty(batch_size, 3, height, width)}
+        images = {"pixel_values": torch.empty(batch_size, 3, height, width, device=DEVICE)}
     if run.trainable.dropout:
         run.trainable.dropout.samples = range(batch_size)
     text = {"input_ids": token_ids(run, batch_size)}
     if run.options.cache_text:
         encoder, (count, *chunks) = run.parts.text_encoder, text["input_ids"].shape
         shape = (count, math.prod(chunks), encoder.config.hidden_size)
-        text = {"hidden_states": torch.empty(shape, dtype=encoder.dtype)}
+        text = {"hidden_states": torch.empty(shape, dtype=encoder.dtype, device=DEVICE)}
+    page = {} if run.parts.lettering is None else {"page": pages(batch_size, size)}
     return run.objective.losses(
-        {**images, **text},
-        torch.empty(batch_size, *latent_shape),
-        torch.empty(batch_size, *latent_shape),
-        torch.zeros(batch_size, dtype=torch.int64),
+        {**images, **text, **page},
+        torch.empty(batch_size, *latent_shape, device=DEVICE),
+        torch.empty(batch_size, *latent_shape, device=DEVICE),
+        torch.zeros(batch_size, dtype=torch.int64, device=DEVICE),
         settings,
     )
 
 
-def token_ids(run: FakeRun, count: int) -> torch.Tensor:
+def token_ids(run: MetaRun, count: int) -> torch.Tensor:
     """input_ids int64 (count, N, 77) of prompts in N chunks."""
     positions = run.parts.text_encoder.config.max_position_embeddings
-    return torch.zeros(count, num_chunks(run.options.max_tokens), positions, dtype=torch.int64)
+    return torch.zeros(count, num_chunks(run.options.max_tokens), positions, dtype=torch.int64, device=DEVICE)
 
 
-def update(run: FakeRun) -> None:
+def pages(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """Glyph pages uint8 (count, 1, H, W); size: (width, height)."""
+    width, height = size
+    return torch.empty(count, 1, height, width, dtype=torch.uint8, device=DEVICE)
+
+
+def update(run: MetaRun) -> None:
     """An optimizer update, as loop.run_update makes it; from its second batch on, gradients exist already."""
     run.optimizer.begin(0, 1.0)
     batches = min(2, run.options.grad_acc_steps)
@@ -303,16 +317,16 @@ def update(run: FakeRun) -> None:
     apply_update(run.optimizer, run.ema, step=0)
 
 
-def validate(run: FakeRun) -> None:
+def validate(run: MetaRun) -> None:
     """One batch of validation.validate."""
     with ema_weights(run.ema), eval_mode(run.parts):
         denoise(run, min(run.options.batch_size, run.options.validation_rows), PLAIN)
 
 
-def sample(run: FakeRun, num_images: int) -> None:
+def sample(run: MetaRun, num_images: int) -> None:
     """One denoising step and the decoding of sampling.draw_images, in inference mode like it.
 
-    (Under no_grad, autocast would keep cast weights.) Samplers look at values, which fake tensors do not have; what
+    (Under no_grad, autocast would keep cast weights.) Samplers look at values, which meta tensors do not have; what
     they hold is a few latents, a thousandth of the rest.
     """
     parts, options = run.parts, run.options
@@ -320,7 +334,8 @@ def sample(run: FakeRun, num_images: int) -> None:
     latent_shape = encoding.latent_shape(parts, config.size(options))
     with ema_weights(run.ema), eval_mode(parts), run.accelerator.autocast(), torch.inference_mode():
         prompt_embeds = encoding.encode_text(parts.text_encoder, token_ids(run, rows), options.clip_skip)
-        latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype)
-        timestep = torch.zeros((), dtype=torch.int64)
-        latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
+        latents = torch.empty(rows, *latent_shape, dtype=parts.unet.dtype, device=DEVICE)
+        timestep = torch.zeros((), dtype=torch.int64, device=DEVICE)
+        with lettering_pages(parts, pages(num_images, config.size(options))):
+            latents = parts.unet(latents, timestep, prompt_embeds.to(parts.unet.dtype), return_dict=False)[0]
         encoding.decode(parts.vae, latents[:num_images], options.vae_tiling)

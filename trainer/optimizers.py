@@ -240,7 +240,7 @@ class PerParameterOptimizer(Optimizer):
 
 
 def same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors are views of the same memory; unlike data_ptr(), fake tensors can tell, too."""
+    """Whether two tensors are views of the same memory; unlike data_ptr(), meta tensors can tell, too."""
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 

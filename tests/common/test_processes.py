@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.processes import clean_environment, launched_processes, make_accelerator
+from common.processes import clean_environment, launched_processes, let_gpu_memory_grow, make_accelerator
 
 TORCHRUN = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 # What `accelerate launch` always sets, without any of its options
@@ -69,6 +69,17 @@ def test_variables_that_compute_something_else_are_dropped_and_named():
         "note: USE_TORCH=0 is not used",
     ]
     assert environ == {"OMP_NUM_THREADS": "1", "HOME": "/home", "ACCELERATE_DEBUG_MODE": "true"}
+
+
+def test_the_gpus_allocator_is_as_the_user_has_it(monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    environ = {}
+    let_gpu_memory_grow(environ)
+    assert environ == {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        environ = {name: "max_split_size_mb:128"}
+        let_gpu_memory_grow(environ)
+        assert environ == {name: "max_split_size_mb:128"}
 
 
 def test_a_plain_launch_is_worth_no_note():

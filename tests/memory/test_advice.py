@@ -162,9 +162,11 @@ def test_the_table_adds_up(capsys, closed_form):
     lines = capsys.readouterr().out.splitlines()
     training_column = [float(line.split()[-2]) for line in lines if line.startswith("  ")]
     assert training_column[-1] == sum(training_column[:-1]) == 8
-    assert lines[-1] == "peak: 8.00 GiB, in training; it fits into 12.00 GiB"
+    assert lines[-2] == "peak: 8.00 GiB, in training; it fits into 12.00 GiB"
+    assert lines[-1].startswith("that leaves 4.00 GiB for fragmentation") and lines[-1].endswith("1.20 GiB")
     assert training.main([*PLAN, "--vram_gb", "8.5"]) == 0
-    assert "it just fits into 8.50 GiB\nthat is tight" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "it just fits into 8.50 GiB\nthat leaves 0.50 GiB" in table and table.endswith("that is tight\n")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from cli import checks
 from common.errors import UserError
 from config import TrainingOptions
 from diffusion import architecture, lora, pipeline, sampling
+from diffusion.lettering import build_lettering
 from diffusion.parts import PARTS, eval_mode
 from diffusion.placement import to_device
 from diffusion.trainable import set_trainable
@@ -194,6 +195,18 @@ def test_adapters_alone_have_gradients_and_moments(tiny):
         trace(tiny, "cuda", **words | {"lora_rank": 99})
 
 
+def test_lettering_is_counted(tiny):
+    """As a whole, in fp32, with its moments; the UNet stays frozen, and what its backward pass needs comes besides."""
+    words = dict(train_text_encoder=False, train_lettering=True, optimizer="adamw", batch_size=1, num_samples=1)
+    sizes, plain = trace(tiny, "cuda", **words), trace(tiny, "cuda", batch_size=1, num_samples=1)
+    weights = list(build_lettering(pipeline.build_tiny()).parameters())
+    assert sizes["training"]["optimizer"] == sum(2 * rounded(4 * p.numel(), 512) + 512 for p in weights)
+    text_encoder = pipeline.build_tiny().text_encoder.parameters()
+    half = sum(rounded(4 * p.numel(), 512) - rounded(2 * p.numel(), 512) for p in text_encoder)  # it is frozen here
+    new = sum(rounded(4 * p.numel(), 512) for p in weights)
+    assert sizes["sampling"]["weights"] == plain["sampling"]["weights"] - half + new
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Against what is measured
 
@@ -312,6 +325,7 @@ IRRELEVANT = {
     *("wandb_entity", "upload", "steps", "scheduler", "run_id", "run_name", "num_examples", "epochs", "max_steps"),
     *("lr", "lr_text_encoder", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm", "caption_dropout"),
     *("huber_c", "noise_offset", "prediction_type", "zero_terminal_snr", "decorrelate_by"),
+    *("lr_lettering", "letter_loss_weight"),
     *("save_every", "validate_every", "keep_versions", "save_dtype", "plan", "json", "vram_gb", "preset"),
 }
 
