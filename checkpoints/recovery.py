@@ -23,10 +23,9 @@ from checkpoints.versions import complete_frozen, mend_frozen, restore_frozen, s
 from common.errors import UserError
 from common.files import link_or_copy, read_json, remove
 from common.manifest import MANIFEST, find_damage
-from diffusion.lettering import LETTERING
 from diffusion.lora import AdapterWeights
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import TRAINABLE
+from diffusion.parts import LETTERING, TRAINABLE
 from diffusion.trainable import Trainable
 from diffusion.weights import empty_network
 

@@ -13,9 +13,8 @@ from checkpoints.run_folder import CARD_FILES, FREE_SPACE_HINT, RunFolder
 from common.errors import UserError
 from common.files import atomic_write, link_or_copy, link_or_copy_tree, remove
 from common.manifest import MANIFEST, find_damage, hash_files, read_manifest, write_manifest
-from diffusion.lettering import LETTERING
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import TRAINABLE, Parts
+from diffusion.parts import LETTERING, TRAINABLE, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable
 from diffusion.weights import save_pipeline

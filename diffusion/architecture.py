@@ -15,8 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from config import ModelOptions
 from diffusion import sd15, single_file
-from diffusion.lettering import LETTERING, LetteringModel
-from diffusion.parts import Parts, turn_off_dropout
+from diffusion.lettering import LetteringModel
+from diffusion.parts import LETTERING, Parts, turn_off_dropout
 from diffusion.pipeline import build_tiny, quiet_libraries, read_lettering_config
 from diffusion.source import library_errors_as_one_line, local_folder, single_file_path
 from diffusion.supported import read_configs

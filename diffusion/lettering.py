@@ -15,18 +15,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from common import randomness
+from diffusion.parts import LETTERING, Parts
 
-if TYPE_CHECKING:
-    from diffusion.parts import Parts
-
-LETTERING = "lettering"  # the part, and its folder in a version
 HIDDEN_LAYERS = 1  # of a new one; each is as wide as conv_in's output
 LARGEST = 16384  # of a setting, in a file that somebody else may have written
 

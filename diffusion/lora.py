@@ -20,10 +20,10 @@ from peft.tuners.lora import LoraLayer
 import config
 from common import randomness
 from common.errors import UserError
-from diffusion.lettering import LETTERING, build_lettering
+from diffusion.lettering import build_lettering
 from diffusion.lora_dropout import KeyedDropout, LayerDropout
 from diffusion.lora_file import LORA_FILE, save_lora
-from diffusion.parts import PARTS, Parts
+from diffusion.parts import LETTERING, PARTS, Parts
 from diffusion.placement import DTYPES
 from diffusion.trainable import Trainable, set_trainable, trained_parts
 from diffusion.weights import all_finite

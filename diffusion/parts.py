@@ -14,10 +14,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffusion.lettering import LETTERING, LetteringModel
-
 PARTS = ("unet", "text_encoder")  # networks that can be trained, as a whole or by adapters; the autoencoder never is
 NETWORKS = ("vae", *PARTS)  # of every model, in the order in which they are hashed
+LETTERING = "lettering"  # the part beside the UNet that lettering.py has, and its folder in a version
 TRAINABLE = (*PARTS, LETTERING)  # all that can be trained
 
 
@@ -30,7 +29,7 @@ class Parts:
     vae: AutoencoderKL  # images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
     unet: UNet2DConditionModel  # noisy latents, timesteps (B,), (B, 77, C) -> (B, 4, H/8, W/8)
     scheduler: Any  # the diffusers scheduler that the model came with; versions are saved with it
-    lettering: LetteringModel | None = None  # glyph pages -> what they add to the output of the UNet's conv_in
+    lettering: Any = None  # LetteringModel: glyph pages -> what they add to the output of the UNet's conv_in; or None
 
     @property
     def networks(self) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from common.errors import UserError
 from common.manifest import require_intact
 from diffusion import sd15, single_file, tiny
-from diffusion.lettering import LETTERING, LetteringModel, require_fitting
+from diffusion.lettering import LetteringModel, require_fitting
 from diffusion.lora_file import LORA_FILE, merge_lora
-from diffusion.parts import Parts
+from diffusion.parts import LETTERING, Parts
 from diffusion.source import find_variant, library_errors_as_one_line, local_folder, single_file_path
 from diffusion.supported import (
     load_scheduler,

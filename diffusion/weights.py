@@ -17,8 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from diffusion.lettering import LETTERING, LetteringModel
-from diffusion.parts import Parts
+from diffusion.lettering import LetteringModel
+from diffusion.parts import LETTERING, Parts
 from diffusion.placement import DTYPES
 
 # Before every key of a text encoder's file, as in the hub's files of Stable Diffusion 1.x. transformers 5.6 dropped it

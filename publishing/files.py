@@ -19,9 +19,8 @@ from common.files import atomic_write, read_json, require_free_space
 from common.manifest import MANIFEST, write_manifest
 from diffusion import pipeline, single_file
 from diffusion.architecture import Architecture, build_parts, read_architecture
-from diffusion.lettering import LETTERING
 from diffusion.lora_file import LORA_FILE
-from diffusion.parts import NETWORKS, Parts
+from diffusion.parts import LETTERING, NETWORKS, Parts
 from diffusion.placement import DTYPES
 from diffusion.weights import all_finite, save_pipeline, save_tensors, weights_nbytes
 from generation.version import Version, fetch_missing

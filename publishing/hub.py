@@ -27,8 +27,8 @@ from common.files import link_or_copy, link_or_copy_tree, require_free_space, wr
 from common.library_errors import LIBRARY_ERRORS, short_reason
 from common.manifest import MANIFEST, require_intact
 from diffusion import pipeline
-from diffusion.lettering import LETTERING
 from diffusion.lora_file import LORA_FILE
+from diffusion.parts import LETTERING
 from diffusion.placement import DTYPES
 from diffusion.weights import weights_nbytes
 from generation.version import Version

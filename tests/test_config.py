@@ -129,8 +129,8 @@ def test_memory_facts_of_a_value():
 
 
 def test_each_part_that_can_be_trained_has_a_learning_rate():
-    rates = config.learning_rates(TrainingOptions(lr=1.0, lr_text_encoder=2.0))
-    assert rates == {"unet": 1.0, "text_encoder": 2.0}
+    rates = config.learning_rates(TrainingOptions(lr=1.0, lr_text_encoder=2.0, lr_lettering=3.0))
+    assert rates == {"unet": 1.0, "text_encoder": 2.0, "lettering": 3.0}
     assert {f"train_{part}" for part in rates} == {n for n in fields_of(TrainingOptions) if n.startswith("train_")}
 
 

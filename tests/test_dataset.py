@@ -577,6 +577,23 @@ def test_in_training_the_prompt_is_a_function_of_seed_and_position(books, tokeni
     assert torch.equal(data[0, prompts(1).index("")]["input_ids"], empty)
 
 
+def test_pages_go_with_the_prompt(plain, opened):
+    """The page of a model with lettering, which an empty prompt has not."""
+    books = opened(plain).books("train")[:4]
+    options = TrainingOptions(caption_dropout=0.5)
+    covers = BookCoverDataset(books, SIZE, pipeline.load_tokenizer("tiny"), options)
+    assert "page" not in covers[0]
+    covers.pages = lambda book, size: np.full(size[::-1], book.row, np.uint8)
+    dropped = 0
+    for i, sample in [(0, None), *((i % 4, i) for i in range(16))]:
+        page = covers[i if sample is None else (i, sample)]["page"]
+        prompt = covers.prompt(books[i]) if sample is None else covers.training_prompt(books[i], sample)
+        assert page.shape == (1, 48, 32) and page.dtype == torch.uint8
+        assert page.eq(books[i].row if prompt else 0).all()
+        dropped += not prompt
+    assert 0 < dropped < 16
+
+
 def test_descriptions_fill_the_prompt_but_never_overflow_it(plain, tmp_path, opened, tokenizer):
     root = shutil.copytree(plain, tmp_path / "data")
     write_table(root, [row(i, book_desc="" if i == 1 else "the night of the king " * 30) for i in range(40)])

@@ -35,7 +35,7 @@ def read_pages(
     options: config.TrainingOptions,
     accelerator: accelerate.Accelerator,
 ) -> None:
-    """Give both sets the glyph pages of their covers; those not in the cache are read first, by all processes.
+    """Give both sets the glyph pages of their covers; those that were not read yet are read first, by all processes.
 
     UserError as from read_layouts.
     """

@@ -9,17 +9,20 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from checkpoints import open_run, state
+from checkpoints import open_run, state, versions
 from checkpoints.open_run import fill_run, new_run, require_space_for
 from checkpoints.records import TrainingState, VersionIndex
+from checkpoints.recovery import recover
 from checkpoints.run_folder import RunFolder
 from common.errors import UserError
 from common.files import machine_id
-from config import TrainingOptions
+from config import TrainingOptions, to_json
 from diffusion import pipeline
 from diffusion.ema import EMA
+from diffusion.lora import make_trainable
+from diffusion.lora_file import LORA_FILE
 from diffusion.trainable import set_trainable
 from diffusion.weights import weights_nbytes
 
@@ -127,6 +130,52 @@ def test_state_comes_back_as_it_was(parts, trainable, options):
     for a, b in zip(trainable.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(optimizer.state[a]["exp_avg"], fresh.state[b]["exp_avg"])
+
+
+def test_lettering_is_a_versions_own_beside_lora_and_frozen_where_it_is_not_trained(options):
+    def build(**words):
+        parts = pipeline.build_tiny()
+        asked = dataclasses.replace(options, train_lettering=True, train_text_encoder=False, **words)
+        return asked, parts, make_trainable(parts, asked)
+
+    asked, parts, trainable = build(train_unet=True, lora_rank=2)
+    run, lock = begin(asked, parts, trainable)
+    ema = EMA(trainable, 0.5)
+    for p in trainable.parameters():
+        p.data += 1
+    ema.update(1)
+    with lock:
+        optimizer = torch.optim.AdamW(trainable.parameters())
+        state.save_checkpoint(run, new_state(3), trainable, optimizer, None, ema, validation_loss=1.0, keep_versions=1)
+    version, file = run.version("v1"), "lettering/diffusion_pytorch_model.safetensors"
+    assert versions.own_names(to_json(asked)) == [LORA_FILE, "lettering"]
+    assert not (run.frozen / "lettering").exists() and file in json.loads((version / "sha256.json").read_text())
+    averages = ema.averages["lettering"]
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in load_file(version / file).items())
+
+    # The state has the weights themselves; and the version can be made again
+    *_, other = build(train_unet=True, lora_rank=2)
+    state.load_weights(run.state(3), other)
+    state.load_ema(run.state(3), again := EMA(other, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(trainable.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ema.pairs(), again.pairs(), strict=True))
+    before = {name: (version / name).read_bytes() for name in (file, LORA_FILE, "lettering/config.json")}
+    shutil.rmtree(version)
+    recover(run, {})
+    assert {name: (version / name).read_bytes() for name in before} == before
+
+    # A run that begins with that version, and trains its UNet alone
+    parts = pipeline.load_parts(str(version))
+    assert parts.lettering is not None
+    asked = dataclasses.replace(asked, run_name="two", train_lettering=False, lora_rank=None)
+    trainable = make_trainable(parts, asked)
+    assert trainable.names == ["unet"] and not any(p.requires_grad for p in parts.lettering.parameters())
+    run, lock = begin(asked, parts, trainable)
+    with lock:
+        save(run, new_state(1), trainable)
+    assert versions.own_names(to_json(asked)) == ["unet"]
+    assert os.path.samefile(run.version("v1") / file, run.frozen / file)
+    assert (run.frozen / file).read_bytes() == before[file]
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

@@ -56,6 +56,8 @@ def test_any_other_boolean_is_an_error(word):
         (["--trian_unet"], "did you mean --train_unet"),
         (["--data_root", " "], "expected some text"),
         (["--train_text_encoder", "False"], "nothing to train"),
+        (["--lr_lettering", "1e-3"], "add --train_lettering True"),
+        (["--train_lettering", "--train_text_encoder", "False", "--lora_rank", "4"], "nothing to put adapters into"),
         (["--warmup_steps", "5"], "constant_with_warmup"),
         (["--run_id", "a", "--run_name", "b"], "give one of the two"),
         (["--run_name", "../up"], "--run_name takes letters"),

@@ -90,6 +90,28 @@ def test_min_snr_weights_are_the_closed_form_also_at_snr_0(prediction_type, last
     assert weights[0] < 0.1 and weights.max() <= 1  # some of each branch
 
 
+def test_places_within_one_of_a_letter_weigh_more():
+    """1 + (w - 1) * [within one place of a letter], written out place by place; and times the squared error."""
+    pages = torch.zeros(3, 1, 6 * 8, 8 * 8, dtype=torch.uint8)
+    pages[0, 0, 47, 63] = 1  # the faintest pixel, in the last place
+    pages[1, 0, 15:17, 20:30] = 200  # places (1, 2), (1, 3), (2, 2), (2, 3)
+    weights = objective.letter_weights(pages, 8, 5.0)
+    for b, y, x in np.ndindex(3, 6, 8):
+        around = pages[b, 0, max(0, y - 1) * 8 : (y + 2) * 8, max(0, x - 1) * 8 : (x + 2) * 8]
+        assert weights[b, 0, y, x] == (5 if around.any() else 1)
+    assert weights.dtype == torch.float32 and [(weights[b] == 5).sum().item() for b in range(3)] == [4, 16, 0]
+    assert torch.equal(objective.letter_weights(pages, 8, 1.0), torch.ones(3, 1, 6, 8))
+
+    latents, noise, text, timesteps = make_batch()
+    scheduler, unet = make_scheduler(), PlainUNet()
+    arguments = (unet, scheduler, latents, text, noise, timesteps, LossSettings(snr_gamma=5.0))
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    error = unet(noisy, timesteps, text, return_dict=False)[0] - noise
+    expected = (weights * error**2).mean(dim=(1, 2, 3)) * objective.min_snr_weights(scheduler, timesteps, 5.0)
+    assert torch.allclose(objective.loss(*arguments, weights), expected)
+    assert torch.equal(objective.loss(*arguments, weights)[2], objective.loss(*arguments)[2])  # its page is blank
+
+
 def zero_snr_scheduler(prediction_type):
     settings = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
     return DDPMScheduler(prediction_type=prediction_type, **settings)

@@ -16,6 +16,7 @@ from cli import checks
 from common.errors import UserError
 from common.files import write_json
 from diffusion import pipeline
+from diffusion.lettering import build_lettering
 from diffusion.lora_file import save_lora
 from diffusion.lora_names import kohya_name
 from diffusion.parts import NETWORKS
@@ -39,14 +40,16 @@ def small_version(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny_version(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    make_version(folder / "t", pipeline.build_tiny())
+    """Version v2 of run t, with lettering."""
+    folder, parts = tmp_path_factory.mktemp("runs"), pipeline.build_tiny()
+    parts.lettering = build_lettering(parts)
+    make_version(folder / "t", parts)
     return folder
 
 
 def make_version(path, parts):
     run = RunFolder(path)
-    save_pipeline(parts, run.version("v2"), NETWORKS, torch.float32)
+    save_pipeline(parts, run.version("v2"), list(parts.networks), torch.float32)
     write_json(run.config, {"pretrained_model": "tiny", "resolution": "64x96"})
     versions = {"v2": {"step": 40, "validation_loss": 0.5}}
     write_json(run.version_index, {"versions": versions, "aliases": {"latest": "v2"}})
@@ -112,6 +115,18 @@ def test_what_training_changed_is_said_in_the_file_and_beside_it(small_version, 
     assert "usage_hint" not in str(files.description(dataclasses.replace(version, name="v0")))
 
 
+def test_what_becomes_of_lettering_is_said(tiny_version, small_version):
+    def notes(folder, to):
+        options = config.ExportOptions(output_dir=str(folder), to=to)
+        return files.notes(*files.choose_version(options, {}))
+
+    for to in ("single", "lora"):
+        assert any("no place for the version's lettering" in note for note in notes(tiny_version, to))
+    for to in ("merged", "diffusers"):
+        assert any("docs/lettering.md" in note for note in notes(tiny_version, to))
+    assert not any("lettering" in note for to in ("single", "merged") for note in notes(small_version, to))
+
+
 @pytest.mark.slow
 def test_diffusers_copies_the_folder_and_merged_writes_another_precision(tiny_version, tmp_path):
     version = tiny_version / "t" / "versions" / "v2"
@@ -125,7 +140,8 @@ def test_diffusers_copies_the_folder_and_merged_writes_another_precision(tiny_ve
 
     export(tiny_version, tmp_path / "half", to="merged", dtype="bf16")
     source, half = pipeline.load_parts(str(version)), pipeline.load_parts(str(tmp_path / "half"))
-    for name in NETWORKS:
+    assert half.networks.keys() == {*NETWORKS, "lettering"}
+    for name in half.networks:
         read, weights = (getattr(model, name).state_dict() for model in (half, source))
         assert all(torch.equal(read[key], tensor.bfloat16().float()) for key, tensor in weights.items())
     stored = load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")

@@ -51,6 +51,13 @@ def facts(text="plain", **changes):
     return dataclasses.replace(found, **more | changes)
 
 
+def test_lettering_is_a_part_of_its_own():
+    text = render(facts(parts={"unet": 5, "lettering": 7}))
+    assert "lettering, a network beside the UNet (7 weights)" in text and "docs/lettering.md" in text
+    assert "Without a glyph page, letters in the pictures" in text and "- Letters in" not in text
+    assert "lettering" not in render(facts()) and "- Letters in the pictures can't be read" in render(facts())
+
+
 def test_the_hub_reads_the_header():
     found = facts(data="books", base_model="runwayml/stable-diffusion-v1-5")
     data = ModelCard(render(found)).data

@@ -7,7 +7,8 @@ import torch
 
 import config
 from common import randomness
-from diffusion import pipeline
+from diffusion import encoding, pipeline
+from diffusion.lettering import build_lettering, lettering_pages
 from diffusion.noise import normal, training_noise, uniform_timesteps
 from diffusion.objective import LossSettings
 from trainer import session
@@ -35,10 +36,10 @@ def objective_of(tiny, options):
 
 
 def test_the_settings_are_those_of_the_options():
-    assert loss_settings(config.TrainingOptions()) == LossSettings()
+    assert loss_settings(config.TrainingOptions(letter_loss_weight=1)) == LossSettings()
     asked = config.TrainingOptions(loss="huber", huber_c=0.2, debiased_loss=True)
-    assert loss_settings(asked) == LossSettings(None, True, 0.2)
-    assert loss_settings(config.TrainingOptions(snr_gamma=5.0)) == LossSettings(snr_gamma=5.0)
+    assert loss_settings(asked) == LossSettings(None, True, 0.2, letter_weight=5)
+    assert loss_settings(config.TrainingOptions(snr_gamma=5.0)) == LossSettings(snr_gamma=5.0, letter_weight=5)
 
 
 @torch.no_grad()
@@ -58,6 +59,40 @@ def test_training_takes_them_and_validation_does_not(tiny, batch):
     )
     found = asked.training_losses(batch, samples)
     assert torch.equal(found, wanted) and not torch.allclose(found, usual)
+
+
+@torch.no_grad()
+def test_letters_weigh_more_in_training_and_validation_draws_with_them_too(batch):
+    parts = pipeline.load_parts("tiny")
+    asked = objective_of(parts, config.TrainingOptions(seed=2))
+    usual = asked.training_losses(batch, [40, 41])
+    page = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    page[0, 0, :8, :8] = 255  # one latent place of 4 x 4, hence 2 x 2 that weigh 5; the second cover is blank
+    lettered = {**batch, "page": page}
+    near = torch.ones(2, 1, 4, 4)
+    near[0, 0, :2, :2] = 5
+
+    def found(weights):
+        noise, timesteps = training_noise(2, [40, 41], (4, 4, 4)), uniform_timesteps(2, [40, 41], 1000)
+        latents = encoding.encode_images(
+            parts.vae, batch["pixel_values"], normal(2, randomness.POSTERIOR, [40, 41], (4, 4, 4))
+        )
+        text = encoding.encode_text(parts.text_encoder, batch["input_ids"])
+        noisy = parts.noise_scheduler.add_noise(latents, noise, timesteps)
+        with lettering_pages(parts, page):
+            predicted = parts.unet(noisy, timesteps, text, return_dict=False)[0]
+        return ((predicted - noise).square() * weights).mean(dim=(1, 2, 3))
+
+    parts.lettering = build_lettering(parts)
+    weighted = asked.training_losses(lettered, [40, 41])  # a new network adds nothing: only the weights count
+    assert torch.allclose(weighted, found(near)) and weighted[0] > usual[0] and weighted[1] == usual[1]
+    parts.lettering.convolutions[-1].weight += 0.1
+    learned = asked.training_losses(lettered, [40, 41])
+    assert torch.allclose(learned, found(near)) and learned[0] != weighted[0] and learned[1] == usual[1]
+    shape = (4, 4, 4)
+    words = normal(2, randomness.POSTERIOR, [40, 41], shape), training_noise(2, [40, 41], shape)
+    plain = asked.losses(lettered, *words, uniform_timesteps(2, [40, 41], 1000))  # as validation calls it
+    assert torch.allclose(plain, found(1)) and plain[1] == usual[1]
 
 
 def test_a_model_is_trained_on_the_schedule_that_was_asked_for():
