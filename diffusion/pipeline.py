@@ -165,8 +165,7 @@ def has_lettering(source: str) -> bool:
     if source in BUILT_BY_CODE or single_file_path(source):
         return False
     quiet_libraries()
-    with library_errors_as_one_line(source, LETTERING):
-        return read_lettering_config(local_folder(source) or source) is not None
+    return read_lettering_config(source, local_folder(source) or source) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from PIL import Image
 import config
 from common.errors import UserError
 from data.book import Book
+from data.folder import open_data
 from diffusion import pipeline, sampling
 from diffusion.lettering import build_lettering
 from diffusion.weights import save_pipeline
@@ -22,6 +23,9 @@ from generation.grid import draw_grid
 from generation.prompt_covers import draw_prompts
 from generation.settings import read_all, require_same_settings
 from generation.version import Version
+from lettering import readings
+from ocr.engine import Line
+from ocr.readings import ReadingsCache
 
 SIZE = (64, 96)
 VERSION = Version("v1", "somewhere", None)
@@ -87,6 +91,26 @@ def test_a_layout_for_versions_that_have_no_letters_is_refused(monkeypatch, tmp_
     (tmp_path / "damaged").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         require_lettering(config.InferenceOptions(layout=str(tmp_path / "damaged")), [VERSION])
+
+
+def test_letters_stand_as_on_training_covers_that_were_read(small_data, tmp_path, lettered):
+    options = config.InferenceOptions(
+        data_root=str(small_data), cache_dir=str(tmp_path), resolution="64x96", layout="like"
+    )
+    with pytest.raises(
+        UserError, match=r"^--layout like: none of the 22 training covers was read .*, or --layout rule$"
+    ):
+        make_pages(options, VERSION)
+    books = open_data(options).books("train")
+    cache = ReadingsCache(readings.readings_path(options))
+    cache.add(books[0].content, [Line(books[0].title, 0.9, ((0.1, 0.5), (0.9, 0.5), (0.9, 0.75), (0.1, 0.75)))])
+    cache.add(books[1].content, [Line("something else", 0.9, ((0.1, 0.0), (0.9, 0.0), (0.9, 0.2), (0.1, 0.2)))])
+    pages = make_pages(options, VERSION)
+    rows = pages.page("Crown 7", "", "3").any(1)
+    assert rows[48:72].any() and not rows[:46].any() and not rows[74:].any()  # the cover is 64x96, as the picture
+    assert pages.layout.startswith("like ") and pages.layout == make_pages(options, VERSION).layout
+    cache.add(books[2].content, [Line(books[2].title, 0.9, ((0.1, 0.1), (0.9, 0.1), (0.9, 0.3), (0.1, 0.3)))])
+    assert make_pages(options, VERSION).layout != pages.layout
 
 
 def test_letters_of_authors_are_those_of_the_byline():
