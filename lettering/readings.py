@@ -53,10 +53,14 @@ class CoverPages:
 
     def layout(self, book: Book, size: Size) -> Layout:
         """Where title and author stand on the cover when it is resized to `size` (see data.images.fit_image)."""
-        whole = (book.width, book.height)
-        found = (TrueLine(*line) for line in json.loads(self.lines[book.row]))
-        lines = [LetterLine(line.text, ink_corners(line.corners, whole), line.slant, line.part) for line in found]
-        return Layout(tuple(lines)).fitted(whole, size)
+        return fitted_layout([TrueLine(*line) for line in json.loads(self.lines[book.row])], book, size)
+
+
+def fitted_layout(found: Sequence[TrueLine], book: Book, size: Size) -> Layout:
+    """The layout of a cover's lines when the cover is resized to `size`."""
+    whole = (book.width, book.height)
+    lines = [LetterLine(line.text, ink_corners(line.corners, whole), line.slant, line.part) for line in found]
+    return Layout(tuple(lines)).fitted(whole, size)
 
 
 def read_layouts(books: Sequence[Book], options: config.DataOptions, accelerator: accelerate.Accelerator) -> CoverPages:
@@ -121,7 +125,7 @@ def known_layouts(books: Sequence[Book], options: config.DataOptions, size: Size
     for content, book in tqdm(read.items(), "finding titles", unit=" covers", delay=3):
         lines = match_lines(cache[content], book.title, book.authors)
         if shows_title(lines, book.title):
-            found[content] = cover_layout(lines, book).fitted((book.width, book.height), size)
+            found[content] = fitted_layout(lines, book, size)
     if not found:
         raise UserError(f"OCR found the title on none of the {len(read)} training covers that were read")
     return found
