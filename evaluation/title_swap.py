@@ -90,9 +90,10 @@ def shares_inside(
             f"it needs {MIN_BOOKS} books with a title that is found on their real covers, and there are {len(swaps)}"
         )
     count, limit = functools.partial(count_tokens, parts.tokenizer), token_limit(parts.tokenizer, max_tokens)
-    schedule, shape = parts.noise_scheduler, encoding.latent_shape(parts, size)
+    schedule: Any = parts.noise_scheduler  # diffusers' hints know neither its methods nor the UNet's calls
+    shape = encoding.latent_shape(parts, size)
     timestep = torch.tensor(int(TIMESTEP * schedule.config.num_train_timesteps))
-    unet: Any = parts.unet  # diffusers' hints know no calls
+    unet: Any = parts.unet
     device, dtype = unet.device, unet.dtype
     inside, areas = [], []
     for first in tqdm(range(0, len(swaps), batch_size), desc="title swaps", unit="batch", delay=2):
