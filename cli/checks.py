@@ -241,7 +241,7 @@ def check_decorrelation(options: config.TrainingOptions) -> None:
     """UserError if --decorrelate can't be combined with other options."""
     if not options.decorrelate:
         if options.decorrelate_by != config.TrainingOptions.decorrelate_by:
-            raise UserError("--decorrelate_by belongs to --decorrelate: add that, such as 0.1, or leave it out")
+            raise UserError("--decorrelate_by: it says how --decorrelate works: add that, such as 0.1, or leave it out")
         return
     if not options.train_text_encoder:
         raise UserError(

@@ -32,7 +32,7 @@ from lettering.filling import fill_lines
 from lettering.matching import match_lines
 from lettering.page import draw_page, letter_area
 from lettering.plain import plain_text
-from lettering.readings import cover_layout, shows_title
+from lettering.readings import fitted_layout, shows_title
 from lettering.records import Layout
 from ocr.readings import read_covers
 
@@ -94,13 +94,14 @@ def shares_inside(
     shape = encoding.latent_shape(parts, size)
     timestep = torch.tensor(int(TIMESTEP * schedule.config.num_train_timesteps))
     unet: Any = parts.unet
+    vae: Any = parts.vae
     device, dtype = unet.device, unet.dtype
     inside, areas = [], []
     for first in tqdm(range(0, len(swaps), batch_size), desc="title swaps", unit="batch", delay=2):
         chunk = swaps[first : first + batch_size]
         covers = np.stack([read_cover(swap.book.image, size) for swap in chunk])
         images = torch.from_numpy(covers).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = encoding.posterior(parts.vae, images)[0] * parts.vae.config.scaling_factor
+        latents = encoding.posterior(vae, images)[0] * vae.config.scaling_factor
         noise = normal(seed, randomness.DRAWING, [swap.book.row for swap in chunk], shape).to(device)
         noisy = schedule.add_noise(latents, noise, timestep.to(device).expand(len(chunk)))
 
@@ -142,7 +143,7 @@ def find_swaps(books: Sequence[Book], size: tuple[int, int], cache_folder: pathl
     for book, other, lines in zip(usable, other_books(usable), readings, strict=True):
         found = match_lines(lines, book.title, book.authors)
         if other and shows_title(found, book.title):
-            layout = cover_layout(found, dataclasses.replace(book, width=size[0], height=size[1]))
+            layout = fitted_layout(found, dataclasses.replace(book, width=size[0], height=size[1]), size)
             pages = draw_page(layout, size), draw_page(retitled(layout, other.title, size), size)
             swaps.append(Swap(book, other, letter_area(layout, size), pages))
     return swaps

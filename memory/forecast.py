@@ -203,7 +203,7 @@ class MetaRun:
 def build_run(options: config.TrainingOptions, architecture: Architecture, device: str) -> MetaRun:
     """A run without its optimizer: networks on meta tensors, with the precision and gradients that training has."""
     half = computes_in_half(options, device)
-    with DEVICE, no_init_weights():
+    with torch.device(DEVICE), no_init_weights():
         parts = build_parts(architecture)
     parts.scheduler = tiny.build_scheduler()
     encoding.require_clip_skip(parts.text_encoder.config.num_hidden_layers, options.clip_skip)
@@ -213,7 +213,7 @@ def build_run(options: config.TrainingOptions, architecture: Architecture, devic
         enable_checkpointing(parts, trainable.names)
     to_device(parts, DEVICE, "bf16" if half else "no", trainable.whole, options.weights_dtype)
     accelerator = types.SimpleNamespace(
-        device=DEVICE,
+        device=torch.device(DEVICE),
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=half),
         backward=lambda loss: loss.backward(),
         scaler=None,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.optim.adam as adam
 
-DEVICE = torch.device("meta")
+DEVICE = "meta"
 
 # Of the operators that torch computes in the lower precision (torch's ATen/autocast_mode.h,
 # AT_FORALL_LOWER_PRECISION_FP), those that the networks and the adapters call

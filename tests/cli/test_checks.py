@@ -90,7 +90,7 @@ def test_an_unknown_metric_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(decorrelate_by="alone"), "--decorrelate_by belongs to --decorrelate: add that"),
+        (dict(decorrelate_by="alone"), "--decorrelate_by: it says how --decorrelate works: add that"),
         (dict(decorrelate=0.1, train_unet=True, train_text_encoder=False), "give --train_text_encoder True, or"),
         (dict(decorrelate=0.1, fused_backward=True, batch_size=1), "has passes of its own: give --fused_backward F"),
         (dict(debiased_loss=True, snr_gamma=5.0), "--debiased_loss and --snr_gamma are two weightings"),
