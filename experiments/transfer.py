@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> int:
             *("--pretrained_model", options.pretrained_model, "--seed", seed, *data, *TRAIN, *DRAW),
             *(word for option, value in learning.items() for word in (f"--{option}", value)),
             *("--lr", factor * options.lr, "--lr_text_encoder", factor * options.lr_text_encoder),
-            *("--lr_lettering", options.lr, "--max_steps", updates, "--cache_latents", cached),
+            *(("--lr_lettering", options.lr) if regime in lettered else ()),
+            *("--max_steps", updates, "--cache_latents", cached),
             *("--save_every", third, "--validate_every", third),
         )
         run_script("training", *words)

@@ -60,7 +60,8 @@ def test_differences_are_named():
     score = dict.fromkeys(scores.MUST_MATCH, 1)
     assert scores.differences([score, {**score, "version": "v3", "weights": "ab"}]) == []
     assert scores.differences([score, {**score, "n": 2}, {**score, "steps": 9}]) == ["n", "steps"]
-    assert scores.differences([{}, score]) == list(scores.MUST_MATCH)
+    assert scores.differences([{}, score]) == [name for name in scores.MUST_MATCH if name not in scores.OF_SOME]
+    assert scores.differences([score, {**score, "layout": "like"}]) == ["layout"]
 
 
 def test_a_row_for_each_metric_that_any_version_has():

@@ -129,7 +129,7 @@ def version(tmp_path_factory):
     """`tiny` with lettering that changes pictures visibly."""
     parts = pipeline.build_tiny()
     parts.lettering = build_lettering(parts)
-    torch.nn.init.constant_(parts.lettering.convolutions[-1].weight, 0.05)
+    torch.nn.init.constant_(parts.lettering.entrance_out.weight, 0.05)
     folder = tmp_path_factory.mktemp("lettered") / "v1"
     save_pipeline(parts, folder, list(parts.networks), torch.float32)
     return Version("v1", str(folder), None)

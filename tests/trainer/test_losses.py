@@ -86,7 +86,8 @@ def test_letters_weigh_more_in_training_and_validation_draws_with_them_too(batch
     parts.lettering = build_lettering(parts)
     weighted = asked.training_losses(lettered, [40, 41])  # a new network adds nothing: only the weights count
     assert torch.allclose(weighted, found(near)) and weighted[0] > usual[0] and weighted[1] == usual[1]
-    parts.lettering.convolutions[-1].weight += 0.1
+    parts.lettering.entrance_out.weight += 0.1
+    parts.lettering.exit_out.weight += 0.1
     learned = asked.training_losses(lettered, [40, 41])
     assert torch.allclose(learned, found(near)) and learned[0] != weighted[0] and learned[1] == usual[1]
     shape = (4, 4, 4)

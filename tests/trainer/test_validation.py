@@ -35,7 +35,8 @@ class Covers(list):
 
 def session(count, batch_size):
     network = torch.nn.Linear(1, 1)
-    parts = types.SimpleNamespace(unet=network, text_encoder=network)
+    networks = dict(unet=network, text_encoder=network)
+    parts = types.SimpleNamespace(**networks, networks=networks)
     accelerator = types.SimpleNamespace(
         device=torch.device("cpu"),
         process_index=0,
