@@ -1,4 +1,4 @@
-# make demo    the whole path on a laptop: demo covers, statistics, three ways of fine-tuning mini, covers, scores
+# make demo    the whole path on a laptop: demo covers, statistics, four ways of fine-tuning mini, covers, scores
 # make doctor  what this machine has for training: GPU, driver, libraries, memory, disk
 # make test    lint and the tests, on all cores
 # make test-all  those of whole benches, too
@@ -25,12 +25,14 @@ doctor: install
 # --- make demo -------------------------------------------------------------------------------------------------------
 
 DEMO := demo
-UPDATES := 60
-COVERS := 50
+UPDATES := 50
+LETTERING := 240
+COVERS := 40
 
 demo: install
-	$(BIN)/python -m experiments.transfer --out $(DEMO) --seeds 0 --max_steps $(UPDATES) --num_imgs $(COVERS)
-	$(BIN)/python -m report --output_dir $(DEMO)/runs --run_id text-encoder-0,UNet-0,both-0 --version v0,latest \
+	$(BIN)/python -m experiments.transfer --out $(DEMO) --regimes "text encoder" UNet both "UNet, lettering" --seeds 0 \
+	  --max_steps $(UPDATES) --lettering_steps $(LETTERING) --num_imgs $(COVERS) --num_examples 480 --validation_rows 64
+	$(BIN)/python -m report --output_dir $(DEMO)/runs --run_id text-encoder-0,UNet-0,both-0,UNet-lettering-0 --version v0,latest \
 	  --num_samples 10 --report_path $(DEMO)/report.html
 	echo "== done: short runs and few covers, to be quick; the full comparison is python -m experiments.transfer --out DIR"
 	echo "   (make demo again goes on from what is there; rm -r $(DEMO) starts afresh)"

@@ -59,7 +59,7 @@ DEFAULT_REGIMES = ("text encoder", "UNet", "both")
 BATCH_SIZE = 16
 TRAIN = (
     *("--batch_size", BATCH_SIZE, "--lr_scheduler", "cosine", "--warmup_steps", 20, "--optimizer", "adamw"),
-    *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--validation_rows", 256, "--tracker", "none"),
+    *("--grad_ckpt", False, "--sample_every", 0, "--keep_versions", 0, "--tracker", "none"),
     *("--mixed_precision", "bf16", "--save_dtype", "fp32"),
 )
 DRAW = ("--steps", 10, "--guidance_scale", 3, "--scheduler", "dpm++")
@@ -82,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--lettering_steps", type=int, help="updates of the runs with lettering (default: as many as the others)"
     )
+    parser.add_argument("--num_examples", type=int, help="covers to train on (default: all that are not held out)")
+    parser.add_argument("--validation_rows", type=int, default=256, help="held-out covers of the validation loss")
     parser.add_argument("--num_imgs", type=int, default=1000, help="number of covers to draw and score")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of the UNet")
     parser.add_argument("--lr_text_encoder", type=float, default=4e-4, help="learning rate of the text encoder")
@@ -120,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
             *(word for option, value in learning.items() for word in (f"--{option}", value)),
             *("--lr", factor * options.lr, "--lr_text_encoder", factor * options.lr_text_encoder),
             *(("--lr_lettering", options.lr) if regime in lettered else ()),
-            *("--max_steps", updates, "--cache_latents", cached),
+            *("--max_steps", updates, "--cache_latents", cached, "--validation_rows", options.validation_rows),
+            *(("--num_examples", options.num_examples) if options.num_examples else ()),
             *("--save_every", third, "--validate_every", third),
         )
         run_script("training", *words)
@@ -151,7 +154,7 @@ def check(options: argparse.Namespace, data: tuple) -> int:
         raise UserError(f"--num_imgs {options.num_imgs}: expected 2 to {held_out}, the covers that are held out")
     settings = {name: value for name, value in vars(options).items() if name not in ("out", "seeds", "regimes")}
     saved_options.require_same_options(options.out / "asked.json", settings)
-    return len(opened.books("train"))
+    return len(opened.books("train")[: options.num_examples])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

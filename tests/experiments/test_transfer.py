@@ -71,7 +71,7 @@ def test_what_does_not_go_together_is_refused_before_any_work(words, message, tm
     (tmp_path / "asked.json").write_text('{"max_steps": 400}')
     if "--max_steps" in words:
         options = dict(pretrained_model="mini", data_root=str(small_data), test_fraction=0.5, max_steps=400, num_imgs=4)
-        options |= dict(lr=1e-3, lr_text_encoder=4e-4, lettering_steps=400)
+        options |= dict(lr=1e-3, lr_text_encoder=4e-4, lettering_steps=400, num_examples=None, validation_rows=256)
         (tmp_path / "asked.json").write_text(json.dumps(options))
     with pytest.raises(UserError, match=message):
         transfer.main(["--out", str(tmp_path), "--data_root", str(small_data), *words])
