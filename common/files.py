@@ -154,6 +154,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file. UserError if the file can't be read or holds anything else."""
     try:
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as problem:
+        raise UserError(f"can't read {path}: it is not JSON: {problem}") from None
     except (OSError, ValueError) as problem:
         raise UserError(f"can't read {path}: {problem}") from None
     except RecursionError:

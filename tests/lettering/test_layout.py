@@ -151,7 +151,8 @@ def test_files_are_written_read_and_filled(tmp_path):
     ("content", "message"),
     [
         (None, "can't read"),
-        ("{", "can't read"),
+        ("{", "can't read .*it is not JSON"),
+        ("", "can't read .*it is not JSON"),
         ("[1]", "it must hold one JSON object"),
         ('{"lines": []}', "it has no lines"),
         ('{"lines": [{"text": "A", "box": [0, 0, 1.2, 1]}]}', "line 1 stands outside the picture"),
