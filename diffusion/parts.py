@@ -29,7 +29,7 @@ class Parts:
     vae: AutoencoderKL  # images (B, 3, H, W) in [-1, 1] <-> latents (B, 4, H/8, W/8)
     unet: UNet2DConditionModel  # noisy latents, timesteps (B,), (B, 77, C) -> (B, 4, H/8, W/8)
     scheduler: Any  # the diffusers scheduler that the model came with; versions are saved with it
-    lettering: Any = None  # LetteringModel: glyph pages -> what they add to the output of the UNet's conv_in; or None
+    lettering: Any = None  # LetteringModel: what glyph pages add to the UNet's conv_in and conv_out; or None
 
     @property
     def networks(self) -> dict[str, Any]:

@@ -212,9 +212,9 @@ def measure_title_swap(inputs: EvaluationInputs) -> dict[str, ScoreValue]:
     value = scores.make_value(
         "title swap inside letters",
         inside.mean(),
-        n=len(swaps),
+        n=len(inside),
         better="higher",
-        error=inside.std(ddof=1) / len(swaps) ** 0.5,
+        error=inside.std(ddof=1) / len(inside) ** 0.5,
         note=f"of what another title changes; the letters' boxes are {areas.mean():.0%} of the picture",
     )
     return {"entanglement_letters": value}

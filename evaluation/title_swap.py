@@ -83,12 +83,11 @@ def shares_inside(
     """(share of the squared change inside the letters' area, the area's share of the picture), float64 (n,) each.
 
     size: (W, H) of the covers. The prediction's change is that of the predicted picture times a constant, whether the
-    model predicts noise or v; with a lettering the pages change with the title. TooFewImages for less than MIN_BOOKS.
+    model predicts noise or v; with a lettering the pages change with the title. Swaps that change nothing have no share
+    and are left out (CLIP reads small letters alone, and the end of a long title not at all). TooFewImages for less
+    than MIN_BOOKS.
     """
-    if len(swaps) < MIN_BOOKS:
-        raise TooFewImages(
-            f"it needs {MIN_BOOKS} books with a title that is found on their real covers, and there are {len(swaps)}"
-        )
+    require_enough(len(swaps), "with a title that is found on their real covers")
     count, limit = functools.partial(count_tokens, parts.tokenizer), token_limit(parts.tokenizer, max_tokens)
     schedule: Any = parts.noise_scheduler  # diffusers' hints know neither its methods nor the UNet's calls
     shape = encoding.latent_shape(parts, size)
@@ -96,7 +95,7 @@ def shares_inside(
     unet: Any = parts.unet
     vae: Any = parts.vae
     device, dtype = unet.device, unet.dtype
-    inside, areas = [], []
+    inside, areas, changes = [], [], []
     for first in tqdm(range(0, len(swaps), batch_size), desc="title swaps", unit="batch", delay=2):
         chunk = swaps[first : first + batch_size]
         covers = np.stack([read_cover(swap.book.image, size) for swap in chunk])
@@ -115,9 +114,18 @@ def shares_inside(
         change = (predictions[1].double() - predictions[0].double()).square().sum(1)  # (B, H/8, W/8)
         masks = torch.from_numpy(np.stack([swap.area for swap in chunk])).to(device, torch.float64)
         masks = torch.nn.functional.adaptive_avg_pool2d(masks, change.shape[1:])  # the covered part of each place
-        inside.append((change * masks).sum((1, 2)) / change.sum((1, 2)))
+        changes.append(change.sum((1, 2)))
+        inside.append((change * masks).sum((1, 2)) / changes[-1])
         areas.append(masks.mean((1, 2)))
-    return torch.cat(inside).cpu().numpy(), torch.cat(areas).cpu().numpy()
+    shares, changed = torch.cat(inside).cpu().numpy(), torch.cat(changes).cpu().numpy() != 0
+    require_enough(int(changed.sum()), "whose picture changes with the title")
+    return shares[changed], torch.cat(areas).cpu().numpy()[changed]
+
+
+def require_enough(count: int, which: str) -> None:
+    """TooFewImages unless there are MIN_BOOKS of these books."""
+    if count < MIN_BOOKS:
+        raise TooFewImages(f"it needs {MIN_BOOKS} books {which}, and there are {count}")
 
 
 def shown_pages(parts: Parts, swaps: Sequence[Swap], number: int) -> contextlib.AbstractContextManager[None]:

@@ -36,6 +36,7 @@ VERSION = 1  # raise it when the same cover would be read in another way, see re
 LARGE = 1200  # px: covers whose long side has more are reduced to it, which is enough for letters that can be drawn
 SHOWN = 0.8  # share of a title's letters that lines have to show, as evaluation.legibility's READ
 RECORD = 2000  # bytes that a cover's lines take in the file, or less
+WITHOUT = "leave --train_lettering out and start from a model without lettering"  # which always trains with pages
 HINT = "free some space there, or choose another folder with --cache_dir"
 
 
@@ -101,7 +102,7 @@ def require_readable(books: Sequence[Book]) -> None:
     if not any(book.title for book in books):
         raise UserError(
             "letters are learned from titles, and the data has captions alone: give the pictures titles in a "
-            "metadata file (docs/data.md), or leave --train_lettering out"
+            f"metadata file (docs/data.md), or {WITHOUT}"
         )
 
 
@@ -175,7 +176,7 @@ def find_letters(books: Sequence[Book], cache: ReadingsCache, accelerator: accel
     if not titles:
         raise UserError(
             f"OCR found the title on none of the {len(books)} covers: look whether titles and images belong together "
-            "(python -m dataset prints a summary), or leave --train_lettering out"
+            f"(python -m dataset prints a summary), or {WITHOUT}"
         )
     return CoverPages(lines)
 

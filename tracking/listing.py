@@ -17,7 +17,7 @@ from cli import saved_options
 from common.errors import UserError
 from common.files import read_json
 from common.terminal import printable
-from diffusion.parts import TRAINABLE
+from diffusion.parts import LETTERING, TRAINABLE
 from tracking import asking, trackers
 from tracking.artifact_info import ArtifactInfo
 from tracking.published import read_all_published
@@ -166,9 +166,11 @@ def describe(run: RunFolder) -> str:
     """Which parts are trained, from which model, how far the run is, and how many bytes it takes on the disk."""
     options = read_json(run.config)
     training_state, _ = read_state(run) if run.saved_steps() else (None, None)
-    trained = " and ".join(part for part in TRAINABLE if options.get(f"train_{part}"))
+    parts = [part for part in TRAINABLE if options.get(f"train_{part}")]
+    trained = " and ".join(parts)
     if rank := options.get("lora_rank"):
-        trained = f"LoRA of rank {rank} in {trained}"
+        trained = f"LoRA of rank {rank} in {' and '.join(part for part in parts if part != LETTERING)}"
+        trained += f", {LETTERING} as a whole" if LETTERING in parts else ""
     at = f"update {training_state.step} of {training_state.total}" if training_state else "no training state here"
     sizes = {file.stat().st_ino: file.stat().st_size for file in files_of(run.path)}  # hard links count once
     return f"{trained} from {options.get('pretrained_model')}, {at}, {readable_size(sum(sizes.values()))} on disk"

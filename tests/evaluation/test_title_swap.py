@@ -89,7 +89,16 @@ def test_with_lettering_the_page_changes_with_the_title(parts, swaps):
     inside, _ = shares(parts, swaps)
     assert inside == pytest.approx(np.ones(9), abs=1e-12)
     parts.lettering = None
-    assert np.isnan(shares(parts, swaps)[0]).all()  # no change at all: no share
+    with pytest.raises(TooFewImages, match="8 books whose picture changes with the title, and there are 0"):
+        shares(parts, swaps)
+
+
+def test_a_swap_that_changes_nothing_is_left_out(parts, swaps):
+    """CLIP's tokenizer makes small letters of capitals: the UNet sees the same prompt twice."""
+    same = dataclasses.replace(swaps[4], other=dataclasses.replace(swaps[4].book, title="TITLE 4"))
+    parts = with_change(parts, torch.ones(96 // 8, 64 // 8))
+    inside, areas = shares(parts, [*swaps[:4], same, *swaps[5:]])
+    assert inside == pytest.approx(np.full(8, 2 / 12)) and len(areas) == 8
 
 
 def test_swaps_are_of_books_whose_title_is_read_on_their_cover(swaps, monkeypatch, tmp_path):
