@@ -25,9 +25,9 @@ doctor: install
 # --- make demo -------------------------------------------------------------------------------------------------------
 
 DEMO := demo
-UPDATES := 50
+UPDATES := 40
 LETTERING := 240
-COVERS := 40
+COVERS := 30
 
 demo: install
 	$(BIN)/python -m experiments.transfer --out $(DEMO) --regimes "text encoder" UNet both "UNet, lettering" --seeds 0 \
