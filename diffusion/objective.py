@@ -12,6 +12,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 
 from common.errors import UserError
+from diffusion.lettering import near_letters
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,7 @@ def letter_weights(pages: torch.Tensor, factor: int, weight: float) -> torch.Ten
     pages: uint8 (B, 1, H, W), 0 = nothing; factor: pixels of a latent place's side. A letter's pixels also change the
     latents next to its own, hence the places around it, diagonal ones included.
     """
-    letters = torch.nn.functional.max_pool2d((pages > 0).float(), factor)
-    near = torch.nn.functional.max_pool2d(letters, kernel_size=3, stride=1, padding=1)
-    return 1 + (weight - 1) * near
+    return 1 + (weight - 1) * near_letters((pages > 0).float(), factor, reach=1)
 
 
 def loss(
