@@ -6,7 +6,7 @@ The templates follow the original experiment ("A fantasy book cover with author 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from data.book import Book, normalize_whitespace
@@ -100,6 +100,14 @@ def title_first(book: Book) -> TitleFirst | None:
         return None
     text = fill(TITLE_FIRST, title, [], genres)
     return TitleFirst(text, (0, len(title)), (len(title) + len(", "), len(text)))
+
+
+def titles_first(books: Iterable[Book], count: TokenCounter, limit: int) -> Iterator[tuple[Book, TitleFirst]]:
+    """The books that have such a prompt of at most `limit` tokens, each with it, in their order."""
+    for book in books:
+        prompt = title_first(book)
+        if prompt and count(prompt.text) <= limit:
+            yield book, prompt
 
 
 def fill(template: str, title: str, authors: Sequence[str], genres: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ first genre as the group (distance_correlation.py): what depends on the title be
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from common import randomness
-from data.prompts import TEMPLATES, build_prompt, count_tokens, genres_of, title_first
+from data.prompts import TEMPLATES, build_prompt, count_tokens, genres_of, titles_first
 from diffusion import encoding
 from diffusion.noise import normal
 from diffusion.tokens import ONE_CHUNK, token_limit
@@ -71,8 +72,7 @@ def compute_codes(
     """
     count = functools.partial(count_tokens, parts.tokenizer)
     one_chunk = token_limit(parts.tokenizer, ONE_CHUNK)
-    found = ((book, title_first(book)) for book in books)
-    usable = [(book, prompt) for book, prompt in found if prompt and count(prompt.text) <= one_chunk][:MAX_BOOKS]
+    usable = list(itertools.islice(titles_first(books, count, one_chunk), MAX_BOOKS))
     if len(usable) < MIN_SAMPLES:
         raise TooFewImages(f"entanglement needs {MIN_SAMPLES} books with genres, and there are {len(usable)}")
 

@@ -11,6 +11,8 @@ caching, Gao et al., arXiv:2101.06983; exact).
 
 from __future__ import annotations
 
+import functools
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ import torch
 import config
 from common import randomness
 from common.errors import UserError
-from data.prompts import TitleFirst, count_tokens, genres_of, title_first
+from data.prompts import TitleFirst, count_tokens, genres_of, titles_first
 from diffusion import encoding
 from diffusion.decorrelation import pairwise_distances, partial_correlation
 from diffusion.tokens import ONE_CHUNK, token_limit
@@ -75,14 +77,8 @@ def choose(books: Sequence[Book], tokenizer: CLIPTokenizer, order: Sequence[int]
 
     Usable: with a title and genres, which fit into what the text encoder reads at once.
     """
-    limit, found = token_limit(tokenizer, ONE_CHUNK), Prompts()
-    for index in order:
-        prompt = title_first(books[index])
-        if prompt and count_tokens(tokenizer, prompt.text) <= limit:
-            found.append((books[index], prompt))
-            if len(found) == NUM_PROMPTS:
-                break
-    return found
+    count, limit = functools.partial(count_tokens, tokenizer), token_limit(tokenizer, ONE_CHUNK)
+    return list(itertools.islice(titles_first((books[index] for index in order), count, limit), NUM_PROMPTS))
 
 
 @dataclass
